@@ -1,0 +1,25 @@
+"""The one error that a user can mend."""
+
+
+class BadInput(ValueError):
+    """What the user gave cannot work. The message names the value, the limit and the way out.
+
+    At most three lines. `bireal_jax.main` prints it without a traceback and exits with status 2; code that calls the
+    package as a library catches it as a `ValueError`.
+    """
+
+
+def lookup(table, name, what):
+    """Returns table[name].
+
+    Args:
+      table: a registry, a dict from name to row.
+      name: the row asked for.
+      what: what the rows are, for the message ("model", "activation derivative").
+
+    Raises:
+      BadInput: `name` is no row of the table; the message lists the known names.
+    """
+    if name not in table:
+        raise BadInput(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}")
+    return table[name]

@@ -1,0 +1,200 @@
+"""The layers of 1-bit networks: real and binary convolution, batch normalization, pooling.
+
+Arrays are NHWC, kernels HWIO, padding is explicit and symmetric as in PyTorch (`SAME` is asymmetric at stride 2).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from bireal_jax.binarize import WeightBinarizer
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+NO_PADDING: Padding = ((0, 0), (0, 0))
+
+
+def symmetric(kernel_size: tuple[int, int]) -> Padding:
+    """Padding that keeps the size at stride 1: half of the kernel on every side, for odd kernels."""
+    kh, kw = kernel_size
+    return (kh // 2, kh // 2), (kw // 2, kw // 2)
+
+
+@partial(jax.jit, static_argnames=("strides", "padding"))
+def conv2d(x: jax.Array, w: jax.Array, strides: tuple[int, int] = (1, 1), padding: Padding = NO_PADDING) -> jax.Array:
+    """Real-valued convolution of x [n, h, w, cin] with w [kh, kw, cin, cout], zero padding."""
+    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@partial(jax.jit, static_argnames=("strides", "padding"))
+def binary_conv2d(x: jax.Array, b: jax.Array, alpha: jax.Array, strides: tuple[int, int], padding: Padding) -> jax.Array:
+    """alpha * conv(x, b): convolution of ±1 activations with ±1 weights, then one scale per output channel.
+
+    Zero padding after the sign: beyond the border the activation is 0, neither +1 nor -1, as in the authors' code. The
+    jit gives the operation its name in the jaxpr, by which the op graph finds it; it costs nothing.
+
+    Args:
+      x: [n, h, w, cin], +1 or -1.
+      b: [kh, kw, cin, cout], +1 or -1.
+      alpha: [cout], float32 or wider.
+      strides: of the convolution.
+      padding: ((top, bottom), (left, right)).
+
+    Returns:
+      [n, h', w', cout] in the dtype of x.
+    """
+    return (conv2d(x, b, strides, padding) * alpha).astype(x.dtype)
+
+
+def uniform_001(key, shape, dtype=jnp.float32):
+    """Latent weights from U[0, 0.001), the released code's: every binary weight starts at +1 and flips easily."""
+    return jax.random.uniform(key, shape, dtype, 0.0, 0.001)
+
+
+def torch_uniform(fan_in: int) -> Callable:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for the weights and biases of real-valued layers."""
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class BinaryConv(nn.Module):
+    """1-bit convolution: y = alpha * conv(binarize(x), sign(latent)) [+ bias].
+
+    Attributes:
+      features: output channels.
+      activation: x -> ±1, from `binarize.activation`.
+      weight: latent -> (±1, alpha), from `binarize.weight`.
+      kernel_size, strides: of the convolution; padding is zeros, half of the kernel.
+      use_bias: add a real-valued bias per output channel.
+      latent_init: initializer of the latent weight, the parameter `latent` [kh, kw, cin, cout].
+      dtype, param_dtype: of the computation and of the parameters.
+    """
+
+    features: int
+    activation: Callable
+    weight: WeightBinarizer
+    kernel_size: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    use_bias: bool = False
+    latent_init: Callable = uniform_001
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):  # [n, h, w, cin] -> [n, h', w', features]
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        latent = self.param("latent", self.latent_init, shape, self.param_dtype)
+        b, alpha = self.weight(latent)
+        x = self.activation(x.astype(self.dtype))
+        y = binary_conv2d(x, b.astype(self.dtype), alpha, self.strides, symmetric(self.kernel_size))
+        if self.use_bias:
+            bias = self.param("bias", torch_uniform(shape[0] * shape[1] * shape[2]), (self.features,), self.param_dtype)
+            y = y + bias.astype(self.dtype)
+        return y
+
+
+class Conv(nn.Module):
+    """Real-valued convolution without bias; parameter `kernel` [kh, kw, cin, cout], PyTorch's default initializer."""
+
+    features: int
+    kernel_size: tuple[int, int] = (3, 3)
+    strides: tuple[int, int] = (1, 1)
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):  # [n, h, w, cin] -> [n, h', w', features]
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", torch_uniform(shape[0] * shape[1] * shape[2]), shape, self.param_dtype)
+        return conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, symmetric(self.kernel_size))
+
+
+class Dense(nn.Module):
+    """Real-valued fully connected layer with bias; parameters `kernel` [cin, cout] and `bias`, PyTorch's initializer."""
+
+    features: int
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):  # [n, cin] -> [n, features]
+        init = torch_uniform(x.shape[-1])
+        return nn.Dense(self.features, True, self.dtype, self.param_dtype, kernel_init=init, bias_init=init, name="linear")(x)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization over all but the last axis, with PyTorch's running statistics.
+
+    Differs from `flax.linen.BatchNorm` in one point that parity needs: the running variance is the unbiased one
+    (n / (n - 1) times the variance that normalizes the batch). The variance is computed in two passes, since the tiny
+    latent initialization leaves variances of 1e-4 for which E[x²] - E[x]² cancels in float32.
+
+    Attributes:
+      axis_name: name of the pmapped axis over which batch statistics are averaged; None for statistics per device.
+      momentum: share of the old running statistics kept (PyTorch's momentum is 1 - this).
+      epsilon: added to the variance. Keep 1e-5: see `uniform_001`.
+      dtype, param_dtype: of the result and of the parameters; statistics are float32 or wider.
+    """
+
+    axis_name: str | None = None
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool):  # [..., c] -> [..., c]
+        shape = (x.shape[-1],)
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, self.param_dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, self.param_dtype)
+        scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype).astype(wide)
+        bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype).astype(wide)
+        x = x.astype(wide)
+        if train:
+            mean, var, count = self._batch_statistics(x)
+            if not self.is_initializing():
+                unbiased = var * (count / max(count - 1, 1))
+                running_mean.value = self._blend(running_mean.value, mean)
+                running_var.value = self._blend(running_var.value, unbiased)
+        else:
+            mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
+        return ((x - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
+
+    def _batch_statistics(self, x):
+        """Mean and biased variance per channel, and over how many values: this device's, or all devices'."""
+        axis = None if self.is_initializing() else self.axis_name
+        average = (lambda v: lax.pmean(v, axis)) if axis else (lambda v: v)
+        count = x.size // x.shape[-1] * (lax.axis_size(axis) if axis else 1)
+        axes = tuple(range(x.ndim - 1))
+        mean = average(jnp.mean(x, axes))
+        return mean, average(jnp.mean(jnp.square(x - mean), axes)), count
+
+    def _blend(self, old, new):
+        return self.momentum * old + (1 - self.momentum) * new.astype(old.dtype)
+
+
+def avg_pool(x: jax.Array, size: int) -> jax.Array:
+    """Average over size x size windows at stride `size`; rows and columns that fill no window are dropped, as in PyTorch."""
+    n, h, w, c = x.shape
+    x = x[:, : h // size * size, : w // size * size]
+    return jnp.mean(x.reshape(n, h // size, size, w // size, size, c), (2, 4))
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """3x3 maximum at stride 2 with padding 1, the pooling of the ImageNet stem."""
+    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+
+def leaky_clip(x: jax.Array) -> jax.Array:
+    """x on [-1, 1], slope 0.1 beyond (Bi-Real Net's bridge from ReLU to clip)."""
+    clipped = jnp.clip(x, -1, 1)
+    return clipped + 0.1 * (x - clipped)

@@ -1,0 +1,55 @@
+"""Models by name: `build("bireal18")` gives a Flax module."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from bireal_jax import binarize
+from bireal_jax.errors import lookup
+from bireal_jax.layers import uniform_001
+from bireal_jax.models.bireal import BIREAL, BiRealNet
+
+LATENT_INITS = {"uniform_001": uniform_001, "glorot": nn.initializers.glorot_normal(), "he": nn.initializers.he_normal()}
+
+# name -> constructor that still lacks num_classes, binarizers, initializer, dtypes
+MODELS = {name: partial(BiRealNet, **row) for name, row in BIREAL.items()}
+
+
+def build(
+    name: str,
+    num_classes: int = 1000,
+    dtype: Any = jnp.float32,
+    *,
+    act: str | binarize.Derivative = "approx_sign",
+    weight: str | binarize.WeightBinarizer = "released",
+    latent_init: str = "uniform_001",
+    bn_axis: str | None = None,
+) -> nn.Module:
+    """The model of that name.
+
+    Args:
+      name: a key of `MODELS`.
+      num_classes: outputs of the head.
+      dtype: of the computation. Parameters and statistics are float32, or float64 if `dtype` is.
+      act: a key of `binarize.DERIVATIVES`, or a derivative d(x).
+      weight: a key of `binarize.WEIGHTS`, or a weight binarizer w -> (b, alpha).
+      latent_init: a key of `LATENT_INITS`.
+      bn_axis: pmapped axis over which batch norm statistics are averaged; None for statistics per device.
+
+    Returns:
+      A module: `module.init(key, images)` and `module.apply(variables, images, train=False)`, images NHWC.
+
+    Raises:
+      BadInput: an unknown name; the message lists the known ones.
+    """
+    return lookup(MODELS, name, "model")(
+        num_classes=num_classes,
+        activation=binarize.activation(act),
+        weight=binarize.weight(weight),
+        latent_init=lookup(LATENT_INITS, latent_init, "latent_init"),
+        bn_axis=bn_axis,
+        dtype=dtype,
+        param_dtype=jnp.promote_types(dtype, jnp.float32),
+    )

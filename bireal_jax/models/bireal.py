@@ -1,0 +1,160 @@
+"""Bi-Real Net (Liu et al., ECCV 2018; IJCV 2020): 1-bit networks with a real-valued shortcut around every convolution.
+
+The networks are those of the authors' PyTorch code. No ReLU anywhere: the sign is the nonlinearity.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense, avg_pool, leaky_clip, max_pool
+
+Module = Callable[..., Any]
+
+
+def pooled_shortcut(x, features, strides, conv, norm, train):
+    """Average pool, real-valued 1x1 convolution, batch norm (the authors' choice; binarizing it "causes large degradation")."""
+    if strides > 1:
+        x = avg_pool(x, strides)
+    x = conv(features, (1, 1), name="downsample_conv")(x)
+    return norm(name="downsample_bn")(x, train)
+
+
+def padded_shortcut(x, features, strides, conv, norm, train):
+    """Option A of ResNet on CIFAR: every strides-th pixel, new channels zero, half of them in front. No parameters."""
+    extra = features - x.shape[-1]
+    return jnp.pad(x[:, ::strides, ::strides], ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
+
+
+class Block(nn.Module):
+    """y = BN(binary_conv3x3(x)) + shortcut(x): one convolution, one shortcut."""
+
+    features: int
+    strides: int
+    binary_conv: Module
+    conv: Module
+    norm: Module
+    shortcut: Callable
+
+    @nn.compact
+    def __call__(self, x, train):  # [n, h, w, c] -> [n, h / strides, w / strides, features]
+        y = self.binary_conv(self.features, strides=(self.strides, self.strides), name="binary_conv")(x)
+        y = self.norm(name="bn")(y, train)
+        if self.strides > 1 or x.shape[-1] != self.features:
+            x = self.shortcut(x, self.features, self.strides, self.conv, self.norm, train)
+        return y + x
+
+
+class Bottleneck(nn.Module):
+    """Three convolutions, three shortcuts, two streams: the narrow one (x1) carries the shortcut of the 1x1 that shrinks.
+
+    out1 = BN(conv1x1(x2)) + x1, out2 = BN(conv3x3(out1)) + out1, out3 = BN(conv1x1(out2)) + x2; the next block gets
+    (out2, out3). In the first block of the network the first convolution is real-valued, behind a leaky clip, and x1 is
+    not added: there x1 and x2 are the same array. Rules of the authors' `BiReal_50/birealnet.py`.
+    """
+
+    features: int
+    strides: int
+    binary_conv: Module
+    conv: Module
+    norm: Module
+    first_in_stage: bool
+    first_in_net: bool
+
+    @nn.compact
+    def __call__(self, x1, x2, train):  # narrow [n, h, w, features or half], wide [n, h, w, c]
+        narrow, wide = self.features, 4 * self.features
+        if self.first_in_net:
+            out1 = self.conv(narrow, (1, 1), name="conv1")(leaky_clip(x2))
+            out1 = self.norm(name="bn1")(out1, train)
+            # The authors' first block owns this weight and never uses it. Kept, so that their state_dict round-trips
+            # and the published parameter count holds.
+            self.param("unused", nn.initializers.zeros, (1, 1, narrow // 4, narrow), self.conv.keywords["param_dtype"])
+        else:
+            out1 = self.norm(name="bn1")(self.binary_conv(narrow, kernel_size=(1, 1), name="binary_conv1")(x2), train)
+            out1 = out1 + (self.conv(narrow, (1, 1), name="narrow_conv")(x1) if self.first_in_stage else x1)
+        out2 = self.binary_conv(narrow, strides=(self.strides, self.strides), name="binary_conv2")(out1)
+        out2 = self.norm(name="bn2")(out2, train) + (avg_pool(out1, self.strides) if self.strides > 1 else out1)
+        out3 = self.norm(name="bn3")(self.binary_conv(wide, kernel_size=(1, 1), name="binary_conv3")(out2), train)
+        if self.first_in_stage:
+            x2 = pooled_shortcut(x2, wide, self.strides, self.conv, self.norm, train)
+        return out2, out3 + x2
+
+
+class BiRealNet(nn.Module):
+    """Stem, stages of blocks, global average pool, linear head.
+
+    Attributes:
+      blocks: number of blocks in each stage.
+      widths: channels of each stage (of the narrow stream, for bottlenecks). Every stage but the first halves the size.
+      num_classes: outputs of the head.
+      activation, weight: binarizers, from `binarize.activation` and `binarize.weight`.
+      latent_init: initializer of the latent weights.
+      bottleneck: `Bottleneck` blocks instead of `Block`.
+      imagenet_stem: 7x7 convolution at stride 2 and max pool, instead of a 3x3 convolution.
+      shortcut: how a `Block` changes size and width beside its convolution.
+      conv_bias: binary convolutions have a bias.
+      bn_axis: pmapped axis of cross-replica batch norm, or None.
+      dtype, param_dtype: of the computation and of the parameters.
+    """
+
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+    num_classes: int
+    activation: Callable
+    weight: Callable
+    latent_init: Callable
+    bottleneck: bool = False
+    imagenet_stem: bool = True
+    shortcut: Callable = pooled_shortcut
+    conv_bias: bool = False
+    bn_axis: str | None = None
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @property
+    def min_size(self) -> int:
+        """Smallest image side that leaves a pixel at the end, in pixels: the product of all strides."""
+        return 2 ** (len(self.blocks) - 1) * (4 if self.imagenet_stem else 1)
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):  # [n, h, w, channels] -> [n, num_classes]
+        precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        conv, norm = partial(Conv, **precision), partial(BatchNorm, self.bn_axis, **precision)
+        binary_conv = partial(
+            BinaryConv, activation=self.activation, weight=self.weight, latent_init=self.latent_init,
+            use_bias=self.conv_bias, **precision,
+        )  # fmt: skip
+        stem = conv(self.widths[0], (7, 7), (2, 2), name="stem_conv") if self.imagenet_stem else conv(self.widths[0], name="stem_conv")
+        x = norm(name="stem_bn")(stem(x), train)
+        x = narrow = max_pool(x) if self.imagenet_stem else x
+        for i, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
+            for j in range(count):
+                shared = {"features": width, "strides": 2 if i > 0 and j == 0 else 1, "binary_conv": binary_conv, "conv": conv, "norm": norm}
+                name = f"stage{i + 1}_block{j + 1}"
+                if self.bottleneck:
+                    block = Bottleneck(**shared, first_in_stage=j == 0, first_in_net=i + j == 0, name=name)
+                    narrow, x = block(narrow, x, train)
+                else:
+                    x = Block(**shared, shortcut=self.shortcut, name=name)(x, train)
+        x = jnp.mean(x, (1, 2))
+        return Dense(self.num_classes, **precision, name="head")(x)
+
+
+IMAGENET_WIDTHS = (64, 128, 256, 512)
+
+# name -> what differs from BiRealNet's defaults. 18 = [4, 4, 4, 4] counts the stem, 16 binary convolutions and the head.
+# 152 is not released by the authors; [3, 8, 36, 3] bottlenecks is ResNet-152's layout.
+BIREAL = {
+    "bireal18": {"blocks": (4, 4, 4, 4), "widths": IMAGENET_WIDTHS},
+    "bireal34": {"blocks": (6, 8, 12, 6), "widths": IMAGENET_WIDTHS},
+    "bireal50": {"blocks": (3, 4, 6, 3), "widths": IMAGENET_WIDTHS, "bottleneck": True},
+    "bireal152": {"blocks": (3, 8, 36, 3), "widths": IMAGENET_WIDTHS, "bottleneck": True},
+    "bireal20": {
+        "blocks": (6, 6, 6), "widths": (16, 32, 64), "imagenet_stem": False, "shortcut": padded_shortcut, "conv_bias": True,
+    },
+    "bireal_tiny": {"blocks": (4, 4), "widths": (32, 64), "imagenet_stem": False},
+}  # fmt: skip
