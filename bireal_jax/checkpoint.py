@@ -1,0 +1,208 @@
+"""Checkpoints: written in the background, whole or not at all, and never believed unread.
+
+Orbax writes and lists them. It notices neither a flipped bit nor another dtype, and falls back to nothing, so every
+leaf's CRC-32 is stored beside it and checked on the way in, and a damaged checkpoint is set aside, with a warning, for
+the one before it.
+"""
+
+import contextlib
+import logging
+import shutil
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from bireal_jax.errors import BadInput
+
+METRIC = "top1"
+log = logging.getLogger("bireal_jax")
+
+
+class Checkpoints:
+    """The checkpoints of one stage: the best by METRIC and the last few, below one directory.
+
+    A checkpoint is a dict of trees of numpy arrays, one entry for each thing that may be wanted alone. Used as a
+    context manager; leaving it waits for what is still being written, and raises if that failed.
+    """
+
+    def __init__(self, directory: str | Path, keep_last: int = 2):
+        self.directory = Path(directory).absolute()
+        best = BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy([LatestN(keep_last), best]),
+            best_fn=_score,  # without it Orbax stores no metrics
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            return self.close()
+        with contextlib.suppress(Exception):  # the first error is the one to show
+            self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps with a finished checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, trees: Mapping[str, Any], metrics: Mapping[str, float] | None) -> None:
+        """Starts to write `trees` as the checkpoint of `step`, and returns while that goes on.
+
+        Args:
+          step: must be new.
+          trees: name -> tree of numpy arrays that nobody changes any more.
+          metrics: of the evaluation at this step, with METRIC; None if there was none.
+
+        Raises:
+          BadInput: this or the previous save failed, for instance on a full disk. Older checkpoints are intact.
+        """
+        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        items["digest"] = ocp.args.JsonSave({name: digest(tree) for name, tree in trees.items()})
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=dict(metrics) if metrics else None, force=True)
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Until everything is on the disk. Raises as `save`."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        """Waits, then lets go. Raises as `save`."""
+        self.wait()
+        self._manager.close()
+
+    def best_step(self) -> int | None:
+        """The step of the best evaluation, the later of two equal ones; None if nothing was evaluated."""
+        scores = [(m[METRIC], s) for s in self.steps() if (m := self._manager.metrics(s))]
+        return max(scores)[1] if scores else None
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """The metrics saved with `step`, or None."""
+        return self._manager.metrics(step)
+
+    def restore(self, step: int, templates: Mapping[str, Any]) -> dict[str, Any]:
+        """The named trees of one checkpoint, checked.
+
+        Args:
+          step: one of `steps()`.
+          templates: name -> tree of arrays or ShapeDtypeStructs, which fixes structure, shapes and dtypes.
+
+        Returns:
+          name -> tree of numpy arrays.
+
+        Raises:
+          Damaged: something cannot be read or is not what was written.
+          BadInput: it was written for other variables, by another model.
+        """
+        stored = self._read(step, {"digest": ocp.args.JsonRestore()})["digest"]
+        for name, tree in templates.items():
+            check_same(stored[name], shapes(tree), f"checkpoint {self.directory / str(step)}")
+        numpy = {name: jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), tree) for name, tree in templates.items()}
+        trees = self._read(step, {name: ocp.args.StandardRestore(tree) for name, tree in numpy.items()})
+        for name in templates:
+            for leaf, found in digest(trees[name]).items():
+                if found != stored[name][leaf]:
+                    raise Damaged(f"{self.directory / str(step)}: {name} {leaf} is {found}, was written as {stored[name][leaf]}")
+        return {name: trees[name] for name in templates}
+
+    def restore_latest(self, templates: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        """The newest checkpoint that is sound, as (step, trees); None where there has never been one.
+
+        A damaged one is moved to `damaged/` beside the directory, with a warning, and the one before it is tried.
+
+        Raises:
+          BadInput: there are checkpoints, and none is sound; or as `restore`.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return step, self.restore(step, templates)
+            except Damaged as error:
+                place = self._set_aside(step)
+                log.warning("damaged checkpoint: %s\nmoved to %s; trying the one before it", error, place)
+        if steps:
+            raise BadInput(f"no sound checkpoint is left in {self.directory}\nstart again with another --workdir")
+        return None
+
+    def _read(self, step, items):
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # Orbax and TensorStore raise bare Exceptions for damaged files
+            raise Damaged(f"{self.directory / str(step)}: {_first_line(error)}") from error
+
+    def _set_aside(self, step):
+        place = self.directory.parent / "damaged" / str(step)
+        place.parent.mkdir(exist_ok=True)
+        while place.exists():
+            place = place.with_name(place.name + "_")
+        shutil.move(self.directory / str(step), place)
+        self._manager.reload()
+        return place
+
+    def _failed(self, error):
+        full = "no space left" in str(error).lower() or "RESOURCE_EXHAUSTED" in str(error)
+        way_out = "free some space and start the same command again" if full else "older checkpoints are intact"
+        return BadInput(f"cannot save a checkpoint below {self.directory}: {_first_line(error)}\n{way_out}")
+
+
+class Damaged(Exception):
+    """A checkpoint is not what was written."""
+
+
+def shapes(tree: Any) -> dict[str, str]:
+    """leaf path -> "dtype [shape]" of every leaf."""
+    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): f"{np.dtype(v.dtype)} {list(v.shape)}" for p, v in pairs}
+
+
+def digest(tree: Any) -> dict[str, str]:
+    """leaf path -> "dtype [shape] crc32" of every leaf, an array."""
+    crcs = [zlib.crc32(np.ascontiguousarray(leaf)) for leaf in jax.tree.leaves(tree)]
+    return {path: f"{shape} {crc:08x}" for (path, shape), crc in zip(shapes(tree).items(), crcs, strict=True)}
+
+
+def check_same(stored: Mapping[str, str], wanted: Mapping[str, str], what: str) -> None:
+    """Raises BadInput, with both sides, unless two results of `shapes` (or `digest`, whose CRC is ignored) agree."""
+    stored = {path: text.split("]")[0] + "]" for path, text in stored.items()}
+    odd = sorted(path for path in stored | wanted if stored.get(path) != wanted.get(path))
+    if odd:
+        first = odd[0]
+        raise BadInput(
+            f"{what} is of another model: {len(odd)} of {len(stored | wanted)} variables differ\n"
+            f"{first}: stored {stored.get(first, 'nothing')}, wanted {wanted.get(first, 'nothing')}"
+        )
+
+
+def merge(variables: Any, target: Any, what: str) -> Any:
+    """`variables` in the dtypes of `target`, after a check that both trees have the same leaves and shapes.
+
+    Raises:
+      BadInput: they have not; the message shows both sides.
+    """
+    def without_dtype(tree):
+        return {path: text.split(" ", 1)[1] for path, text in shapes(tree).items()}
+
+    check_same(without_dtype(variables), without_dtype(target), what)
+    return jax.tree.map(lambda v, t: np.asarray(v, t.dtype), variables, target)
+
+
+def _score(metrics):
+    return metrics[METRIC]
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

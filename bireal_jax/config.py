@@ -1,0 +1,185 @@
+"""The schema of a recipe, and what follows from one: durations, stages, validity.
+
+A recipe starts from `default()`, which is locked: a mistyped name raises where it is written, and a value of another
+type is refused.
+"""
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from bireal_jax.errors import BadInput
+
+
+def default() -> ConfigDict:
+    """The schema with the recipe of the released Bi-Real Net code as its values. Durations: steps win over epochs."""
+    c = ConfigDict()
+    c.seed = 0
+
+    c.model = ConfigDict()
+    c.model.name = "bireal18"
+    c.model.act = "approx_sign"  # derivative of the binary activation
+    c.model.weight = "released"  # weight binarizer
+    c.model.latent_init = "uniform_001"
+    c.model.dtype = "float32"  # of the computation; parameters and statistics stay float32 (float64 if this is)
+    c.model.sync_bn = False  # batch norm statistics over all devices; False: per device, as in the originals
+
+    c.data = ConfigDict()
+    c.data.name = "imagenet2012"
+    c.data.dir = ""  # where the data set lies; digits needs none
+    c.data.image_size = 224
+    c.data.resize = 256  # evaluation: short side before the centre crop
+    c.data.threads = 4  # decoding threads in each process that decodes
+    c.data.workers = 0  # extra processes that decode; 0: the threads of this one
+
+    c.batch_size = 512  # images per step, over all devices and hosts
+    c.total_epochs = 256.0
+    c.total_steps = 0
+    c.label_smoothing = 0.1
+    c.loss = "cross_entropy"
+
+    c.optim = ConfigDict()
+    c.optim.name = "adam"
+    c.optim.lr = 1e-3
+    c.optim.schedule = "linear"
+    c.optim.milestones = ()  # epochs at which the schedule "steps" divides the rate by 10
+    c.optim.warmup_epochs = 0.0
+    c.optim.warmup_steps = 0
+    c.optim.weight_decay = 0.0
+    c.optim.decay_on = ("binary", "decay")  # which labels weight decay acts on
+    c.ema_decay = 0.0  # 0: off; else evaluation uses this moving average of the variables
+
+    c.log_epochs = 0.0
+    c.log_steps = 100
+    c.eval_epochs = 1.0
+    c.eval_steps = 0
+    c.save_epochs = 1.0
+    c.save_steps = 0
+    c.keep_last = 2  # checkpoints kept, beside the best one
+    c.profile_steps = 0  # trace that many steps, from the 10th on, into workdir/profile
+    c.init_from = ""  # .npz of the authors' names, or a workdir, to start from or to evaluate
+    c.stages = ()  # dicts of overrides of the above, one a stage: {"name": "clip", "optim.lr": 0.01}; none: one stage
+    return c.lock()
+
+
+def _at_least(low):
+    return (lambda v: v >= low), f"at least {low}"
+
+
+def _between(low, high):
+    return (lambda v: low <= v < high), f"in [{low}, {high})"
+
+
+POSITIVE = ((lambda v: v > 0), "above 0")
+
+# field -> (test, what it must be)
+LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": _at_least(0),
+    "model.dtype": ((lambda v: v in ("float32", "bfloat16", "float64")), "float32, bfloat16 or float64"),
+    "data.image_size": _at_least(1),
+    "data.resize": _at_least(1),
+    "data.threads": _at_least(1),
+    "data.workers": _at_least(0),
+    "batch_size": _at_least(1),
+    "total_epochs": _at_least(0),
+    "total_steps": _at_least(0),
+    "label_smoothing": _between(0, 1),
+    "optim.lr": POSITIVE,
+    "optim.warmup_epochs": _at_least(0),
+    "optim.warmup_steps": _at_least(0),
+    "optim.weight_decay": _at_least(0),
+    "ema_decay": _between(0, 1),
+    "log_epochs": _at_least(0),
+    "log_steps": _at_least(0),
+    "eval_epochs": _at_least(0),
+    "eval_steps": _at_least(0),
+    "save_epochs": _at_least(0),
+    "save_steps": _at_least(0),
+    "keep_last": _at_least(1),
+    "profile_steps": _at_least(0),
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises BadInput for the first value that is out of its limits, in any stage."""
+    for stage in stages(config):
+        for field, (test, wanted) in LIMITS.items():
+            value = get(stage, field)
+            if not test(value):
+                raise BadInput(f"config.{field} is {value}; it must be {wanted}")
+        if stage.total_steps == 0 and stage.total_epochs == 0:
+            raise BadInput("config.total_steps and config.total_epochs are both 0; set one to the length of the training")
+
+
+def get(config: ConfigDict, field: str) -> Any:
+    """config.optim.lr for "optim.lr"."""
+    for part in field.split("."):
+        config = config[part]
+    return config
+
+
+def stages(config: ConfigDict) -> Iterator[ConfigDict]:
+    """The config of each stage in turn."""
+    return (stage(config, i) for i in range(max(1, len(config.stages))))
+
+
+def stage(config: ConfigDict, index: int) -> ConfigDict:
+    """The config of stage `index`: the overrides of config.stages[index] applied to the rest.
+
+    Raises:
+      BadInput: an override names no field, or has another type than the field.
+    """
+    result = ConfigDict(copy.deepcopy(config.to_dict()))
+    result.stages = ()
+    result.lock()
+    overrides = dict(config.stages[index]) if config.stages else {}
+    overrides.pop("name", None)
+    try:
+        result.update_from_flattened_dict(overrides)
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise BadInput(f"stage {stage_name(config, index)!r}: {_first_line(error)}") from None
+    return result
+
+
+def stage_name(config: ConfigDict, index: int) -> str:
+    """The `name` of a stage, or "train" where there are no stages."""
+    return config.stages[index].get("name", f"stage {index}") if config.stages else "train"
+
+
+def steps(config: ConfigDict, prefix: str, num_train: int) -> int:
+    """A duration of the config in steps: config.<prefix>_steps, or else config.<prefix>_epochs of num_train images.
+
+    A duration above zero is at least one step. `prefix` is a field, "total" or "optim.warmup".
+    """
+    exact, epochs = get(config, f"{prefix}_steps"), get(config, f"{prefix}_epochs")
+    return exact or (max(1, round(epochs * num_train / config.batch_size)) if epochs else 0)
+
+
+# Fields that may change between two starts of the same run: where things lie and how fast they come, not what is computed.
+FREE = ("data.dir", "data.threads", "data.workers", "keep_last", "profile_steps")
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as text, sorted, one field a line."""
+    return json.dumps(config.to_dict(), indent=1, sort_keys=True) + "\n"
+
+
+def differences(old: str, config: ConfigDict) -> list[str]:
+    """Fields in which a stored config.json differs from this config, as "optim.lr 0.001 -> 0.01"; FREE ones left out."""
+    before, after = _flat(json.loads(old)), _flat(json.loads(to_json(config)))
+    fields = sorted(k for k in before | after if before.get(k) != after.get(k) and k not in FREE)
+    return [f"{k} {before.get(k, '(none)')} -> {after.get(k, '(none)')}" for k in fields]
+
+
+def _flat(tree, prefix=""):
+    result = {}
+    for key, value in tree.items():
+        result |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return result
+
+
+def _first_line(error):
+    return str(error.args[0] if error.args else error).strip().splitlines()[0]

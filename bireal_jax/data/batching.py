@@ -1,0 +1,98 @@
+"""From a Source to batches. The stream is a pure function of (seed, step): the same for any number of workers."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from bireal_jax.data.source import Source, check_labels
+from bireal_jax.errors import BadInput
+
+Batch = dict[str, np.ndarray]
+
+
+class _Augment(grain.transforms.RandomMap):
+    def __init__(self, augment):
+        self.augment = augment
+
+    def random_map(self, element: Any, rng: np.random.Generator) -> Any:
+        return self.augment(element, rng)
+
+
+def train_batches(
+    source: Source, batch_size: int, seed: int, start: int, *,
+    devices: int, process: int = 0, processes: int = 1, threads: int = 4, workers: int = 0,
+) -> Iterator[Batch]:  # fmt: skip
+    """Endless training batches of this process, from step `start` on.
+
+    Every epoch is a fresh permutation of the training examples, and epochs follow each other without a gap, so no
+    example is dropped. The random numbers of the augmentation belong to the position in the stream, not to a worker.
+
+    Args:
+      source: the data set.
+      batch_size: images per step over all processes.
+      seed: of order and augmentation.
+      start: the first step wanted; batches before it are not computed.
+      devices: local devices over which a batch is divided.
+      process, processes: which of how many processes this is.
+      threads, workers: decoding threads, and processes beside this one.
+
+    Yields:
+      image uint8 [devices, n, h, w, c], label int32 [devices, n], mask bool [devices, n], all True.
+
+    Raises:
+      BadInput: batch_size is not divisible; a label out of range; an image that cannot be decoded.
+    """
+    check_divisible(batch_size, devices * processes)
+    stream = grain.MapDataset.source(source.train).seed(seed).shuffle().repeat().random_map(_Augment(source.augment))
+    batches = stream[process::processes].batch(batch_size // processes)[start:]
+    iterable = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2)))
+    if workers:
+        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    for batch in iterable:
+        yield _finish(batch, source, batch_size // processes, devices)
+
+
+def eval_batches(
+    source: Source, batch_size: int, *, devices: int, process: int = 0, processes: int = 1, threads: int = 4, workers: int = 0
+) -> Iterator[Batch]:  # fmt: skip
+    """Every evaluation example once, in order; the last batches are filled up with rows whose mask is False.
+
+    All processes yield the same number of batches, which collectives need. Arguments and batches as `train_batches`,
+    but any batch size will do.
+    """
+    per_process = -(-batch_size // (devices * processes)) * devices
+    rounds = -(-len(source.eval) // (per_process * processes))
+    examples = grain.MapDataset.source(source.eval).map(source.prepare)[process::processes]
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2))
+    iterable = examples.batch(per_process, drop_remainder=False).to_iter_dataset(options)
+    if workers:
+        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    batches = iter(iterable)
+    empty = {"image": np.zeros((0, *source.image_shape), np.uint8), "label": np.zeros(0, np.int32)}
+    for _ in range(rounds):
+        yield _finish(next(batches, empty), source, per_process, devices)
+
+
+def check_divisible(batch_size: int, devices: int) -> None:
+    """Raises BadInput, with the next sizes that work, unless `devices` divides `batch_size`."""
+    if batch_size % devices:
+        below, above = batch_size // devices * devices, -(-batch_size // devices) * devices
+        better = f"{below} or {above}" if below else f"{above}"
+        raise BadInput(f"batch_size {batch_size} is not divisible by {devices} devices; use {better}")
+
+
+def _finish(batch, source, size, devices):
+    """Checks labels, fills up to `size` rows and divides them over devices."""
+    images, labels = np.asarray(batch["image"]), np.asarray(batch["label"], np.int32)
+    check_labels(labels, source.num_classes, "the data set")
+    if images.shape[1:] != source.image_shape:
+        raise BadInput(f"the data set yields images of shape {images.shape[1:]}, not {source.image_shape}")
+    missing = size - len(labels)
+    if missing:
+        images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
+        labels = np.concatenate([labels, np.zeros(missing, labels.dtype)])
+    mask = np.arange(size) < size - missing
+    batch = {"image": images, "label": labels, "mask": mask}
+    return {name: a.reshape(devices, size // devices, *a.shape[1:]) for name, a in batch.items()}

@@ -1,0 +1,34 @@
+"""scikit-learn's handwritten digits: 1,797 real 8x8 images that come with a dependency. Nothing to download."""
+
+import numpy as np
+
+from bireal_jax.data.images import shift
+from bireal_jax.data.source import Arrays, Source
+from bireal_jax.errors import BadInput
+
+
+def _augment(example, rng):
+    return {"image": shift(example["image"], 1, rng), "label": example["label"]}
+
+
+def build(directory: str, image_size: int, resize: int) -> Source:
+    """The digits, a fixed random fifth of them (359) held out for evaluation. `directory` and `resize` are not used.
+
+    The images of one writer are on both sides of the split, so the accuracy says how well the network fits, not how it
+    does on the hand of a stranger.
+    """
+    from sklearn.datasets import load_digits  # a slow import, for this data set alone
+
+    if image_size != 8:
+        raise BadInput(f"config.data.image_size is {image_size}; the digits are 8 pixels wide")
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # [1797, 8, 8, 1], from 0..16
+    order = np.random.default_rng(0).permutation(len(images))
+    held_out = len(images) // 5
+    test, train = order[:held_out], order[held_out:]
+    return Source(
+        train=Arrays(images[train], digits.target[train]), eval=Arrays(images[test], digits.target[test]),
+        augment=_augment, prepare=dict,
+        image_shape=(8, 8, 1), num_classes=10, mean=(0.5,), std=(0.5,), label_names=tuple("0123456789"),
+    )  # fmt: skip
+

@@ -1,0 +1,93 @@
+"""Decoding and cropping of images on the host, in uint8. Normalization happens on the device.
+
+Pillow is the decoder. Its bilinear resize averages over the source pixels when it shrinks, as torchvision's does on
+Pillow images. EXIF orientation is ignored, as in the originals.
+"""
+
+import io
+import math
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from bireal_jax.errors import BadInput
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """An RGB image from the bytes of a JPEG, PNG or other file, whatever the file is called.
+
+    Greyscale, CMYK, palette and 16-bit files become 8-bit RGB; an alpha channel is dropped.
+
+    Args:
+      data: the file.
+      name: of the file, for the message.
+
+    Raises:
+      BadInput: the bytes are no complete image.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata and palettes, which do not matter here
+            image = Image.open(io.BytesIO(data))
+            image.load()
+            if image.mode.startswith("I"):  # 16 bit; convert("RGB") would clip everything above 255
+                image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadInput(f"{name} cannot be decoded: {error}\nreplace the file, or take it out of the data set") from None
+
+
+def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A random part of the image, 8 to 100 % of its area and 3/4 to 4/3 wide to high, resized to a square of `size`.
+
+    torchvision's RandomResizedCrop: ten attempts, then the largest centre crop within the ratios. uint8 [size, size, 3].
+    """
+    width, height = image.size
+    for _ in range(10):
+        area = width * height * rng.uniform(0.08, 1.0)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
+            break
+    else:
+        w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+        left, top = (width - w) // 2, (height - h) // 2
+    box = (int(left), int(top), int(left) + w, int(top) + h)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+
+def centre_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:
+    """Short side to `resize`, then the middle square of `size`: uint8 [size, size, 3]."""
+    width, height = image.size
+    short = min(width, height)
+    image = image.resize((int(resize * width / short), int(resize * height / short)), Image.Resampling.BILINEAR)
+    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Mirrors left and right every second time."""
+    return image[:, ::-1] if rng.random() < 0.5 else image
+
+
+def shift(image: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:
+    """Pads with `pad` zeros on every side and crops the old size at random: uint8 [h, w, c] to the same."""
+    height, width = image.shape[:2]
+    top, left = rng.integers(0, 2 * pad + 1, 2)
+    return np.pad(image, ((pad, pad), (pad, pad), (0, 0)))[top : top + height, left : left + width]
+
+
+# The two transformations of data sets whose examples are {"bytes", "label", "name"}.
+
+
+def augment_file(example: dict, rng: np.random.Generator, *, size: int) -> dict:
+    """Decode, random resized crop, random flip."""
+    image = random_resized_crop(decode(example["bytes"], example["name"]), size, rng)
+    return {"image": flip(image, rng), "label": example["label"]}
+
+
+def prepare_file(example: dict, *, size: int, resize: int) -> dict:
+    """Decode, resize, centre crop."""
+    return {"image": centre_crop(decode(example["bytes"], example["name"]), resize, size), "label": example["label"]}

@@ -1,0 +1,62 @@
+"""What a data set is to the rest of the package."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bireal_jax.errors import BadInput
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set: random access to its examples, and how one becomes an input.
+
+    Attributes:
+      train, eval: sequences of examples, anything that `augment` and `prepare` understand.
+      augment: (example, numpy Generator) -> {"image": uint8 [h, w, c], "label": int}, random, for training.
+      prepare: example -> the same, fixed, for evaluation.
+      image_shape: (h, w, c) of the inputs.
+      num_classes: labels are 0 to num_classes - 1.
+      mean, std: per channel, for images scaled to [0, 1].
+      label_names: one for each class, or empty.
+    """
+
+    train: Sequence[Any]
+    eval: Sequence[Any]
+    augment: Callable[[Any, np.random.Generator], dict]
+    prepare: Callable[[Any], dict]
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    label_names: tuple[str, ...] = ()
+
+
+class Arrays:
+    """A sequence of {"image", "label"} over two arrays that lie in memory."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray):
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return {"image": self.images[index], "label": int(self.labels[index])}
+
+
+def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
+    """Raises BadInput if a label is not in [0, num_classes): such a label trains silently, or gives NaN.
+
+    Args:
+      labels: integers of any shape.
+      num_classes: how many classes there are.
+      where: what the labels belong to, for the message.
+    """
+    bad = labels[(labels < 0) | (labels >= num_classes)]
+    if bad.size:
+        raise BadInput(f"{where}: label {bad[0]} is not in 0..{num_classes - 1}; correct the labels or the number of classes")

@@ -1,0 +1,141 @@
+"""The command: `python -m bireal_jax.main --config=configs/r18.py`.
+
+Imports nothing heavy at the top, so that --help and a wrong flag answer at once.
+"""
+
+import difflib
+import os
+import runpy
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from bireal_jax.errors import BadInput
+
+HELP = """1-bit convolutional networks: train, evaluate.
+
+  python -m bireal_jax.main --config=configs/digits.py                        a minute on a laptop, no download
+  python -m bireal_jax.main --config=configs/r18.py --config.data.dir=DIR     Bi-Real Net 18 on ImageNet
+  python -m bireal_jax.main --config=configs/r18.py --mode=eval               evaluates the best checkpoint
+
+Any field of the recipe can be set: --config.optim.lr=0.01 --config.total_epochs=5.0 (all fields: bireal_jax/config.py).
+The same command continues a run that was cut off.
+"""
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, a Python file with get_config().", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default: runs/NAME_OF_THE_RECIPE.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+
+
+def run() -> None:
+    """The console entry. Exit status: 0 done, 2 an input that cannot work, 130 interrupted."""
+    try:
+        main(sys.argv)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def main(argv: list[str]) -> None:
+    """Parses the command line and does what it says.
+
+    Raises:
+      BadInput: something the user gave cannot work.
+    """
+    if any(arg in ("--help", "-h", "-help", "--helpfull") for arg in argv[1:]):
+        print(HELP)
+        return
+    config, workdir = parse(argv)
+    _cache_compilations()
+    from bireal_jax import train  # heavy, hence here
+
+    {"train": train.run, "eval": train.run_eval}[MODE.value](config, workdir)
+
+
+def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
+    """The config with its overrides, and the workdir.
+
+    Raises:
+      BadInput: no recipe, a recipe that fails, an unknown flag or field, a value of another type.
+    """
+    recipe = _recipe(argv)
+    fields = _fields(load_recipe(recipe))
+    for arg in argv[1:]:
+        name = arg.lstrip("-").split("=")[0].removeprefix("no")
+        if name.startswith("config.") and name.removeprefix("config.") not in fields:
+            raise BadInput(f"no field {name}{_did_you_mean(name.removeprefix('config.'), fields, 'config.')}")
+    try:
+        rest = flags.FLAGS(argv)
+        config = CONFIG.value
+    except flags.UnrecognizedFlagError as error:
+        raise BadInput(f"{error}; flags: --config --config.FIELD --workdir --mode --help") from None
+    except (flags.Error, TypeError, ValueError, AttributeError, KeyError) as error:
+        raise BadInput(" ".join(str(error).split())) from None
+    if rest[1:]:
+        raise BadInput(f"unexpected argument {rest[1]!r}; write --FLAG=VALUE")
+    return config, Path(WORKDIR.value or Path("runs") / recipe.stem)
+
+
+def load_recipe(path: Path) -> ConfigDict:
+    """What get_config() of a recipe file returns.
+
+    Raises:
+      BadInput: no such file, or it fails; the message has file, line and reason.
+    """
+    if not path.is_file():
+        known = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        hint = _did_you_mean(str(path), known) or f"; recipes here: {', '.join(known[:8]) or 'none'}"
+        raise BadInput(f"no recipe {path}{hint}")
+    try:
+        return runpy.run_path(str(path))["get_config"]()
+    except Exception as error:  # a recipe is the user's code: it can raise anything
+        line = next((t.tb_lineno for t in _frames(error) if t.tb_frame.f_code.co_filename == str(path)), "?")
+        raise BadInput(f"{path}, line {line}: {' '.join(str(error).split())}") from error
+
+
+def _frames(error):
+    """The traceback's frames, innermost first."""
+    frames, frame = [], error.__traceback__
+    while frame:
+        frames.append(frame)
+        frame = frame.tb_next
+    return reversed(frames)
+
+
+def _recipe(argv):
+    for arg, after in zip(argv[1:], [*argv[2:], ""], strict=True):
+        if arg.lstrip("-") == "config":
+            return Path(after.split(":")[0])
+        if arg.lstrip("-").startswith("config="):
+            return Path(arg.split("=", 1)[1].split(":")[0])
+    raise BadInput("--config is missing; for a first run: --config=configs/digits.py (--help shows more)")
+
+
+def _fields(config, prefix=""):
+    names = []
+    for name, value in config.items():
+        names += _fields(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [prefix + name]
+    return names
+
+
+def _did_you_mean(name, known, prefix=""):
+    close = difflib.get_close_matches(name, known, 1)
+    last = name.split(".")[-1]
+    close = close or [field for field in known if field.split(".")[-1] == last]
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
+
+
+def _cache_compilations():
+    """Compiled steps are kept on disk, so that a run that was cut off continues in seconds."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bireal_jax" / "compiled"
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,120 @@
+"""Optimizers, learning-rate schedules, and the labels that say which parameter is what."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bireal_jax.errors import BadInput, lookup
+
+LABELS = ("binary", "decay", "no_decay")
+
+
+def labels(params):
+    """A tree of labels: "binary" for latent weights, "decay" for real-valued kernels, "no_decay" for all the rest.
+
+    One explicit rule on the leaf's name, in one place. The authors' rule, "decay what is four-dimensional", misses
+    their own binary weights, which they store as two-dimensional.
+    """
+    kinds = {"latent": "binary", "kernel": "decay"}
+    return jax.tree_util.tree_map_with_path(lambda path, _: kinds.get(path[-1].key, "no_decay"), params)
+
+
+def linear(lr, total_steps, epoch_steps, milestones):
+    """lr * (1 - step / total): to 0, every step a little."""
+    return optax.linear_schedule(lr, 0.0, total_steps)
+
+
+def linear_epoch(lr, total_steps, epoch_steps, milestones):
+    """The released scheduler: lr * (1 - (epoch + 1) / epochs), constant within an epoch; the last epoch runs at 0."""
+
+    def schedule(step):
+        return lr * jnp.maximum(0.0, 1 - (jnp.floor(step / epoch_steps) + 1) * epoch_steps / total_steps)
+
+    return schedule
+
+
+def cosine(lr, total_steps, epoch_steps, milestones):
+    """lr * (1 + cos(pi * step / total)) / 2."""
+    return optax.cosine_decay_schedule(lr, total_steps)
+
+
+def piecewise(lr, total_steps, epoch_steps, milestones):
+    """Divided by 10 at every milestone, an epoch."""
+    return optax.piecewise_constant_schedule(lr, {round(m * epoch_steps): 0.1 for m in milestones})
+
+
+def constant(lr, total_steps, epoch_steps, milestones):
+    """lr throughout."""
+    return optax.constant_schedule(lr)
+
+
+SCHEDULES = {"linear": linear, "linear_epoch": linear_epoch, "cosine": cosine, "steps": piecewise, "constant": constant}
+
+
+def schedule(name, lr, total_steps, epoch_steps=1.0, milestones=(), warmup_steps=0):
+    """The learning rate as a function of the step.
+
+    Args:
+      name: a key of SCHEDULES.
+      lr: the peak.
+      total_steps: length of the training, in steps.
+      epoch_steps: length of an epoch, in steps; need not be whole.
+      milestones: for "steps", epochs at which the rate is divided by 10.
+      warmup_steps: the rate first rises linearly from 0 for so many steps, which the schedule then lacks.
+
+    Raises:
+      BadInput: unknown name, or a warmup as long as the training.
+    """
+    if warmup_steps >= total_steps and warmup_steps:
+        raise BadInput(f"warmup of {warmup_steps} steps leaves nothing of {total_steps}; shorten optim.warmup_epochs")
+    main = lookup(SCHEDULES, name, "schedule")(lr, total_steps - warmup_steps, epoch_steps, milestones)
+    return optax.join_schedules([optax.linear_schedule(0.0, lr, warmup_steps), main], [warmup_steps]) if warmup_steps else main
+
+
+def _adam(decay, rate):
+    return optax.chain(decay, optax.scale_by_adam(eps=1e-8), rate)
+
+
+def _adamw(decay, rate):
+    return optax.chain(optax.scale_by_adam(eps=1e-8), decay, rate)
+
+
+def _sgd(decay, rate):
+    return optax.chain(decay, optax.trace(decay=0.9), rate)
+
+
+# Weight decay is coupled, as in PyTorch's Adam and SGD: added to the gradient. adamw decouples it.
+OPTIMIZERS = {"adam": _adam, "adamw": _adamw, "sgd": _sgd}
+
+
+def make(name, learning_rate, params, weight_decay=0.0, decay_on=("binary", "decay")):
+    """The optimizer as an optax transformation.
+
+    Args:
+      name: a key of OPTIMIZERS.
+      learning_rate: a schedule, from `schedule`.
+      params: the parameter tree, to label.
+      weight_decay: coefficient; 0 for none.
+      decay_on: the labels of the parameters that it acts on.
+
+    Raises:
+      BadInput: unknown optimizer or label.
+    """
+    for label in decay_on:
+        if label not in LABELS:
+            raise BadInput(f"unknown label {label!r} in optim.decay_on; known: {', '.join(LABELS)}")
+    mask = jax.tree.map(lambda label: label in decay_on, labels(params))
+    decay = optax.add_decayed_weights(weight_decay, mask) if weight_decay else optax.identity()
+    return lookup(OPTIMIZERS, name, "optimizer")(decay, optax.scale_by_learning_rate(learning_rate))
+
+
+def latents(params):
+    """The latent weights of a parameter tree, in a fixed order, as a list."""
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(labels(params)), strict=True)
+    return [leaf for leaf, label in pairs if label == "binary"]
+
+
+def count_latents(params) -> int:
+    """How many binary weights there are."""
+    return int(np.sum([leaf.size for leaf in latents(params)], dtype=np.int64))

@@ -1,0 +1,55 @@
+"""Data parallelism: the only file that says pmap.
+
+State is placed once, replicated over the local devices without a device axis of its own, so checkpoints, evaluation and
+export never hear of devices. A step is a pure function that averages with `lax.pmean(..., AXIS)`; the same body runs
+under `jax.jit(jax.shard_map(step, mesh=..., in_specs=(P(), P(AXIS)), out_specs=P(), check_vma=False))`.
+"""
+
+import collections
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "batch"
+
+
+def pmap(step: Callable, donate: bool = False) -> Callable:
+    """step(replicated, batch) over all devices: the first argument whole to each, of the second every device its part.
+
+    Results must be equal on all devices (averaged inside); they come back without a device axis. With `donate` the
+    memory of the first argument is reused for the result, and the argument must not be touched again.
+    """
+    return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=(0,) if donate else ())
+
+
+def on_all(function: Callable, donate: bool = False) -> Callable:
+    """function(replicated) on all devices alike, with results that are replicated in turn."""
+    return jax.jit(function, out_shardings=_sharding(), donate_argnums=(0,) if donate else ())
+
+
+def _sharding(*spec):
+    # The mesh axis must bear the name of the pmapped one, or the first call compiles twice.
+    return NamedSharding(Mesh(np.asarray(jax.local_devices()), (AXIS,)), PartitionSpec(*spec))
+
+
+def replicate(tree: Any) -> Any:
+    """Places arrays on every local device, where `pmap` wants its first argument."""
+    return jax.device_put(tree, _sharding())
+
+
+def fetch(tree: Any) -> Any:
+    """A copy of a replicated tree as numpy arrays. A copy, since donation overwrites what a view would show."""
+    return jax.tree.map(lambda a: np.array(a.addressable_shards[0].data) if isinstance(a, jax.Array) else np.array(a), tree)
+
+
+def prefetch(batches: Iterable[Any], ahead: int = 2) -> Iterator[Any]:
+    """The batches, already on their devices; `ahead` of them are under way while one is used."""
+    batches, sharding = iter(batches), _sharding(AXIS)
+    queue = collections.deque(jax.device_put(batch, sharding) for batch in itertools.islice(batches, ahead))
+    while queue:
+        yield queue.popleft()
+        queue.extend(jax.device_put(batch, sharding) for batch in itertools.islice(batches, 1))

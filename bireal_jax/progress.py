@@ -1,0 +1,78 @@
+"""What a person sees while a run goes on: a bar in a terminal, lines in a log file, nothing on the other hosts."""
+
+import sys
+import time
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def say(*words) -> None:
+    """A line for the user, from the first host alone."""
+    if jax.process_index() == 0:
+        print(*words, flush=True)
+
+
+class Bar:
+    """Progress of one stage from step `start` to `total`, with the time that is left.
+
+    In a terminal a bar is kept below the lines; elsewhere the lines carry the time that is left themselves.
+    """
+
+    def __init__(self, name: str, start: int, total: int):
+        self.name, self.total = name, total
+        self._bar = None
+        if jax.process_index() == 0 and sys.stdout.isatty():
+            columns = (
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False),
+            )  # fmt: skip
+            self._bar = Progress(*columns, console=Console(), refresh_per_second=4)
+            self._task = self._bar.add_task(name, total=total, completed=start)
+
+        self.restart(start)
+
+    def __enter__(self):
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._bar:
+            self._bar.stop()
+
+    def restart(self, step: int) -> None:
+        """The time that is left is estimated from the steps after this one."""
+        self.start, self.began = step, time.monotonic()
+
+    def advance(self, step: int) -> None:
+        """Training has finished `step`."""
+        if self._bar:
+            self._bar.update(self._task, completed=step)
+
+    def line(self, step: int, split: str, values: dict[str, float], timing: dict[str, float] | None = None) -> None:
+        """A line of numbers for `step`."""
+        words = [f"{self.name:>8} {step:>{len(str(self.total))}}/{self.total}", f"{split:<5}"]
+        words += [FORMATS[name].format(value) for name, value in values.items() if name in FORMATS]
+        words += [FORMATS[name].format(value) for name, value in (timing or {}).items() if name in FORMATS]
+        if not self._bar and timing and step > self.start:
+            left = (time.monotonic() - self.began) / (step - self.start) * (self.total - step)
+            words.append(f"left {duration(left)}")
+        if self._bar:
+            self._bar.console.print("  ".join(words), highlight=False)
+        else:
+            say("  ".join(words))
+
+
+FORMATS = {
+    "loss": "loss {:.4f}", "top1": "top-1 {:6.2f} %", "top5": "top-5 {:6.2f} %", "flipped": "flipped {:.2%}",
+    "learning_rate": "lr {:.2e}", "images_per_second": "{:,.0f} images/s", "input_wait": "input wait {:.0%}",
+}  # fmt: skip
+
+
+def duration(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
