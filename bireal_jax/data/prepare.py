@@ -1,0 +1,125 @@
+"""Prepares ImageNet for `tfds.data_source`, without TensorFlow.
+
+    python -m bireal_jax.data.prepare imagenet2012 --tars DIR --out DIR
+
+DIR of --tars holds ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar as image-net.org gives them to registered users.
+The result has the layout, names and bytes of tensorflow-datasets' own preparation, in the array_record format, so
+`tfds.data_source("imagenet2012", data_dir=OUT)` reads it. Images are stored as they came, but for the CMYK files and
+the one PNG, which are stored as RGB JPEG (quality 100), as tensorflow-datasets does with TensorFlow's encoder.
+"""
+
+import argparse
+import io
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.datasets.imagenet2012 import imagenet_common
+from tensorflow_datasets.datasets.imagenet2012.imagenet2012_dataset_builder import Builder as Stock
+
+from bireal_jax.data.images import decode
+from bireal_jax.errors import BadInput
+
+TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+
+
+class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The stock builder's features and keys; reads the tars with tarfile and re-encodes with Pillow."""
+
+    name = "imagenet2012"
+    pkg_dir_path = Path(__file__).parent
+    VERSION = Stock.VERSION
+    MANUAL_DOWNLOAD_INSTRUCTIONS = Stock.MANUAL_DOWNLOAD_INSTRUCTIONS
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(names_file=imagenet_common.label_names_file()),
+            "file_name": tfds.features.Text(),
+        })  # fmt: skip
+        return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=("image", "label"))
+
+    def _split_generators(self, dl_manager):
+        tars = Path(dl_manager.manual_dir)
+        return {"train": train_examples(tars / TRAIN), "validation": val_examples(tars / VAL)}
+
+    def _generate_examples(self, *_):
+        raise AssertionError("the splits are made in _split_generators")
+
+
+def train_examples(path: Path) -> Iterator[tuple[str, dict]]:
+    """(file name, example) of a tar of one tar for each class, named by its synset."""
+    for synset, data in _members(path):
+        for name, image in _members(io.BytesIO(data)):
+            yield name, {"file_name": name, "image": _jpeg(image, name), "label": synset.removesuffix(".tar")}
+
+
+def val_examples(path: Path) -> Iterator[tuple[str, dict]]:
+    """(file name, example) of a flat tar; the labels belong to the names in sorted order."""
+    labels = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
+    with tarfile.open(path) as tar:
+        names = sorted(m.name for m in tar if m.isfile())
+    label_of = dict(zip(names, labels, strict=False))
+    for name, image in _members(path):
+        yield name, {"file_name": name, "image": _jpeg(image, name), "label": label_of[name]}
+
+
+def _members(tar):
+    """(name, bytes) of every file of a tar, in one pass."""
+    opened = tarfile.open(fileobj=tar) if isinstance(tar, io.BytesIO) else tarfile.open(tar, "r|")
+    with opened as stream:
+        for member in stream:
+            if member.isfile():
+                yield member.name, stream.extractfile(member).read()
+
+
+def _jpeg(data, name):
+    """The bytes to store: as they are if they are an RGB or grey JPEG, else encoded anew. Raises BadInput if unreadable."""
+    from PIL import Image
+
+    image = decode(data, name)  # every file is read once in full, so that a broken one shows now and not in training
+    with Image.open(io.BytesIO(data)) as header:
+        if header.format == "JPEG" and header.mode in ("RGB", "L"):
+            return io.BytesIO(data)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=100, subsampling=0)
+    out.seek(0)
+    return out
+
+
+def imagenet2012(tars: Path, out: Path) -> None:
+    """Prepares ImageNet from the two tars.
+
+    Raises:
+      BadInput: a tar is missing or damaged, or an image in it cannot be decoded.
+    """
+    for name in (TRAIN, VAL):
+        if not (tars / name).is_file():
+            raise BadInput(f"no {tars / name}\nregister at image-net.org, download the two ILSVRC2012 tars and name their folder with --tars")
+    builder = Imagenet2012(data_dir=str(out), file_format="array_record")
+    try:
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(tars)))
+    except tarfile.ReadError as error:
+        raise BadInput(f"a tar in {tars} is damaged: {error}; download it again") from None
+    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+    print(f"{out}: {counts['train']:,} train and {counts['validation']:,} validation images")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m bireal_jax.data.prepare", description=__doc__.split("\n")[0])
+    parser.add_argument("dataset", choices=["imagenet2012"])
+    parser.add_argument("--tars", type=Path, required=True, help=f"folder with {TRAIN} and {VAL}")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the result: config.data.dir")
+    arguments = parser.parse_args(argv)
+    try:
+        imagenet2012(arguments.tars, arguments.out)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
