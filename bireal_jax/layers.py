@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from bireal_jax.binarize import WeightBinarizer
+from bireal_jax.conv import Padding, conv
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
 NO_PADDING: Padding = ((0, 0), (0, 0))
 
 
@@ -27,7 +27,7 @@ def symmetric(kernel_size: tuple[int, int]) -> Padding:
 @partial(jax.jit, static_argnames=("strides", "padding"))
 def conv2d(x: jax.Array, w: jax.Array, strides: tuple[int, int] = (1, 1), padding: Padding = NO_PADDING) -> jax.Array:
     """Real-valued convolution of x [n, h, w, cin] with w [kh, kw, cin, cout], zero padding."""
-    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return conv(x, w, strides, padding)
 
 
 @partial(jax.jit, static_argnames=("strides", "padding"))

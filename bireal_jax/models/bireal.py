@@ -150,6 +150,7 @@ IMAGENET_WIDTHS = (64, 128, 256, 512)
 # 152 is not released by the authors; [3, 8, 36, 3] bottlenecks is ResNet-152's layout.
 BIREAL = {
     "bireal18": {"blocks": (4, 4, 4, 4), "widths": IMAGENET_WIDTHS},
+    "bireal18_cifar": {"blocks": (4, 4, 4, 4), "widths": IMAGENET_WIDTHS, "imagenet_stem": False},
     "bireal34": {"blocks": (6, 8, 12, 6), "widths": IMAGENET_WIDTHS},
     "bireal50": {"blocks": (3, 4, 6, 3), "widths": IMAGENET_WIDTHS, "bottleneck": True},
     "bireal152": {"blocks": (3, 8, 36, 3), "widths": IMAGENET_WIDTHS, "bottleneck": True},

@@ -1,0 +1,35 @@
+"""Eight virtual devices, a compilation cache between runs, and where to find the material that lies beside the checkout."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "bireal_jax" / "tests"))
+
+import jax
+import pytest
+from absl import flags
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+flags.FLAGS(["pytest"])  # Grain's worker processes ask for parsed flags
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden anew; read the diff")
+
+
+@pytest.fixture
+def x64():
+    """float64 within the test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of oracles and real images beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared (oracles and real images), which is not part of the package")
+    return SHARED

@@ -1,0 +1,18 @@
+"""Published or hand-counted figures of every model; a model without a row fails test_models.py."""
+
+# 3x3 weights. bireal20: six convolutions at 16, 32 and 64 channels; bireal_tiny: four at 32 and 64.
+B20 = 9 * (6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64 + 5 * 64 * 64)
+TINY = 9 * (4 * 32 * 32 + 32 * 64 + 3 * 64 * 64)
+
+# model -> parameters, binary weights, binary convolutions, image for a quick forward pass [h, w, c]
+# 18, 34, 50, 152: counted on the authors' PyTorch code, at 1000 classes (152: their blocks in ResNet-152's layout).
+MODELS = {
+    "bireal18": (11_689_512, 10_985_472, 16, (64, 64, 3)),
+    "bireal34": (21_797_672, 21_086_208, 32, (64, 64, 3)),
+    "bireal50": (25_730_088, 20_672_512, 47, (64, 64, 3)),
+    "bireal152": (60_365_864, 55_209_984, 149, (64, 64, 3)),
+    # At 10 classes, counted by hand: stem, its batch norm, binary weights [, biases], batch norms [, shortcut], head.
+    "bireal20": (432 + 32 + B20 + 672 + 1344 + 650, B20, 18, (32, 32, 3)),
+    "bireal18_cifar": (11_689_512 - (9408 - 1728) - 513 * 990, 10_985_472, 16, (32, 32, 3)),  # 3x3 stem, 10 classes
+    "bireal_tiny": (288 + 64 + TINY + 768 + (2048 + 128) + 650, TINY, 8, (8, 8, 1)),
+}

@@ -1,0 +1,107 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bireal_jax import binarize, layers
+
+
+def conv_by_hand(x, w, stride, pad):
+    """Direct convolution in numpy, NHWC and HWIO, zero padding."""
+    x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    kh, kw = w.shape[:2]
+    h, v = (x.shape[1] - kh) // stride + 1, (x.shape[2] - kw) // stride + 1
+    y = np.zeros((len(x), h, v, w.shape[3]))
+    for i in range(h):
+        for j in range(v):
+            y[:, i, j] = np.einsum("nabc,abco->no", x[:, i * stride : i * stride + kh, j * stride : j * stride + kw], w)
+    return y
+
+
+@pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 1, 5), (3, 2, 6), (3, 2, 7), (1, 1, 4), (7, 2, 11)])
+def test_conv_matches_direct_convolution_and_its_gradients(kernel, stride, size, x64):
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(2, size, size, 3)), rng.normal(size=(kernel, kernel, 3, 4))
+    pad = kernel // 2
+    conv = lambda x, w: layers.conv2d(x, w, (stride, stride), layers.symmetric((kernel, kernel)))
+    y, vjp = jax.vjp(conv, jnp.asarray(x), jnp.asarray(w))
+    np.testing.assert_allclose(y, conv_by_hand(x, w, stride, pad), rtol=1e-12, atol=1e-12)
+    g = rng.normal(size=y.shape)
+    dx, dw = vjp(jnp.asarray(g))
+    # The convolution is linear in each argument, so <g, conv(v, w)> = <dx, v> must hold for every v; same for w.
+    v, u = rng.normal(size=x.shape), rng.normal(size=w.shape)
+    np.testing.assert_allclose(np.sum(g * conv_by_hand(v, w, stride, pad)), np.sum(dx * v), rtol=1e-11)
+    np.testing.assert_allclose(np.sum(g * conv_by_hand(x, u, stride, pad)), np.sum(dw * u), rtol=1e-11)
+
+
+def test_binary_conv_is_alpha_times_integers_and_pads_zeros(x64):
+    module = layers.BinaryConv(
+        4, binarize.activation("ste"), binarize.weight("magnitude_aware"), latent_init=jax.nn.initializers.normal(0.5),
+        dtype=jnp.float64, param_dtype=jnp.float64,
+    )  # fmt: skip
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 3, 2)))
+    variables = module.init(jax.random.key(0), x)
+    w = np.asarray(variables["params"]["latent"])
+    y = module.apply(variables, x)
+    z = conv_by_hand(np.where(x >= 0, 1, -1), np.where(w >= 0, 1, -1), 1, 1)
+    np.testing.assert_allclose(y, z * np.abs(w).mean((0, 1, 2)), rtol=1e-12)
+    assert abs(z[0, 0, 0]).max() <= 2 * 4  # a corner sees 4 pixels of 9: the border counts nothing
+
+
+def test_sixteen_bit_binary_convolution_is_exact():
+    """±1 products summed in bf16 storage equal float32 as long as the sums are below 256; above, to the last bit kept."""
+    rng = np.random.default_rng(0)
+    x, b = rng.choice([-1.0, 1.0], (2, 5, 5, 512)), rng.choice([-1.0, 1.0], (3, 3, 512, 4))
+    args = (jnp.ones(4), (1, 1), ((1, 1), (1, 1)))
+    wide = layers.binary_conv2d(jnp.asarray(x, jnp.float32), jnp.asarray(b, jnp.float32), *args)
+    half = layers.binary_conv2d(jnp.asarray(x, jnp.bfloat16), jnp.asarray(b, jnp.bfloat16), *args)
+    np.testing.assert_array_equal(half, wide.astype(jnp.bfloat16))
+
+
+def test_batch_norm_against_numpy_with_torch_statistics(x64):
+    x = np.random.default_rng(0).normal(3, 2, (4, 3, 3, 5))
+    norm = layers.BatchNorm(dtype=jnp.float64, param_dtype=jnp.float64)
+    variables = norm.init(jax.random.key(0), jnp.asarray(x), True)
+    y, updated = norm.apply(variables, jnp.asarray(x), True, mutable=["batch_stats"])
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.1 * mean, rtol=1e-12)
+    np.testing.assert_allclose(updated["batch_stats"]["var"], 0.9 + 0.1 * x.var((0, 1, 2), ddof=1), rtol=1e-12)
+    still = norm.apply(variables | updated, jnp.asarray(x), False)
+    stats = updated["batch_stats"]
+    np.testing.assert_allclose(still, (x - stats["mean"]) / np.sqrt(np.asarray(stats["var"]) + 1e-5), rtol=1e-12)
+
+
+def test_cross_replica_statistics_are_those_of_the_whole_batch(x64):
+    x = np.random.default_rng(0).normal(1, 2, (8, 2, 2, 3))
+    norm = layers.BatchNorm("batch", dtype=jnp.float64, param_dtype=jnp.float64)
+    variables = norm.init(jax.random.key(0), jnp.asarray(x), True)
+    apply = lambda v, x: norm.apply(v, x, True, mutable=["batch_stats"])
+    y, updated = jax.pmap(apply, "batch", in_axes=(None, 0))(variables, x.reshape(8, 1, 2, 2, 3))
+    alone = layers.BatchNorm(dtype=jnp.float64, param_dtype=jnp.float64)
+    expected, stats = alone.apply(variables, jnp.asarray(x), True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y.reshape(x.shape), expected, rtol=1e-11, atol=1e-13)
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(updated["batch_stats"][name][5], stats["batch_stats"][name], rtol=1e-12)
+
+
+def test_pooling():
+    x = jnp.arange(25.0).reshape(1, 5, 5, 1)
+    np.testing.assert_array_equal(layers.avg_pool(x, 2)[0, :, :, 0], [[3, 5], [13, 15]])  # the fifth row and column drop
+    np.testing.assert_array_equal(layers.max_pool(-x)[0, :, :, 0], [[0, -1, -3], [-5, -6, -8], [-15, -16, -18]])
+
+
+def test_max_pool_sends_the_gradient_to_the_first_maximum():
+    """As PyTorch does: among equal values the first in the window wins."""
+    g = jax.grad(lambda x: jnp.sum(layers.max_pool(x)))(jnp.zeros((1, 4, 4, 1)))
+    np.testing.assert_array_equal(g[0, :, :, 0], [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+
+
+def test_leaky_clip():
+    np.testing.assert_allclose(layers.leaky_clip(jnp.asarray([-3.0, -1.0, 0.5, 2.0])), [-1.2, -1.0, 0.5, 1.1], rtol=1e-6)
+
+
+def test_latent_init_starts_all_positive_and_below_a_thousandth():
+    w = layers.uniform_001(jax.random.key(0), (3, 3, 64, 64))
+    assert w.min() >= 0 and w.max() < 0.001
+    np.testing.assert_allclose(w.mean(), 0.0005, rtol=0.02)
