@@ -5,6 +5,7 @@ type is refused.
 """
 
 import copy
+import difflib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -121,6 +122,15 @@ def get(config: ConfigDict, field: str) -> Any:
     return config
 
 
+def check_field(field: str, config: ConfigDict, where: str = "") -> None:
+    """Raises BadInput, with the nearest field there is, unless config.<field> exists."""
+    known = list(_flat(config.to_dict()))
+    if field not in known:
+        last = field.split(".")[-1]
+        close = [k for k in known if k.split(".")[-1] == last] or difflib.get_close_matches(field, known, 1)
+        raise BadInput(f"{where}no field config.{field}" + (f"; did you mean config.{close[0]}?" if close else ""))
+
+
 def stages(config: ConfigDict) -> Iterator[ConfigDict]:
     """The config of each stage in turn."""
     return (stage(config, i) for i in range(max(1, len(config.stages))))
@@ -137,6 +147,8 @@ def stage(config: ConfigDict, index: int) -> ConfigDict:
     result.lock()
     overrides = dict(config.stages[index]) if config.stages else {}
     overrides.pop("name", None)
+    for field in overrides:
+        check_field(field, config, f"stage {stage_name(config, index)!r}: ")
     try:
         result.update_from_flattened_dict(overrides)
     except (KeyError, AttributeError, TypeError, ValueError) as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from bireal_jax.config import check_field
 from bireal_jax.errors import BadInput
 
 HELP = """1-bit convolutional networks: train, evaluate.
@@ -64,11 +65,11 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
       BadInput: no recipe, a recipe that fails, an unknown flag or field, a value of another type.
     """
     recipe = _recipe(argv)
-    fields = _fields(load_recipe(recipe))
+    recipe_config = load_recipe(recipe)
     for arg in argv[1:]:
         name = arg.lstrip("-").split("=")[0].removeprefix("no")
-        if name.startswith("config.") and name.removeprefix("config.") not in fields:
-            raise BadInput(f"no field {name}{_did_you_mean(name.removeprefix('config.'), fields, 'config.')}")
+        if name.startswith("config."):
+            check_field(name.removeprefix("config."), recipe_config)
     try:
         rest = flags.FLAGS(argv)
         config = CONFIG.value
@@ -89,8 +90,9 @@ def load_recipe(path: Path) -> ConfigDict:
     """
     if not path.is_file():
         known = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        hint = _did_you_mean(str(path), known) or f"; recipes here: {', '.join(known[:8]) or 'none'}"
-        raise BadInput(f"no recipe {path}{hint}")
+        close = difflib.get_close_matches(str(path), known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"recipes there: {', '.join(known[:8]) or 'none'}"
+        raise BadInput(f"no recipe {path}; {hint}")
     try:
         return runpy.run_path(str(path))["get_config"]()
     except Exception as error:  # a recipe is the user's code: it can raise anything
@@ -114,20 +116,6 @@ def _recipe(argv):
         if arg.lstrip("-").startswith("config="):
             return Path(arg.split("=", 1)[1].split(":")[0])
     raise BadInput("--config is missing; for a first run: --config=configs/digits.py (--help shows more)")
-
-
-def _fields(config, prefix=""):
-    names = []
-    for name, value in config.items():
-        names += _fields(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [prefix + name]
-    return names
-
-
-def _did_you_mean(name, known, prefix=""):
-    close = difflib.get_close_matches(name, known, 1)
-    last = name.split(".")[-1]
-    close = close or [field for field in known if field.split(".")[-1] == last]
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 
 def _cache_compilations():

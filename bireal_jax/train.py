@@ -37,18 +37,18 @@ def run(config: ConfigDict, directory: Path) -> dict[str, Any]:
       BadInput: the config or what it points to cannot work; before anything is compiled, where possible.
     """
     config_lib.validate(config)
+    stages, offset = [], 0
+    for i, stage in enumerate(config_lib.stages(config)):
+        stages.append(Stage(i, config_lib.stage_name(config, i), stage, make_source(stage), directory, offset))
+        offset += stages[-1].total
     finished = workdir.result(directory)
-    stages = list(config_lib.stages(config))
-    sources = [make_source(stage) for stage in stages]
     workdir.claim(directory, config)
     if finished:
         progress.say(f"{directory} is finished: top-1 {finished['top1']:.2f} %. Another --workdir trains again.")
         return finished
-    variables, offset, results = None, 0, []
-    for i, (stage, source) in enumerate(zip(stages, sources, strict=True)):
-        name = config_lib.stage_name(config, i)
-        variables, result = Stage(i, name, stage, source, directory, offset).run(variables)
-        offset += result["steps"]
+    variables, results = None, []
+    for stage in stages:
+        variables, result = stage.run(variables)
         results.append(result)
     final = results[-1] | ({"stages": results} if len(results) > 1 else {})
     if jax.process_index() == 0:

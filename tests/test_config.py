@@ -1,0 +1,74 @@
+import json
+
+import pytest
+
+from bireal_jax import config
+from bireal_jax.errors import BadInput
+
+
+def test_steps_win_over_epochs():
+    c = config.default()
+    c.batch_size, c.total_epochs = 100, 2.5
+    assert config.steps(c, "total", 1000) == 25
+    c.total_steps = 7
+    assert config.steps(c, "total", 1000) == 7
+    c.optim.warmup_epochs = 0.001
+    assert config.steps(c, "optim.warmup", 1000) == 1, "a duration above zero is at least one step"
+    assert config.steps(c, "log", 1000) == 100
+    c.log_steps = 0
+    assert config.steps(c, "log", 1000) == 0
+
+
+def test_stages_are_overrides_of_a_locked_schema():
+    c = config.default()
+    assert [config.stage_name(c, 0), len(list(config.stages(c)))] == ["train", 1]
+    c.stages = ({"name": "clip", "optim.lr": 0.5, "total_epochs": 3.0}, {"model.act": "ste"})
+    first, second = config.stages(c)
+    assert (first.optim.lr, first.total_epochs, first.model.act) == (0.5, 3.0, "approx_sign")
+    assert (second.optim.lr, second.total_epochs, second.model.act) == (1e-3, 256.0, "ste")
+    assert config.stage_name(c, 1) == "stage 1"
+    c.stages = ({"name": "clip", "optim.rl": 0.5},)
+    with pytest.raises(BadInput, match="stage 'clip': no field config.optim.rl; did you mean config.optim.lr?"):
+        config.stage(c, 0)
+    c.stages = ({"name": "clip", "optim.lr": "fast"},)
+    with pytest.raises(BadInput, match="stage 'clip'"):
+        config.validate(c)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("optim.lr", -0.1, "config.optim.lr is -0.1; it must be above 0"),
+        ("optim.lr", float("nan"), "config.optim.lr is nan"),
+        ("batch_size", 0, "config.batch_size is 0; it must be at least 1"),
+        ("label_smoothing", 1.0, r"config.label_smoothing is 1.0; it must be in \[0, 1\)"),
+        ("model.dtype", "float8", "float32, bfloat16 or float64"),
+        ("total_epochs", 0.0, "both 0"),
+    ],
+)
+def test_values_out_of_their_limits(field, value, message):
+    c = config.default()
+    c.update_from_flattened_dict({field: value})
+    with pytest.raises(BadInput, match=message):
+        config.validate(c)
+    c = config.default()
+    c.stages = ({field: value},)
+    with pytest.raises(BadInput, match=message):
+        config.validate(c)
+
+
+def test_every_limit_belongs_to_a_field_and_the_default_keeps_them():
+    c = config.default()
+    config.validate(c)
+    for field in (*config.LIMITS, *config.FREE):
+        config.get(c, field)
+
+
+def test_differences_name_fields_and_leave_out_where_things_lie():
+    c = config.default()
+    stored = config.to_json(c)
+    assert json.loads(stored)["optim"]["lr"] == 1e-3
+    c.data.dir, c.data.workers = "elsewhere", 3
+    assert config.differences(stored, c) == []
+    c.optim.lr, c.stages = 0.01, ({"name": "a"},)
+    assert config.differences(stored, c) == ["optim.lr 0.001 -> 0.01", "stages [] -> [{'name': 'a'}]"]

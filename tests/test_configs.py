@@ -1,0 +1,58 @@
+"""Every recipe: valid, buildable, short, and with a text golden of its parameters."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import traverse_util
+
+from bireal_jax import config, losses, models, optim
+from bireal_jax.data import DATASETS
+from bireal_jax.main import load_recipe
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "configs").glob("*.py"))
+CLASSES = {"imagenet2012": 1000, "cifar10": 10, "digits": 10}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_recipe_is_valid_and_matches_its_golden(path, request):
+    assert len(path.read_text().splitlines()) <= 60
+    c = load_recipe(path)
+    assert c.is_locked
+    config.validate(c)
+    text = []
+    for i, stage in enumerate(config.stages(c)):
+        assert stage.data.name in DATASETS and stage.loss in losses.LOSSES
+        optim.schedule(stage.optim.schedule, stage.optim.lr, 100, 10.0, stage.optim.milestones)
+        text += [f"# {config.stage_name(c, i)}: {stage.model.name}", *parameters(stage)]
+    golden = ROOT / "tests" / "golden" / f"{path.stem}.txt"
+    if request.config.getoption("--update-golden"):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text("\n".join(text) + "\n")
+    assert golden.read_text().splitlines() == text, "the parameters changed; if on purpose, run pytest --update-golden"
+
+
+def parameters(stage):
+    """path, shape, label, bits, weight decay of every parameter."""
+    size = stage.data.image_size
+    model = models.build(stage.model.name, CLASSES[stage.data.name], act=stage.model.act, weight=stage.model.weight, latent_init=stage.model.latent_init)
+    image = jax.ShapeDtypeStruct((1, size, size, 1 if stage.data.name == "digits" else 3), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    labels = traverse_util.flatten_dict(optim.labels(params), sep="/")
+    for name, leaf in traverse_util.flatten_dict(params, sep="/").items():
+        label = labels[name]
+        decay = stage.optim.weight_decay if label in stage.optim.decay_on else 0.0
+        shape = "x".join(map(str, leaf.shape))
+        init = stage.model.latent_init if label == "binary" else "-"
+        yield f"{name:<45} {shape:<15} {label:<9} {1 if label == 'binary' else 32:>2} bit  decay {decay:g}  init {init}"
+
+
+def test_the_default_is_the_released_recipe():
+    c = config.default()
+    assert (c.model.name, c.model.act, c.model.weight, c.model.latent_init) == ("bireal18", "approx_sign", "released", "uniform_001")
+    assert (c.optim.name, c.optim.lr, c.optim.schedule, c.optim.weight_decay) == ("adam", 1e-3, "linear", 0.0)
+    assert (c.batch_size, c.total_epochs, c.label_smoothing, c.data.image_size, c.data.resize) == (512, 256.0, 0.1, 224, 256)
+    assert c.ema_decay == 0.0 and not c.model.sync_bn
+    assert config.steps(c, "total", 1_281_167) == 640_584  # 256 * 1281167 / 512 = 640583.5

@@ -1,0 +1,238 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bireal_jax import data
+from bireal_jax.data import batching, images
+from bireal_jax.data.source import Arrays, Source
+from bireal_jax.errors import BadInput
+
+
+def numbered(count, classes=10):
+    """A data set whose image i is filled with i, so that batches show which examples they hold."""
+    pixels = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 4, 4, 1))
+    arrays = Arrays(pixels, np.arange(count) % classes)
+    augment = lambda example, rng: {"image": example["image"], "label": example["label"]}
+    return Source(arrays, arrays, augment, dict, (4, 4, 1), classes, (0.5,), (0.5,))
+
+
+def ids(batch):
+    return batch["image"][..., 0, 0, 0][batch["mask"]].ravel().tolist()
+
+
+# ------------------------------------------------------------------------------------------------------------ batches
+
+
+@pytest.mark.parametrize(("count", "batch", "devices"), [(10, 4, 1), (9, 8, 2), (9, 8, 8), (17, 16, 4), (5, 64, 8), (12, 4, 4), (7, 1, 1)])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_evaluation_sees_every_example_once(count, batch, devices, processes):
+    source, seen, rounds = numbered(count), [], set()
+    for process in range(processes):
+        batches = list(batching.eval_batches(source, batch, devices=devices, process=process, processes=processes))
+        rounds.add(len(batches))
+        assert {b["image"].shape[:2] for b in batches} == {(devices, -(-batch // (devices * processes)))}
+        seen += [i for b in batches for i in ids(b)]
+    assert sorted(seen) == list(range(count))
+    assert len(rounds) == 1, "all hosts must take part in every collective"
+
+
+def test_training_epochs_are_permutations_without_a_gap():
+    stream = batching.train_batches(numbered(10), 4, seed=0, start=0, devices=2)
+    seen = [i for _, b in zip(range(5), stream, strict=False) for i in ids(b)]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:] != list(range(10))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_stream_is_a_function_of_seed_and_step(threads):
+    source = data.build("digits", image_size=8)  # with random shifts
+    take = lambda start, n, **kw: [b["image"] for _, b in zip(range(n), batching.train_batches(source, 8, 3, start, devices=1, **kw), strict=False)]
+    straight = take(0, 6)
+    np.testing.assert_array_equal(straight[4:], take(4, 2, threads=threads))
+    assert not np.array_equal(straight[0], next(batching.train_batches(source, 8, 4, 0, devices=1))["image"])
+
+
+def test_processes_share_the_global_batch():
+    source = numbered(16)
+    whole = next(batching.train_batches(source, 8, 0, 3, devices=1))
+    parts = [next(batching.train_batches(source, 8, 0, 3, devices=1, process=p, processes=2)) for p in (0, 1)]
+    assert sorted(ids(whole)) == sorted(ids(parts[0]) + ids(parts[1]))
+
+
+def test_worker_processes_give_the_same_stream():
+    source = data.build("digits", image_size=8)
+    alone = batching.train_batches(source, 8, 0, 2, devices=1)
+    helped = batching.train_batches(source, 8, 0, 2, devices=1, workers=2)
+    for _ in range(3):
+        np.testing.assert_array_equal(next(alone)["image"], next(helped)["image"])
+
+
+def test_bad_batches():
+    with pytest.raises(BadInput, match="batch_size 100 is not divisible by 8 devices; use 96 or 104"):
+        next(batching.train_batches(numbered(4), 100, 0, 0, devices=8))
+    with pytest.raises(BadInput, match="batch_size 3 is not divisible by 8 devices; use 8"):
+        batching.check_divisible(3, 8)
+    with pytest.raises(BadInput, match=r"label [5-9] is not in 0..4; correct the labels"):
+        wrong = numbered(10)
+        list(batching.eval_batches(Source(wrong.train, wrong.eval, wrong.augment, dict, (4, 4, 1), 5), 4, devices=1))
+    with pytest.raises(BadInput, match=r"label -1 is not in 0..9"):
+        wrong.eval.labels[:] = -1
+        list(batching.eval_batches(wrong, 4, devices=1))
+    with pytest.raises(BadInput, match=r"images of shape \(4, 4, 1\), not \(5, 5, 1\)"):
+        source = numbered(4)
+        list(batching.eval_batches(Source(source.train, source.eval, source.augment, dict, (5, 5, 1), 10), 4, devices=1))
+
+
+# ------------------------------------------------------------------------------------------------------------- images
+
+
+def encoded(image, kind, **options):
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def picture(mode="RGB", size=(40, 30)):
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    return smooth.convert(mode)
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("P", "GIF")])
+def test_decodable_files_become_rgb_whatever_they_are_called(mode, kind):
+    image = images.decode(encoded(picture(mode), kind), "n02105855_2933.JPEG")
+    assert (image.mode, image.size) == ("RGB", (40, 30))
+    expected = np.asarray(picture(mode).convert("RGB"), float)
+    assert np.abs(np.asarray(image, float) - expected).mean() < 6
+
+
+def test_sixteen_bit_png_is_scaled_not_clipped():
+    values = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
+    image = images.decode(encoded(Image.fromarray(values), "PNG"), "deep.png")
+    np.testing.assert_array_equal(np.asarray(image)[..., 0], values >> 8)
+
+
+def test_broken_files_are_named():
+    whole = encoded(picture(), "JPEG")
+    for broken in (whole[: len(whole) // 2], b"", b"<html>not found</html>"):
+        with pytest.raises(BadInput, match="n01440764_7.JPEG cannot be decoded"):
+            images.decode(broken, "n01440764_7.JPEG")
+
+
+def test_random_resized_crop_ranges():
+    """Areas from 8 % to all, ratios from 3/4 to 4/3, shown by crops of an image of coordinates."""
+    y, x = np.mgrid[0:200, 0:250].astype(np.uint8)
+    image = Image.fromarray(np.stack([x, y, 0 * x], -1))
+    rng, areas, ratios = np.random.default_rng(0), [], []
+    for _ in range(300):
+        crop = images.random_resized_crop(image, 64, rng).astype(float)
+        w, h = np.ptp(crop[..., 0]) * 64 / 63, np.ptp(crop[..., 1]) * 64 / 63
+        areas.append(w * h / (250 * 200))
+        ratios.append(w / h)
+    assert 0.06 < min(areas) < 0.13 and 0.85 < max(areas) < 1.05
+    assert 0.70 < min(ratios) < 0.80 and 1.25 < max(ratios) < 1.42
+    assert abs(np.mean(areas) - 0.5) < 0.06
+
+
+@pytest.mark.parametrize("size", [(1, 1), (500, 3), (3, 500)])
+def test_odd_sizes_still_give_a_crop(size):
+    image = Image.new("RGB", size)
+    assert images.random_resized_crop(image, 32, np.random.default_rng(0)).shape == (32, 32, 3)
+    assert images.centre_crop(image, 40, 32).shape == (32, 32, 3)
+
+
+def test_centre_crop_is_short_side_then_middle():
+    image = picture(size=(64, 32))
+    whole = np.asarray(image.resize((512, 256), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(images.centre_crop(image, 256, 224), whole[16:240, 144:368])
+
+
+def test_shift_and_flip():
+    image = np.arange(16, dtype=np.uint8).reshape(4, 4, 1)
+    shifts = {images.shift(image, 1, np.random.default_rng(s)).tobytes() for s in range(100)}
+    assert len(shifts) == 9 and image.tobytes() in shifts
+    flips = [images.flip(image, np.random.default_rng(s))[0, 0, 0] for s in range(100)]
+    assert set(flips) == {0, 3} and 30 < flips.count(3) < 70
+
+
+# ---------------------------------------------------------------------------------------------------------- data sets
+
+
+def test_digits_hold_out_a_fixed_fifth():
+    source = data.build("digits", image_size=8)
+    assert (len(source.train), len(source.eval)) == (1438, 359)
+    assert source.train[0]["image"].shape == source.image_shape and source.train.images.max() == 255
+    everything = np.concatenate([source.train.images, source.eval.images])
+    assert len({i.tobytes() for i in everything}) == len(everything), "no image on both sides"
+
+
+def test_cifar_from_npz(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {f"x_{s}": rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for s, n in (("train", 6), ("test", 4))}
+    arrays |= {"y_train": np.arange(6, dtype=np.uint8), "y_test": np.arange(4, dtype=np.uint8)}
+    np.savez(tmp_path / "c.npz", **arrays)
+    source = data.build("cifar10", str(tmp_path / "c.npz"), 32)
+    assert len(source.train) == 6 and source.eval[3]["label"] == 3
+    np.testing.assert_array_equal(source.eval[3]["image"], arrays["x_test"][3])
+    for change, message in (
+        ({"y_test": np.full(4, 10)}, "label 10 is not in 0..9"),
+        ({"x_train": arrays["x_train"][:, :28]}, r"x_train is uint8 \(6, 28, 32, 3\)"),
+    ):
+        np.savez(tmp_path / "bad.npz", **arrays | change)
+        with pytest.raises(BadInput, match=message):
+            data.build("cifar10", str(tmp_path / "bad.npz"), 32)
+    np.savez(tmp_path / "part.npz", x_train=arrays["x_train"])
+    with pytest.raises(BadInput, match="is not CIFAR-10"):
+        data.build("cifar10", str(tmp_path / "part.npz"), 32)
+
+
+def make_folder(root, classes=("cat", "dog"), count=3):
+    for split in ("train", "val"):
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                (root / split / name / f"{i}.{'png' if i else 'JPEG'}").write_bytes(encoded(picture(), "PNG" if i else "JPEG"))
+    (root / "train" / classes[0] / "notes.txt").write_text("not an image")
+    return root
+
+
+def test_folder(tmp_path):
+    source = data.build("folder", str(make_folder(tmp_path)), 24, 32)
+    assert (len(source.train), len(source.eval), source.num_classes, source.label_names) == (6, 6, 2, ("cat", "dog"))
+    assert source.augment(source.train[5], np.random.default_rng(0))["image"].shape == (24, 24, 3)
+    batch = next(batching.train_batches(source, 2, 0, 0, devices=1))
+    assert batch["image"].shape == (1, 2, 24, 24, 3) and batch["image"].dtype == np.uint8
+
+
+def test_a_truncated_file_is_named_from_within_the_pipeline(tmp_path):
+    source = data.build("folder", str(make_folder(tmp_path)), 24, 32)
+    path = tmp_path / "val" / "dog" / "0.JPEG"
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(BadInput, match=r"val/dog/0.JPEG cannot be decoded"):
+        list(batching.eval_batches(source, 4, devices=1))
+
+
+def test_missing_data_says_how_to_get_it(tmp_path):
+    with pytest.raises(BadInput, match=r"(?s)no prepared imagenet2012.*data.prepare imagenet2012.*digits.py needs no download"):
+        data.build("imagenet2012", str(tmp_path))
+    with pytest.raises(BadInput, match=r"no CIFAR-10 at config.data.dir=''"):
+        data.build("cifar10", "", 32)
+    with pytest.raises(BadInput, match="no folder"):
+        data.build("folder", "", 24, 32)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "val").mkdir()
+    with pytest.raises(BadInput, match="no image files below"):
+        data.build("folder", str(tmp_path), 24, 32)
+    (tmp_path / "val" / "bird").mkdir()
+    with pytest.raises(BadInput, match="classes that train lacks: bird"):
+        data.build("folder", str(tmp_path), 24, 32)
+    with pytest.raises(BadInput, match="unknown data set 'imagnet'"):
+        data.build("imagnet")
+    with pytest.raises(BadInput, match="config.data.resize is 200, smaller than the crop"):
+        data.build("folder", str(tmp_path), 224, 200)
+    with pytest.raises(BadInput, match="the digits are 8 pixels wide"):
+        data.build("digits", "", 16)
+    with pytest.raises(BadInput, match="CIFAR-10 images are 32 pixels wide"):
+        data.build("cifar10", "", 40)

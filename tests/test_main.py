@@ -1,0 +1,80 @@
+"""The command line: what it prints for mistakes, and how fast."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from absl import flags
+
+from bireal_jax import main
+from bireal_jax.errors import BadInput
+
+DIGITS = "--config=configs/digits.py"
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(request, monkeypatch):
+    monkeypatch.chdir(request.config.rootpath)
+    yield
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["pytest"])
+
+
+def command(*arguments, **options):
+    return subprocess.run([sys.executable, "-m", "bireal_jax.main", *arguments], capture_output=True, text=True, timeout=300, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config is missing; for a first run: --config=configs/digits.py"),
+        (["--config=configs/digit.py"], "no recipe configs/digit.py; did you mean configs/digits.py?"),
+        (["--config=nowhere/x.py"], "no recipe nowhere/x.py; recipes there: none"),
+        ([DIGITS, "--config.optim.rl=0.1"], "no field config.optim.rl; did you mean config.optim.lr?"),
+        ([DIGITS, "--config.lr=0.1"], "no field config.lr; did you mean config.optim.lr?"),
+        ([DIGITS, "--config.total_steps=many"], "config.total_steps"),
+        ([DIGITS, "--config.batch_size=1.5"], "config.batch_size"),
+        ([DIGITS, "--workdri=x"], "Unknown command line flag 'workdri'"),
+        ([DIGITS, "--mode=trian"], "mode"),
+        ([DIGITS, "extra"], "unexpected argument 'extra'"),
+    ],
+)
+def test_mistakes_are_named_in_three_lines(arguments, message):
+    with pytest.raises(BadInput) as error:
+        main.main(["main", *arguments])
+    assert message in str(error.value) and len(str(error.value).splitlines()) <= 3
+
+
+def test_a_recipe_that_fails_is_named_with_its_line(tmp_path):
+    recipe = tmp_path / "mine.py"
+    recipe.write_text("from bireal_jax import config\n\ndef get_config():\n    c = config.default()\n    c.optim.rl = 0.1\n    return c\n")
+    with pytest.raises(BadInput, match=r"mine.py, line 5: .*lr"):
+        main.main(["main", f"--config={recipe}"])
+    recipe.write_text("def get_config(:\n")
+    with pytest.raises(BadInput, match=r"mine.py, line 1: "):
+        main.main(["main", f"--config={recipe}"])
+    recipe.write_text("x = 1\n")
+    with pytest.raises(BadInput, match=r"mine.py has no get_config"):
+        main.main(["main", f"--config={recipe}"])
+
+
+def test_overrides_and_default_workdir():
+    config, workdir = main.parse(["main", DIGITS, "--config.optim.lr=0.5", "--config.model.sync_bn=True"])
+    assert config.optim.lr == 0.5 and config.model.sync_bn
+    assert str(workdir) == "runs/digits"
+
+
+def test_help_is_quick():
+    began = time.monotonic()
+    result = command("--help")
+    assert result.returncode == 0 and "--config=configs/digits.py" in result.stdout
+    assert time.monotonic() - began < 2
+
+
+def test_a_mistake_ends_with_status_2_and_no_traceback(tmp_path):
+    for arguments in (["--config=configs/r18.py", "--config.optim.lr=-1.0"], ["--config=configs/r18.py"]):
+        result = command(*arguments, f"--workdir={tmp_path / 'w'}")
+        assert result.returncode == 2 and result.stderr.startswith("error: ") and "Traceback" not in result.stderr
+        assert len(result.stderr.strip().splitlines()) <= 3
+        assert not (tmp_path / "w").exists()

@@ -1,0 +1,79 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bireal_jax import optim
+from bireal_jax.errors import BadInput
+
+PARAMS = {"a": {"latent": jnp.full((1, 1, 2, 2), 0.5)}, "b": {"kernel": jnp.full((2, 2), 0.5), "bias": jnp.full(2, 0.5)}}
+
+
+def test_labels():
+    assert optim.labels(PARAMS) == {"a": {"latent": "binary"}, "b": {"kernel": "decay", "bias": "no_decay"}}
+    assert optim.count_latents(PARAMS) == 4
+
+
+def test_linear_falls_to_zero_by_the_step():
+    rate = optim.schedule("linear", 0.1, total_steps=10)
+    np.testing.assert_allclose([rate(s) for s in (0, 5, 9, 10)], [0.1, 0.05, 0.01, 0.0], rtol=1e-5, atol=1e-9)
+
+
+def test_linear_epoch_is_the_released_table():
+    """lr(e) = lr0 (1 - (e + 1) / 256): the scheduler is stepped before the epoch, so the last one runs at 0."""
+    rate = optim.schedule("linear_epoch", 1e-3, total_steps=256 * 7, epoch_steps=7.0)
+    for epoch in (0, 1, 100, 254, 255):
+        for step in (epoch * 7, epoch * 7 + 6):
+            np.testing.assert_allclose(rate(step), 1e-3 * (1 - (epoch + 1) / 256), rtol=1e-4, atol=1e-12)
+    assert rate(255 * 7) == 0
+
+
+def test_other_schedules():
+    steps = optim.schedule("steps", 1.0, 100, epoch_steps=10.0, milestones=(3, 6))
+    np.testing.assert_allclose([steps(s) for s in (29, 30, 59, 60, 99)], [1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
+    cosine = optim.schedule("cosine", 2.0, 100)
+    np.testing.assert_allclose([cosine(s) for s in (0, 25, 50, 100)], [2, 1 + np.cos(np.pi / 4), 1, 0], rtol=1e-6, atol=1e-7)
+    warm = optim.schedule("constant", 1.0, 100, warmup_steps=10)
+    np.testing.assert_allclose([warm(s) for s in (0, 5, 10, 50)], [0, 0.5, 1, 1], rtol=1e-6)
+
+
+def train(name, weight_decay, decay_on, steps=3):
+    tx = optim.make(name, optim.schedule("constant", 0.1, 10), PARAMS, weight_decay, decay_on)
+    params, state = PARAMS, tx.init(PARAMS)
+    g = {"a": {"latent": jnp.full((1, 1, 2, 2), 0.3)}, "b": {"kernel": jnp.full((2, 2), -0.2), "bias": jnp.full(2, 0.1)}}
+    for _ in range(steps):
+        updates, state = tx.update(g, state, params)
+        params = {m: {k: v + updates[m][k] for k, v in leaves.items()} for m, leaves in params.items()}
+    return params["a"]["latent"].ravel()[0], params["b"]["kernel"].ravel()[0], params["b"]["bias"][0]
+
+
+def by_hand(name, g, decay, steps=3, lr=0.1):
+    """torch.optim.Adam, AdamW and SGD(momentum=0.9) on one number from 0.5."""
+    w, m, v = 0.5, 0.0, 0.0
+    for t in range(1, steps + 1):
+        d = g + (decay * w if name != "adamw" else 0)
+        if name == "sgd":
+            m = 0.9 * m + d
+            w -= lr * m
+            continue
+        m, v = 0.9 * m + 0.1 * d, 0.999 * v + 0.001 * d * d
+        w -= lr * ((m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8) + (decay * w if name == "adamw" else 0))
+    return w
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_optimizers_against_torchs_formulas_with_decay_by_label(name):
+    latent, kernel, bias = train(name, 0.5, ("decay",))
+    np.testing.assert_allclose([latent, kernel, bias], [by_hand(name, 0.3, 0), by_hand(name, -0.2, 0.5), by_hand(name, 0.1, 0)], rtol=3e-5)
+    latent, kernel, bias = train(name, 0.5, ("binary", "no_decay"))
+    np.testing.assert_allclose([latent, kernel, bias], [by_hand(name, 0.3, 0.5), by_hand(name, -0.2, 0), by_hand(name, 0.1, 0.5)], rtol=3e-5)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(BadInput, match="unknown optimizer 'adm'; known: adam, adamw, sgd"):
+        optim.make("adm", lambda _: 0.1, PARAMS)
+    with pytest.raises(BadInput, match="unknown label 'latent'"):
+        optim.make("adam", lambda _: 0.1, PARAMS, decay_on=("latent",))
+    with pytest.raises(BadInput, match="warmup of 10 steps leaves nothing of 10"):
+        optim.schedule("linear", 0.1, 10, warmup_steps=10)
+    with pytest.raises(BadInput, match="unknown schedule"):
+        optim.schedule("linaer", 0.1, 10)

@@ -1,0 +1,227 @@
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bireal_jax import config, data, losses, models, optim, parallel, train
+from bireal_jax.data import batching
+from bireal_jax.errors import BadInput
+from bireal_jax.evaluate import evaluate, make_eval_step
+from bireal_jax.step import State, close_window, make_state, make_train_step
+
+
+def small(**fields):
+    """The digits recipe, cut to seconds."""
+    c = config.default()
+    c.update_from_flattened_dict({
+        "model.name": "bireal_tiny", "data.name": "digits", "data.image_size": 8, "batch_size": 16, "label_smoothing": 0.0,
+        "total_steps": 12, "log_steps": 3, "eval_steps": 6, "save_steps": 4, **fields,
+    })  # fmt: skip
+    return c
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.build("digits", image_size=8)
+
+
+def train_on(devices, digits, dtype, steps):
+    """Losses of each step, and the final state, on so many virtual devices with cross-replica statistics."""
+    model = models.build("bireal_tiny", 10, dtype, bn_axis=parallel.AXIS)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1), dtype))
+    tx = optim.make("adam", optim.schedule("linear", 1e-3, 100), variables["params"])
+    step = make_train_step(model, partial(losses.cross_entropy, label_smoothing=0.1), tx, digits)
+    run = jax.pmap(step, parallel.AXIS, in_axes=(None, 0), out_axes=None, devices=jax.devices()[:devices])
+    state = make_state(variables, tx, 0, False, jnp.promote_types(dtype, jnp.float32))
+    seen = []
+    for _, batch in zip(range(steps), batching.train_batches(digits, 16, 0, 0, devices=devices), strict=False):
+        state, loss = run(state, batch)
+        shards = [np.asarray(s.data) for s in loss.addressable_shards]
+        assert all(np.array_equal(shards[0], s) for s in shards), "a mean over the devices was forgotten"
+        seen.append(float(loss))
+    return np.asarray(seen), state
+
+
+def test_one_to_eight_devices_give_the_same_losses(digits, x64):
+    reference, _ = train_on(1, digits, jnp.float64, 20)
+    assert reference[-1] < reference[0]
+    for devices in (2, 4, 8):
+        seen, state = train_on(devices, digits, jnp.float64, 20)
+        np.testing.assert_allclose(seen, reference, rtol=1e-8)
+    for leaf in jax.tree.leaves(state):
+        first = np.asarray(leaf.addressable_shards[0].data)
+        assert all(np.array_equal(first, np.asarray(s.data)) for s in leaf.addressable_shards)
+
+
+@pytest.mark.parametrize("batch_size", [1, 100, 512])
+def test_evaluation_is_exact_over_eight_devices(digits, batch_size):
+    """Against the mean over one plain forward pass of all images; 359 leaves a last batch of 7 at 8 devices and size 1."""
+    model = models.build("bireal_tiny", 10)
+    variables = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 8, 8, 1)))
+    step = parallel.pmap(make_eval_step(model, losses.get("cross_entropy"), digits))
+    scores = evaluate(step, parallel.replicate(variables), digits, batch_size)
+    images = (digits.eval.images / 255.0 - 0.5) / 0.5
+    logits = np.asarray(model.apply(variables, jnp.asarray(images, jnp.float32)), np.float64)
+    labels = digits.eval.labels
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert scores["top1"] == pytest.approx(100 * np.mean(logits.argmax(1) == labels))
+    assert scores["loss"] == pytest.approx(-log_p[np.arange(359), labels].mean(), rel=1e-4)
+
+
+def test_evaluation_notices_a_lost_batch(digits, monkeypatch):
+    whole = batching.eval_batches
+    monkeypatch.setattr(batching, "eval_batches", lambda *a, **k: list(whole(*a, **k))[:-1])
+    model = models.build("bireal_tiny", 10)
+    variables = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 8, 8, 1)))
+    step = parallel.pmap(make_eval_step(model, losses.get("cross_entropy"), digits))
+    with pytest.raises(RuntimeError, match="evaluation saw 256 of 359 examples"):
+        evaluate(step, parallel.replicate(variables), digits, 256)
+
+
+def test_window_sums_and_flips(digits):
+    """What is logged is the mean over the window, and the flips are those since the last log."""
+    c = small()
+    source = train.make_source(c)
+    model = train.make_model(c, source)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    tx = optim.make("adam", lambda _: 1e-3, variables["params"])
+    step = parallel.pmap(make_train_step(model, losses.get("cross_entropy"), tx, source), donate=True)
+    state = parallel.replicate(make_state(variables, tx, 0, False, jnp.float32))
+    first = [np.asarray(w) >= 0 for w in optim.latents(state.params)]
+    seen = []
+    for _, batch in zip(range(3), batching.train_batches(source, 16, 0, 0, devices=8), strict=False):
+        state, loss = step(state, batch)
+        seen.append(float(loss))
+    flips = sum(np.sum(a != (np.asarray(b) >= 0)) for a, b in zip(first, optim.latents(state.params), strict=True))
+    state, totals, flipped = parallel.on_all(close_window)(state)
+    assert int(totals["seen"]) == 48 and float(totals["loss"]) == pytest.approx(16 * sum(seen), rel=1e-5)
+    assert int(flipped) == flips > 1000
+    assert int(parallel.on_all(close_window)(state)[2]) == 0
+    assert float(state.window["seen"]) == 0
+
+
+def test_compiles_once(digits):
+    """A state or batch that lies elsewhere than the step wants it would compile the step a second time."""
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, _, **__: compiled.append(name) if name == "/jax/core/compile/backend_compile_duration" else None
+    )
+    stage = train.Stage(0, "train", small(), digits, None, 0)
+    state = parallel.replicate(jax.jit(stage._fresh)(stage._initial(None)))
+    counts = []
+    for _, batch in zip(range(4), parallel.prefetch(batching.train_batches(digits, 16, 0, 0, devices=8)), strict=False):
+        state, _ = stage.step(state, batch)
+        state, _, _ = stage.close_window(state)
+        stage.eval_step(state.variables, batch)
+        counts.append(len(compiled))
+    jax.monitoring.clear_event_listeners()
+    assert counts[0] >= 3 and counts == [counts[0]] * 4
+
+
+def test_state_goes_through_its_trees():
+    model = models.build("bireal_tiny", 10)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    tx = optim.make("sgd", lambda _: 1e-3, variables["params"])
+    for ema in (False, True):
+        state = make_state(variables, tx, 0, ema, jnp.float32)
+        again = State.from_trees(state.trees())
+        assert jax.tree.structure(again) == jax.tree.structure(state)
+
+
+def test_run_writes_what_it_promises_and_a_second_start_says_so(tmp_path, capsys):
+    result = train.run(small(), tmp_path)
+    written = lines(tmp_path)
+    assert [(w["split"], w["step"]) for w in written] == [("train", 3), ("train", 6), ("eval", 6), ("train", 9), ("train", 12), ("eval", 12)]
+    assert all(w["flipped"] >= 0 and w["learning_rate"] > 0 for w in written if w["split"] == "train")
+    assert result["top1"] == written[-1]["top1"] and result["steps"] == 12
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["name"] == "bireal_tiny"
+    assert list(tmp_path.glob("events.*")) and len((tmp_path / "timing.jsonl").read_text().splitlines()) == 4
+    assert "images/s" in capsys.readouterr().out
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert train.run(small(), tmp_path) == result
+    assert "is finished: top-1" in capsys.readouterr().out
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    scores = train.run_eval(small(), tmp_path)
+    assert scores["top1"] == result["best_top1"]
+
+
+class Cut(Exception):
+    pass
+
+
+def test_a_run_that_was_cut_off_continues_bit_for_bit(tmp_path, monkeypatch):
+    """With EMA, two stages, and logs and saves at odd steps; cut in the middle of a window, in each stage."""
+    c = small(ema_decay=0.9, log_steps=5, save_steps=4, eval_steps=0)
+    c.stages = ({"name": "a"}, {"name": "b", "optim.lr": 3e-4, "model.act": "ste", "total_steps": 9})
+    train.run(c, tmp_path / "straight")
+    real = train.Stage._profile
+    for stage, at in ((0, 7), (0, 3), (1, 6)):  # steps after each start
+
+        def cut(self, done, stage=stage, at=at):
+            if (self.index, done) == (stage, at):
+                self.checkpoints.wait()
+                raise Cut
+            real(self, done)
+
+        monkeypatch.setattr(train.Stage, "_profile", cut)
+        with pytest.raises(Cut):
+            train.run(c, tmp_path / "cut")
+    monkeypatch.undo()
+    train.run(c, tmp_path / "cut")
+    for name in ("metrics.jsonl", "result.json", "config.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
+    straight = lines(tmp_path / "straight")
+    assert [(w["stage"], w["step"]) for w in straight if w["split"] == "eval"] == [(0, 12), (1, 9)]
+    first_of_b = next(w for w in straight if w["stage"] == 1)
+    assert first_of_b["loss"] < straight[0]["loss"], "stage b starts from the weights of stage a"
+
+
+def test_start_from_weights_and_refuse_those_of_another_model(tmp_path):
+    train.run(small(total_steps=3), tmp_path / "a")
+    result = train.run(small(total_steps=1, init_from=str(tmp_path / "a"), **{"optim.lr": 1e-9}), tmp_path / "b")
+    assert result["loss"] < 3
+    other = small(init_from=str(tmp_path / "a"), **{"model.name": "bireal20"})
+    with pytest.raises(BadInput, match="is of another model"):
+        train.run_eval(other, tmp_path / "c")
+    with pytest.raises(BadInput, match="no checkpoint in"):
+        train.run_eval(small(), tmp_path / "none")
+
+
+def test_mistakes_show_before_anything_is_compiled(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "jit", None)
+    for fields, message in (
+        ({"batch_size": 100}, "batch_size 100 is not divisible by 8 devices; use 96 or 104"),
+        ({"model.name": "bireal19"}, "unknown model"),
+        ({"model.act": "aprox"}, "unknown activation derivative"),
+        ({"optim.schedule": "linaer"}, "unknown schedule"),
+        ({"optim.name": "adm"}, "unknown optimizer"),
+        ({"loss": "mse"}, "unknown loss"),
+        ({"model.name": "bireal18"}, "images of 8 pixels are too small for bireal18, which divides the size by 32"),
+        ({"optim.lr": -1.0}, "config.optim.lr is -1.0; it must be above 0"),
+        ({"data.name": "imagenet2012"}, "no prepared imagenet2012"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            train.run(small(**fields), tmp_path / "w")
+        assert not (tmp_path / "w").exists(), "nothing is left behind"
+
+
+def test_a_workdir_belongs_to_one_config(tmp_path):
+    train.run(small(total_steps=2), tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(BadInput, match=r"belongs to another config: optim.lr 0.001 -> 0.5, total_steps 2 -> 3"):
+        train.run(small(total_steps=3, **{"optim.lr": 0.5}), tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match=r"cannot write to .*\nchoose another --workdir"):
+        train.run(small(), tmp_path / "file" / "w")
