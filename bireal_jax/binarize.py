@@ -70,7 +70,9 @@ def activation(derivative: str | Derivative) -> Callable[[jax.Array], jax.Array]
     Raises:
       BadInput: no such name.
     """
-    return sign_with(lookup(DERIVATIVES, derivative, "activation derivative") if isinstance(derivative, str) else derivative)
+    return sign_with(
+        lookup(DERIVATIVES, derivative, "activation derivative") if isinstance(derivative, str) else derivative
+    )
 
 
 # --------------------------------------------------------------------------------------------------- weight binarizers
@@ -93,7 +95,7 @@ divide_gradient.defvjp(lambda x, alpha: (x, alpha), lambda alpha, g: (g / alpha,
 
 
 def magnitude_aware(w):
-    """The paper's rule: W_b = alpha sign(W), dL/dW = dL/dW_b * alpha * 1[|W| < 1] (Bi-Real Net, magnitude-aware gradient).
+    """The paper's magnitude-aware gradient: W_b = alpha sign(W), dL/dW = dL/dW_b * alpha * 1[|W| < 1] (Bi-Real Net).
 
     Under batch normalization the factor alpha cancels the 1/alpha by which dL/dW_b grows, so this equals the plain
     clipped straight-through estimator.

@@ -65,10 +65,12 @@ class Checkpoints:
         Raises:
           BadInput: this or the previous save failed, for instance on a full disk. Older checkpoints are intact.
         """
-        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        items: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         items["digest"] = ocp.args.JsonSave({name: digest(tree) for name, tree in trees.items()})
         try:
-            self._manager.save(step, args=ocp.args.Composite(**items), metrics=dict(metrics) if metrics else None, force=True)
+            self._manager.save(
+                step, args=ocp.args.Composite(**items), metrics=dict(metrics) if metrics else None, force=True
+            )
         except Exception as error:
             raise self._failed(error) from error
 
@@ -116,7 +118,9 @@ class Checkpoints:
         for name in templates:
             for leaf, found in digest(trees[name]).items():
                 if found != stored[name][leaf]:
-                    raise Damaged(f"{self.directory / str(step)}: {name} {leaf} is {found}, was written as {stored[name][leaf]}")
+                    raise Damaged(
+                        f"{self.directory / str(step)}: {name} {leaf} is {found}, was written as {stored[name][leaf]}"
+                    )
         return {name: trees[name] for name in templates}
 
     def restore_latest(self, templates: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
@@ -166,16 +170,19 @@ class Damaged(Exception):
 def shapes(tree: Any) -> dict[str, str]:
     """leaf path -> "dtype [shape]" of every leaf."""
     pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): f"{np.dtype(v.dtype)} {list(v.shape)}" for p, v in pairs}
+    return {
+        jax.tree_util.keystr(p, simple=True, separator="/"): f"{np.dtype(v.dtype)} {list(v.shape)}" for p, v in pairs
+    }
 
 
 def digest(tree: Any) -> dict[str, str]:
     """leaf path -> "dtype [shape] crc32" of every leaf, an array."""
+    # pyrefly: ignore[bad-argument-type] - numpy's stubs call an array a buffer from Python 3.12 on only
     crcs = [zlib.crc32(np.ascontiguousarray(leaf)) for leaf in jax.tree.leaves(tree)]
     return {path: f"{shape} {crc:08x}" for (path, shape), crc in zip(shapes(tree).items(), crcs, strict=True)}
 
 
-def check_same(stored: Mapping[str, str], wanted: Mapping[str, str], what: str) -> None:
+def check_same(stored: dict[str, str], wanted: dict[str, str], what: str) -> None:
     """Raises BadInput, with both sides, unless two results of `shapes` (or `digest`, whose CRC is ignored) agree."""
     stored = {path: text.split("]")[0] + "]" for path, text in stored.items()}
     odd = sorted(path for path in stored | wanted if stored.get(path) != wanted.get(path))
@@ -193,6 +200,7 @@ def merge(variables: Any, target: Any, what: str) -> Any:
     Raises:
       BadInput: they have not; the message shows both sides.
     """
+
     def without_dtype(tree):
         return {path: text.split(" ", 1)[1] for path, text in shapes(tree).items()}
 

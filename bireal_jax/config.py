@@ -112,7 +112,9 @@ def validate(config: ConfigDict) -> None:
             if not test(value):
                 raise BadInput(f"config.{field} is {value}; it must be {wanted}")
         if stage.total_steps == 0 and stage.total_epochs == 0:
-            raise BadInput("config.total_steps and config.total_epochs are both 0; set one to the length of the training")
+            raise BadInput(
+                "config.total_steps and config.total_epochs are both 0; set one to the length of the training"
+            )
 
 
 def get(config: ConfigDict, field: str) -> Any:
@@ -170,7 +172,7 @@ def steps(config: ConfigDict, prefix: str, num_train: int) -> int:
     return exact or (max(1, round(epochs * num_train / config.batch_size)) if epochs else 0)
 
 
-# Fields that may change between two starts of the same run: where things lie and how fast they come, not what is computed.
+# Fields that may change between two starts of a run: where things lie and how fast they come, not what is computed.
 FREE = ("data.dir", "data.threads", "data.workers", "keep_last", "profile_steps")
 
 
@@ -180,7 +182,7 @@ def to_json(config: ConfigDict) -> str:
 
 
 def differences(old: str, config: ConfigDict) -> list[str]:
-    """Fields in which a stored config.json differs from this config, as "optim.lr 0.001 -> 0.01"; FREE ones left out."""
+    """Fields in which a stored config.json differs from this config, as "optim.lr 0.001 -> 0.01", without FREE ones."""
     before, after = _flat(json.loads(old)), _flat(json.loads(to_json(config)))
     fields = sorted(k for k in before | after if before.get(k) != after.get(k) and k not in FREE)
     return [f"{k} {before.get(k, '(none)')} -> {after.get(k, '(none)')}" for k in fields]

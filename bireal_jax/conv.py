@@ -35,7 +35,9 @@ def _backward(strides, padding, residuals, g):
     x, w = residuals
     (dx,) = jax.vjp(lambda v: _conv(v, w, strides, padding), x)[1](g)
     how = {"strides": strides, "padding": padding}
-    dw = lax.platform_dependent(x, w, g, cpu=partial(weight_gradient_unfolded, **how), default=partial(weight_gradient, **how))
+    dw = lax.platform_dependent(
+        x, w, g, cpu=partial(weight_gradient_unfolded, **how), default=partial(weight_gradient, **how)
+    )
     return dx, dw
 
 
@@ -66,7 +68,11 @@ def weight_gradient_unfolded(x, w, g, *, strides, padding):
 
     def add(total, chunk):
         x, g = chunk
-        taps = [x[i % sh, j % sw, :, :, i // sh : i // sh + ho, j // sw : j // sw + wo] for i in range(kh) for j in range(kw)]
+        taps = [
+            x[i % sh, j % sw, :, :, i // sh : i // sh + ho, j // sw : j // sw + wo]
+            for i in range(kh)
+            for j in range(kw)
+        ]
         patches = jnp.concatenate(taps).reshape(kh * kw * cin, -1)
         return total + jnp.matmul(patches, g, preferred_element_type=wide), None
 

@@ -23,14 +23,16 @@ def make_eval_step(model: nn.Module, loss: Callable, source: Source) -> Callable
     """(variables, batch) -> sums over all devices, to be pmapped. Plain loss: no label smoothing."""
 
     def step(variables, batch):
-        logits = model.apply(variables, normalize(batch["image"], source, model.dtype))
+        logits: Any = model.apply(variables, normalize(batch["image"], source, model.dtype))
         losses = loss(logits, batch["label"])
         return lax.psum(metrics.sums(logits, batch["label"], losses, batch["mask"]), parallel.AXIS)
 
     return step
 
 
-def evaluate(eval_step: Callable, variables: Mapping[str, Any], source: Source, batch_size: int, **loading) -> dict[str, float]:
+def evaluate(
+    eval_step: Callable, variables: Mapping[str, Any], source: Source, batch_size: int, **loading
+) -> dict[str, float]:
     """The mean loss and the top-1 and top-5 accuracy, in percent, over source.eval.
 
     Args:
@@ -44,7 +46,12 @@ def evaluate(eval_step: Callable, variables: Mapping[str, Any], source: Source, 
       RuntimeError: not every example was seen exactly once, an error in the pipeline.
     """
     batches = batching.eval_batches(
-        source, batch_size, devices=jax.local_device_count(), process=jax.process_index(), processes=jax.process_count(), **loading
+        source,
+        batch_size,
+        devices=jax.local_device_count(),
+        process=jax.process_index(),
+        processes=jax.process_count(),
+        **loading,
     )
     totals: dict[str, float] = {}
     for batch in parallel.prefetch(batches):

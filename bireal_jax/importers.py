@@ -18,7 +18,14 @@ from bireal_jax.errors import BadInput, lookup
 from bireal_jax.models.bireal import BIREAL
 
 # Our leaf -> theirs. Latent weights are apart: the 18- and 34-layer code stores them as `weights` [size, 1].
-LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var", "latent": "weight"}
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+    "latent": "weight",
+}
 FLAT_LATENT = ("bireal18", "bireal34")
 
 
@@ -64,10 +71,14 @@ def from_torch(model_name: str, state: dict[str, np.ndarray]) -> dict:
     Raises:
       BadInput: the names or shapes are not those of that model.
     """
-    state = {k.removeprefix("module."): np.asarray(v) for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    state = {
+        k.removeprefix("module."): np.asarray(v) for k, v in state.items() if not k.endswith("num_batches_tracked")
+    }
     names = _module_names(model_name)
     if "fc.weight" not in state or "conv1.weight" not in state:
-        raise BadInput(f"these are not weights of {model_name}: conv1.weight or fc.weight is missing; found {_some(state)}")
+        raise BadInput(
+            f"these are not weights of {model_name}: conv1.weight or fc.weight is missing; found {_some(state)}"
+        )
     module = models.build(model_name, num_classes=len(state["fc.weight"]))
     image = jax.ShapeDtypeStruct((1, 64, 64, state["conv1.weight"].shape[1]), np.float32)
     target = jax.eval_shape(module.init, jax.random.key(0), image)

@@ -31,7 +31,9 @@ def conv2d(x: jax.Array, w: jax.Array, strides: tuple[int, int] = (1, 1), paddin
 
 
 @partial(jax.jit, static_argnames=("strides", "padding"))
-def binary_conv2d(x: jax.Array, b: jax.Array, alpha: jax.Array, strides: tuple[int, int], padding: Padding) -> jax.Array:
+def binary_conv2d(
+    x: jax.Array, b: jax.Array, alpha: jax.Array, strides: tuple[int, int], padding: Padding
+) -> jax.Array:
     """alpha * conv(x, b): convolution of ±1 activations with ±1 weights, then one scale per output channel.
 
     Zero padding after the sign: beyond the border the activation is 0, neither +1 nor -1, as in the authors' code. The
@@ -118,7 +120,7 @@ class Conv(nn.Module):
 
 
 class Dense(nn.Module):
-    """Real-valued fully connected layer with bias; parameters `kernel` [cin, cout] and `bias`, PyTorch's initializer."""
+    """Real-valued fully connected layer; parameters `kernel` [cin, cout] and `bias`, PyTorch's initializers."""
 
     features: int
     dtype: Any = jnp.float32
@@ -127,7 +129,9 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x):  # [n, cin] -> [n, features]
         init = torch_uniform(x.shape[-1])
-        return nn.Dense(self.features, True, self.dtype, self.param_dtype, kernel_init=init, bias_init=init, name="linear")(x)
+        return nn.Dense(
+            self.features, True, self.dtype, self.param_dtype, kernel_init=init, bias_init=init, name="linear"
+        )(x)
 
 
 class BatchNorm(nn.Module):
@@ -183,7 +187,7 @@ class BatchNorm(nn.Module):
 
 
 def avg_pool(x: jax.Array, size: int) -> jax.Array:
-    """Average over size x size windows at stride `size`; rows and columns that fill no window are dropped, as in PyTorch."""
+    """Average over size x size windows at stride `size`; what fills no window is dropped, as in PyTorch."""
     n, h, w, c = x.shape
     x = x[:, : h // size * size, : w // size * size]
     return jnp.mean(x.reshape(n, h // size, size, w // size, size, c), (2, 4))

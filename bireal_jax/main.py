@@ -4,9 +4,11 @@ Imports nothing heavy at the top, so that --help and a wrong flag answer at once
 """
 
 import difflib
+import itertools
 import os
 import runpy
 import sys
+import traceback
 from pathlib import Path
 
 from absl import flags
@@ -24,10 +26,6 @@ HELP = """1-bit convolutional networks: train, evaluate.
 Any field of the recipe can be set: --config.optim.lr=0.01 --config.total_epochs=5.0 (all fields: bireal_jax/config.py).
 The same command continues a run that was cut off.
 """
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, a Python file with get_config().", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; default: runs/NAME_OF_THE_RECIPE.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
 
 
 def run() -> None:
@@ -51,15 +49,15 @@ def main(argv: list[str]) -> None:
     if any(arg in ("--help", "-h", "-help", "--helpfull") for arg in argv[1:]):
         print(HELP)
         return
-    config, workdir = parse(argv)
+    config, workdir, mode = parse(argv)
     _cache_compilations()
     from bireal_jax import train  # heavy, hence here
 
-    {"train": train.run, "eval": train.run_eval}[MODE.value](config, workdir)
+    {"train": train.run, "eval": train.run_eval}[mode](config, workdir)
 
 
-def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
-    """The config with its overrides, and the workdir.
+def parse(argv: list[str]) -> tuple[ConfigDict, Path, str]:
+    """The config with its overrides, the workdir and the mode.
 
     Raises:
       BadInput: no recipe, a recipe that fails, an unknown flag or field, a value of another type.
@@ -70,16 +68,21 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path]:
         name = arg.lstrip("-").split("=")[0].removeprefix("no")
         if name.startswith("config."):
             check_field(name.removeprefix("config."), recipe_config)
+    values = flags.FlagValues()  # of this call alone
+    options = {"flag_values": values}
+    config = config_flags.DEFINE_config_file("config", None, "", lock_config=True, sys_argv=argv, **options)
+    workdir = flags.DEFINE_string("workdir", str(Path("runs") / recipe.stem), "", **options)
+    mode = flags.DEFINE_enum("mode", "train", ["train", "eval"], "", **options)
     try:
-        rest = flags.FLAGS(argv)
-        config = CONFIG.value
+        rest = values(argv)
+        flags.FLAGS(argv[:1])  # Grain's worker processes ask whether the global flags are parsed
+        if rest[1:]:
+            raise BadInput(f"unexpected argument {rest[1]!r}; write --FLAG=VALUE")
+        return config.value, Path(workdir.value), mode.value
     except flags.UnrecognizedFlagError as error:
         raise BadInput(f"{error}; flags: --config --config.FIELD --workdir --mode --help") from None
-    except (flags.Error, TypeError, ValueError, AttributeError, KeyError) as error:
+    except (flags.Error, TypeError, AttributeError, KeyError) as error:
         raise BadInput(" ".join(str(error).split())) from None
-    if rest[1:]:
-        raise BadInput(f"unexpected argument {rest[1]!r}; write --FLAG=VALUE")
-    return config, Path(WORKDIR.value or Path("runs") / recipe.stem)
 
 
 def load_recipe(path: Path) -> ConfigDict:
@@ -94,23 +97,21 @@ def load_recipe(path: Path) -> ConfigDict:
         hint = f"did you mean {close[0]}?" if close else f"recipes there: {', '.join(known[:8]) or 'none'}"
         raise BadInput(f"no recipe {path}; {hint}")
     try:
-        return runpy.run_path(str(path))["get_config"]()
+        names = runpy.run_path(str(path))
+        if "get_config" not in names:
+            raise BadInput(f"{path} has no get_config(); see configs/digits.py for a recipe")
+        return names["get_config"]()
+    except BadInput:
+        raise
+    except SyntaxError as error:
+        raise BadInput(f"{error.filename}, line {error.lineno}: {error.msg}") from None
     except Exception as error:  # a recipe is the user's code: it can raise anything
-        line = next((t.tb_lineno for t in _frames(error) if t.tb_frame.f_code.co_filename == str(path)), "?")
-        raise BadInput(f"{path}, line {line}: {' '.join(str(error).split())}") from error
-
-
-def _frames(error):
-    """The traceback's frames, innermost first."""
-    frames, frame = [], error.__traceback__
-    while frame:
-        frames.append(frame)
-        frame = frame.tb_next
-    return reversed(frames)
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+        raise BadInput(f"{path}, line {lines[-1] if lines else '?'}: {' '.join(str(error).split())}") from error
 
 
 def _recipe(argv):
-    for arg, after in zip(argv[1:], [*argv[2:], ""], strict=True):
+    for arg, after in itertools.pairwise([*argv[1:], ""]):
         if arg.lstrip("-") == "config":
             return Path(after.split(":")[0])
         if arg.lstrip("-").startswith("config="):

@@ -69,7 +69,11 @@ def schedule(name, lr, total_steps, epoch_steps=1.0, milestones=(), warmup_steps
     if warmup_steps >= total_steps and warmup_steps:
         raise BadInput(f"warmup of {warmup_steps} steps leaves nothing of {total_steps}; shorten optim.warmup_epochs")
     main = lookup(SCHEDULES, name, "schedule")(lr, total_steps - warmup_steps, epoch_steps, milestones)
-    return optax.join_schedules([optax.linear_schedule(0.0, lr, warmup_steps), main], [warmup_steps]) if warmup_steps else main
+    return (
+        optax.join_schedules([optax.linear_schedule(0.0, lr, warmup_steps), main], [warmup_steps])
+        if warmup_steps
+        else main
+    )
 
 
 def _adam(decay, rate):

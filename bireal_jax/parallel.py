@@ -43,7 +43,9 @@ def replicate(tree: Any) -> Any:
 
 def fetch(tree: Any) -> Any:
     """A copy of a replicated tree as numpy arrays. A copy, since donation overwrites what a view would show."""
-    return jax.tree.map(lambda a: np.array(a.addressable_shards[0].data) if isinstance(a, jax.Array) else np.array(a), tree)
+    return jax.tree.map(
+        lambda a: np.array(a.addressable_shards[0].data) if isinstance(a, jax.Array) else np.array(a), tree
+    )
 
 
 def prefetch(batches: Iterable[Any], ahead: int = 2) -> Iterator[Any]:

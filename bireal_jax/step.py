@@ -1,10 +1,11 @@
 """One training step as a pure function of (state, batch), and the state that it maps."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import flax
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -45,7 +46,13 @@ class State:
 
     def trees(self) -> dict[str, Any]:
         """The parts of a checkpoint: `variables`, and what else it takes to resume."""
-        rest = {"step": self.step, "opt_state": self.opt_state, "rng": self.rng, "window": self.window, "signs": self.signs}
+        rest = {
+            "step": self.step,
+            "opt_state": self.opt_state,
+            "rng": self.rng,
+            "window": self.window,
+            "signs": self.signs,
+        }
         raw = {"raw": {"params": self.params, "batch_stats": self.batch_stats}} if self.ema else {}
         return {"variables": self.variables, "rest": rest | raw}
 
@@ -55,6 +62,7 @@ class State:
         rest = dict(trees["rest"])
         raw = rest.pop("raw", None)
         return cls(**(raw or trees["variables"]), ema=trees["variables"] if raw else {}, **rest)
+
 
 def make_state(variables: Any, tx: optax.GradientTransformation, seed: int, ema: bool, dtype: Any) -> State:
     """The state before the first step. `dtype`: of the losses."""
@@ -94,9 +102,13 @@ def make_train_step(
         sums = lax.psum(metrics.sums(logits, batch["label"], values, batch["mask"]), parallel.AXIS)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = optax.incremental_update({"params": params, "batch_stats": batch_stats}, state.ema, 1 - ema_decay) if ema_decay else {}
-        state = state.replace(
-            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema,
+        ema = (
+            optax.incremental_update({"params": params, "batch_stats": batch_stats}, state.ema, 1 - ema_decay)
+            if ema_decay
+            else {}
+        )
+        state = dataclasses.replace(
+            state, step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema,
             window=jax.tree.map(jnp.add, state.window, sums),
         )  # fmt: skip
         return state, sums["loss"] / sums["seen"]
@@ -108,4 +120,5 @@ def close_window(state: State) -> tuple[State, dict[str, jax.Array], jax.Array]:
     """(state with an empty window, the sums of the old one, how many binary weights flipped since)."""
     signs = [metrics.pack_signs(w) for w in optim.latents(state.params)]
     flips = sum((metrics.flipped(a, b) for a, b in zip(state.signs, signs, strict=True)), jnp.zeros((), jnp.int32))
-    return state.replace(window=jax.tree.map(jnp.zeros_like, state.window), signs=signs), state.window, flips
+    empty = jax.tree.map(jnp.zeros_like, state.window)
+    return dataclasses.replace(state, window=empty, signs=signs), state.window, flips

@@ -53,7 +53,9 @@ def run(config: ConfigDict, directory: Path) -> dict[str, Any]:
     final = results[-1] | ({"stages": results} if len(results) > 1 else {})
     if jax.process_index() == 0:
         workdir.write(directory / "result.json", json.dumps(final, indent=1) + "\n")
-    progress.say(f"test top-1 {final['top1']:.2f} %  (best {final['best_top1']:.2f} % at step {final['best_step']})  {directory}")
+    progress.say(
+        f"test top-1 {final['top1']:.2f} %  (best {final['best_top1']:.2f} % at step {final['best_step']})  {directory}"
+    )
     return final
 
 
@@ -69,7 +71,8 @@ class Stage:
     """
 
     def __init__(self, index: int, name: str, config: ConfigDict, source: data.Source, directory: Path, offset: int):
-        self.index, self.name, self.config, self.source, self.directory, self.offset = index, name, config, source, directory, offset
+        self.index, self.name, self.config, self.source = index, name, config, source
+        self.directory, self.offset = directory, offset
         num_train = len(source.train)
         self.total, self.log_every, self.eval_every, self.save_every, warmup = (
             config_lib.steps(config, prefix, num_train) for prefix in ("total", "log", "eval", "save", "optim.warmup")
@@ -77,7 +80,12 @@ class Stage:
         self.model = make_model(config, source)
         self.shapes = jax.eval_shape(self.model.init, jax.random.key(0), _blank(source))
         self.rate = optim.schedule(
-            config.optim.schedule, config.optim.lr, self.total, num_train / config.batch_size, config.optim.milestones, warmup
+            config.optim.schedule,
+            config.optim.lr,
+            self.total,
+            num_train / config.batch_size,
+            config.optim.milestones,
+            warmup,
         )
         self.tx = optim.make(
             config.optim.name, self.rate, self.shapes["params"], config.optim.weight_decay, config.optim.decay_on
@@ -115,9 +123,11 @@ class Stage:
             ):
                 state = self._loop(state, start)
             self.checkpoints.wait()
-            best = self.checkpoints.best_step()
-            final = self.checkpoints.metrics(self.total)
-            result = {"steps": self.total, **final, "best_step": best, "best_top1": self.checkpoints.metrics(best)["top1"]}
+            final, best = self.checkpoints.metrics(self.total), self.checkpoints.best_step()
+            assert final and best, "the last step is evaluated and saved"
+            scores = self.checkpoints.metrics(best)
+            assert scores
+            result = {"steps": self.total, **final, "best_step": best, "best_top1": scores["top1"]}
         return parallel.fetch(state.variables), result
 
     def _fresh(self, variables):
@@ -214,7 +224,10 @@ def run_eval(config: ConfigDict, directory: Path) -> dict[str, float]:
     scores = evaluate(step, parallel.replicate(variables), source, config.batch_size, **loading)
     if jax.process_index() == 0:
         workdir.write(directory / "eval.json", json.dumps(scores, indent=1) + "\n")
-    progress.say(f"test top-1 {scores['top1']:.2f} %  top-5 {scores['top5']:.2f} %  loss {scores['loss']:.4f}  ({len(source.eval)} images)")
+    progress.say(
+        f"test top-1 {scores['top1']:.2f} %  top-5 {scores['top5']:.2f} %  loss {scores['loss']:.4f}  "
+        f"({len(source.eval)} images)"
+    )
     return scores
 
 
@@ -259,7 +272,8 @@ def make_model(config: ConfigDict, source: data.Source) -> nn.Module:
     )  # fmt: skip
     if min(source.image_shape[:2]) < model.min_size:
         raise BadInput(
-            f"images of {source.image_shape[0]} pixels are too small for {c.name}, which divides the size by {model.min_size}\n"
+            f"images of {source.image_shape[0]} pixels are too small for {c.name}, "
+            f"which divides the size by {model.min_size}\n"
             f"use config.data.image_size of {model.min_size} or more, or a smaller model such as bireal_tiny"
         )
     return model
@@ -292,7 +306,9 @@ def best_variables(directory: Path, shapes: Any) -> Any:
                     return checkpoints.restore(step, {"variables": shapes})["variables"]
                 except checkpoint.Damaged as error:
                     raise BadInput(f"damaged checkpoint: {error}") from None
-    raise BadInput(f"no checkpoint in {directory}; train first (--mode=train), or name weights with --config.init_from=")
+    raise BadInput(
+        f"no checkpoint in {directory}; train first (--mode=train), or name weights with --config.init_from="
+    )
 
 
 def _blank(source):

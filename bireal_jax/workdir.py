@@ -30,7 +30,9 @@ def claim(workdir: Path, config: ConfigDict) -> None:
             changes = config_lib.differences(path.read_text(), config)
             if changes:
                 shown = ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
-                raise BadInput(f"{workdir} belongs to another config: {shown}\nuse another --workdir, or the config of {path}")
+                raise BadInput(
+                    f"{workdir} belongs to another config: {shown}\nuse another --workdir, or the config of {path}"
+                )
         elif jax.process_index() == 0:
             write(path, config_lib.to_json(config))
     except json.JSONDecodeError as error:
@@ -56,7 +58,11 @@ def write(path: Path, text: str) -> None:
 
 def unwritable(place: Path, error: OSError) -> BadInput:
     """The message for an OSError while writing below `place`."""
-    hint = "free some space and start the same command again" if error.errno == errno.ENOSPC else "choose another --workdir"
+    hint = (
+        "free some space and start the same command again"
+        if error.errno == errno.ENOSPC
+        else "choose another --workdir"
+    )
     return BadInput(f"cannot write to {place}: {error.strerror}\n{hint}")
 
 

@@ -1,6 +1,6 @@
 """A small Bi-Real net on scikit-learn's handwritten digits: the whole pipeline on real images, with no download.
 
-    python -m bireal_jax.main --config=configs/digits.py --workdir=runs/digits
+python -m bireal_jax.main --config=configs/digits.py --workdir=runs/digits
 """
 
 from bireal_jax import config

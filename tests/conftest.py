@@ -1,4 +1,4 @@
-"""Eight virtual devices, a compilation cache between runs, and where to find the material that lies beside the checkout."""
+"""Eight virtual devices, a compilation cache between runs, and where the material beside the checkout lies."""
 
 import os
 from pathlib import Path

@@ -83,7 +83,12 @@ def test_weight_forward_and_gradient(name, x64):
 
 def test_released_rule_is_one_over_alpha_larger(x64):
     w = jnp.asarray(np.random.default_rng(4).normal(0, 0.1, (3, 3, 8, 6)))
-    g = {n: jax.grad(lambda w, n=n: jnp.sum(jnp.sin(jnp.prod(jnp.stack(jnp.broadcast_arrays(*binarize.weight(n)(w))), 0))))(w) for n in WEIGHT_RULES}
+    g = {
+        n: jax.grad(
+            lambda w, n=n: jnp.sum(jnp.sin(jnp.prod(jnp.stack(jnp.broadcast_arrays(*binarize.weight(n)(w))), 0)))
+        )(w)
+        for n in WEIGHT_RULES
+    }
     ratio = np.asarray(g["released"] / g["magnitude_aware"])
     np.testing.assert_allclose(ratio, np.broadcast_to(1 / np.abs(w).mean((0, 1, 2)), ratio.shape), rtol=1e-12)
 

@@ -37,7 +37,13 @@ def test_recipe_is_valid_and_matches_its_golden(path, request):
 def parameters(stage):
     """path, shape, label, bits, weight decay of every parameter."""
     size = stage.data.image_size
-    model = models.build(stage.model.name, CLASSES[stage.data.name], act=stage.model.act, weight=stage.model.weight, latent_init=stage.model.latent_init)
+    model = models.build(
+        stage.model.name,
+        CLASSES[stage.data.name],
+        act=stage.model.act,
+        weight=stage.model.weight,
+        latent_init=stage.model.latent_init,
+    )
     image = jax.ShapeDtypeStruct((1, size, size, 1 if stage.data.name == "digits" else 3), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
     labels = traverse_util.flatten_dict(optim.labels(params), sep="/")
@@ -51,8 +57,19 @@ def parameters(stage):
 
 def test_the_default_is_the_released_recipe():
     c = config.default()
-    assert (c.model.name, c.model.act, c.model.weight, c.model.latent_init) == ("bireal18", "approx_sign", "released", "uniform_001")
+    assert (c.model.name, c.model.act, c.model.weight, c.model.latent_init) == (
+        "bireal18",
+        "approx_sign",
+        "released",
+        "uniform_001",
+    )
     assert (c.optim.name, c.optim.lr, c.optim.schedule, c.optim.weight_decay) == ("adam", 1e-3, "linear", 0.0)
-    assert (c.batch_size, c.total_epochs, c.label_smoothing, c.data.image_size, c.data.resize) == (512, 256.0, 0.1, 224, 256)
+    assert (c.batch_size, c.total_epochs, c.label_smoothing, c.data.image_size, c.data.resize) == (
+        512,
+        256.0,
+        0.1,
+        224,
+        256,
+    )
     assert c.ema_decay == 0.0 and not c.model.sync_bn
     assert config.steps(c, "total", 1_281_167) == 640_584  # 256 * 1281167 / 512 = 640583.5

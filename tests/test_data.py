@@ -25,7 +25,9 @@ def ids(batch):
 # ------------------------------------------------------------------------------------------------------------ batches
 
 
-@pytest.mark.parametrize(("count", "batch", "devices"), [(10, 4, 1), (9, 8, 2), (9, 8, 8), (17, 16, 4), (5, 64, 8), (12, 4, 4), (7, 1, 1)])
+@pytest.mark.parametrize(
+    ("count", "batch", "devices"), [(10, 4, 1), (9, 8, 2), (9, 8, 8), (17, 16, 4), (5, 64, 8), (12, 4, 4), (7, 1, 1)]
+)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_evaluation_sees_every_example_once(count, batch, devices, processes):
     source, seen, rounds = numbered(count), [], set()
@@ -48,7 +50,9 @@ def test_training_epochs_are_permutations_without_a_gap():
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_stream_is_a_function_of_seed_and_step(threads):
     source = data.build("digits", image_size=8)  # with random shifts
-    take = lambda start, n, **kw: [b["image"] for _, b in zip(range(n), batching.train_batches(source, 8, 3, start, devices=1, **kw), strict=False)]
+    take = lambda start, n, **kw: [
+        b["image"] for _, b in zip(range(n), batching.train_batches(source, 8, 3, start, devices=1, **kw), strict=False)
+    ]
     straight = take(0, 6)
     np.testing.assert_array_equal(straight[4:], take(4, 2, threads=threads))
     assert not np.array_equal(straight[0], next(batching.train_batches(source, 8, 4, 0, devices=1))["image"])
@@ -82,7 +86,9 @@ def test_bad_batches():
         list(batching.eval_batches(wrong, 4, devices=1))
     with pytest.raises(BadInput, match=r"images of shape \(4, 4, 1\), not \(5, 5, 1\)"):
         source = numbered(4)
-        list(batching.eval_batches(Source(source.train, source.eval, source.augment, dict, (5, 5, 1), 10), 4, devices=1))
+        list(
+            batching.eval_batches(Source(source.train, source.eval, source.augment, dict, (5, 5, 1), 10), 4, devices=1)
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------- images
@@ -100,7 +106,10 @@ def picture(mode="RGB", size=(40, 30)):
     return smooth.convert(mode)
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("P", "GIF")])
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("P", "GIF")],
+)
 def test_decodable_files_become_rgb_whatever_they_are_called(mode, kind):
     image = images.decode(encoded(picture(mode), kind), "n02105855_2933.JPEG")
     assert (image.mode, image.size) == ("RGB", (40, 30))
@@ -193,7 +202,9 @@ def make_folder(root, classes=("cat", "dog"), count=3):
         for name in classes:
             (root / split / name).mkdir(parents=True)
             for i in range(count):
-                (root / split / name / f"{i}.{'png' if i else 'JPEG'}").write_bytes(encoded(picture(), "PNG" if i else "JPEG"))
+                (root / split / name / f"{i}.{'png' if i else 'JPEG'}").write_bytes(
+                    encoded(picture(), "PNG" if i else "JPEG")
+                )
     (root / "train" / classes[0] / "notes.txt").write_text("not an image")
     return root
 
@@ -215,7 +226,9 @@ def test_a_truncated_file_is_named_from_within_the_pipeline(tmp_path):
 
 
 def test_missing_data_says_how_to_get_it(tmp_path):
-    with pytest.raises(BadInput, match=r"(?s)no prepared imagenet2012.*data.prepare imagenet2012.*digits.py needs no download"):
+    with pytest.raises(
+        BadInput, match=r"(?s)no prepared imagenet2012.*data.prepare imagenet2012.*digits.py needs no download"
+    ):
         data.build("imagenet2012", str(tmp_path))
     with pytest.raises(BadInput, match=r"no CIFAR-10 at config.data.dir=''"):
         data.build("cifar10", "", 32)

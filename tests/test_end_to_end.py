@@ -15,14 +15,29 @@ ROOT = Path(__file__).parents[1]
 
 
 def start(workdir, *arguments):
-    command = [sys.executable, "-m", "bireal_jax.main", "--config=configs/digits.py", f"--workdir={workdir}", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "bireal_jax.main",
+        "--config=configs/digits.py",
+        f"--workdir={workdir}",
+        *arguments,
+    ]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def kill_and_resume(tmp_path, kills, steps, seed):
     """A run with so many SIGKILLs, against one without. Returns how many kills hit a save."""
-    short = [f"--config.total_steps={steps}", "--config.log_steps=2", "--config.save_steps=3", "--config.eval_steps=50", "--config.batch_size=32"]
+    short = [
+        f"--config.total_steps={steps}",
+        "--config.log_steps=2",
+        "--config.save_steps=3",
+        "--config.eval_steps=50",
+        "--config.batch_size=32",
+    ]
     straight = start(tmp_path / "straight", *short)
     output = straight.communicate(timeout=600)[0]
     assert straight.returncode == 0, output
@@ -89,8 +104,9 @@ def test_trained_cifar_network_scores_what_its_authors_report(shared, tmp_path):
     data = tmp_path / "cifar10.npz"
     subprocess.run([sys.executable, shared / "data" / "unpack.py", "cifar10", data], check=True)
     command = [
-        sys.executable, "-m", "bireal_jax.main", "--config=configs/cifar10_r20.py", "--mode=eval", f"--workdir={tmp_path / 'w'}",
-        f"--config.data.dir={data}", f"--config.init_from={shared / 'data' / 'weights' / 'bireal20_cifar10.npz'}",
+        sys.executable, "-m", "bireal_jax.main", "--config=configs/cifar10_r20.py", "--mode=eval",
+        f"--workdir={tmp_path / 'w'}", f"--config.data.dir={data}",
+        f"--config.init_from={shared / 'data' / 'weights' / 'bireal20_cifar10.npz'}",
     ]  # fmt: skip
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert output.returncode == 0, output.stderr

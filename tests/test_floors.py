@@ -31,7 +31,11 @@ def imports(path):
             yield from ((alias.name, node.lineno) for alias in node.names)
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            parts = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "bireal_jax" else [node.module]
+            parts = (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "bireal_jax"
+                else [node.module]
+            )
             yield from ((name, node.lineno) for name in parts)
 
 
@@ -43,7 +47,9 @@ def test_imports_go_down(path):
         top = name.split(".")
         assert top[0] not in ("experiments", "tests", "configs"), f"{path}:{line} imports {name}"
         if top[0] == "bireal_jax" and len(top) > 1 and top[1] != here:
-            assert FLOORS[top[1]] < FLOORS[here], f"{path}:{line}: {here} (floor {FLOORS[here]}) imports {name} (floor {FLOORS[top[1]]})"
+            assert FLOORS[top[1]] < FLOORS[here], (
+                f"{path}:{line}: {here} (floor {FLOORS[here]}) imports {name} (floor {FLOORS[top[1]]})"
+            )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -19,7 +19,9 @@ def test_round_trip(name, size):
     variables = random_variables(name, size)
     state = importers.to_torch(name, variables)
     assert len(state) == len(jax.tree.leaves(variables))
-    back = importers.from_torch(name, {f"module.{k}": v for k, v in state.items()} | {"module.bn1.num_batches_tracked": 7})
+    back = importers.from_torch(
+        name, {f"module.{k}": v for k, v in state.items()} | {"module.bn1.num_batches_tracked": 7}
+    )
     jax.tree.map(np.testing.assert_array_equal, back, variables)
     grads = importers.to_torch(name, variables["params"])
     assert set(grads) == {k for k in state if "running" not in k}

@@ -49,7 +49,7 @@ def test_binary_conv_is_alpha_times_integers_and_pads_zeros(x64):
 
 
 def test_sixteen_bit_binary_convolution_is_exact():
-    """±1 products summed in bf16 storage equal float32 as long as the sums are below 256; above, to the last bit kept."""
+    """±1 products summed in bf16 storage equal float32 while the sums are below 256; above, to the last bit kept."""
     rng = np.random.default_rng(0)
     x, b = rng.choice([-1.0, 1.0], (2, 5, 5, 512)), rng.choice([-1.0, 1.0], (3, 3, 512, 4))
     args = (jnp.ones(4), (1, 1), ((1, 1), (1, 1)))
@@ -87,7 +87,8 @@ def test_cross_replica_statistics_are_those_of_the_whole_batch(x64):
 
 def test_pooling():
     x = jnp.arange(25.0).reshape(1, 5, 5, 1)
-    np.testing.assert_array_equal(layers.avg_pool(x, 2)[0, :, :, 0], [[3, 5], [13, 15]])  # the fifth row and column drop
+    # The fifth row and column drop.
+    np.testing.assert_array_equal(layers.avg_pool(x, 2)[0, :, :, 0], [[3, 5], [13, 15]])
     np.testing.assert_array_equal(layers.max_pool(-x)[0, :, :, 0], [[0, -1, -3], [-5, -6, -8], [-15, -16, -18]])
 
 
@@ -98,7 +99,9 @@ def test_max_pool_sends_the_gradient_to_the_first_maximum():
 
 
 def test_leaky_clip():
-    np.testing.assert_allclose(layers.leaky_clip(jnp.asarray([-3.0, -1.0, 0.5, 2.0])), [-1.2, -1.0, 0.5, 1.1], rtol=1e-6)
+    np.testing.assert_allclose(
+        layers.leaky_clip(jnp.asarray([-3.0, -1.0, 0.5, 2.0])), [-1.2, -1.0, 0.5, 1.1], rtol=1e-6
+    )
 
 
 def test_latent_init_starts_all_positive_and_below_a_thousandth():

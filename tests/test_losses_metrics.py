@@ -12,7 +12,9 @@ def test_cross_entropy_against_numpy(smoothing, x64):
     logits, labels = rng.normal(0, 3, (6, 7)), rng.integers(0, 7, 6)
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     target = (1 - smoothing) * np.eye(7)[labels] + smoothing / 7
-    np.testing.assert_allclose(losses.cross_entropy(jnp.asarray(logits), labels, smoothing), -(target * np.log(p)).sum(1), rtol=1e-12)
+    np.testing.assert_allclose(
+        losses.cross_entropy(jnp.asarray(logits), labels, smoothing), -(target * np.log(p)).sum(1), rtol=1e-12
+    )
 
 
 def test_sixteen_bit_logits_are_widened():

@@ -5,7 +5,6 @@ import sys
 import time
 
 import pytest
-from absl import flags
 
 from bireal_jax import main
 from bireal_jax.errors import BadInput
@@ -16,13 +15,12 @@ DIGITS = "--config=configs/digits.py"
 @pytest.fixture(autouse=True)
 def at_the_root(request, monkeypatch):
     monkeypatch.chdir(request.config.rootpath)
-    yield
-    flags.FLAGS.unparse_flags()
-    flags.FLAGS(["pytest"])
 
 
 def command(*arguments, **options):
-    return subprocess.run([sys.executable, "-m", "bireal_jax.main", *arguments], capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "bireal_jax.main", *arguments], capture_output=True, text=True, timeout=300, **options
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,7 +46,10 @@ def test_mistakes_are_named_in_three_lines(arguments, message):
 
 def test_a_recipe_that_fails_is_named_with_its_line(tmp_path):
     recipe = tmp_path / "mine.py"
-    recipe.write_text("from bireal_jax import config\n\ndef get_config():\n    c = config.default()\n    c.optim.rl = 0.1\n    return c\n")
+    recipe.write_text(
+        "from bireal_jax import config\n\ndef get_config():\n"
+        "    c = config.default()\n    c.optim.rl = 0.1\n    return c\n"
+    )
     with pytest.raises(BadInput, match=r"mine.py, line 5: .*lr"):
         main.main(["main", f"--config={recipe}"])
     recipe.write_text("def get_config(:\n")
@@ -60,9 +61,9 @@ def test_a_recipe_that_fails_is_named_with_its_line(tmp_path):
 
 
 def test_overrides_and_default_workdir():
-    config, workdir = main.parse(["main", DIGITS, "--config.optim.lr=0.5", "--config.model.sync_bn=True"])
+    config, workdir, mode = main.parse(["main", DIGITS, "--config.optim.lr=0.5", "--config.model.sync_bn=True"])
     assert config.optim.lr == 0.5 and config.model.sync_bn
-    assert str(workdir) == "runs/digits"
+    assert (str(workdir), mode) == ("runs/digits", "train")
 
 
 def test_help_is_quick():

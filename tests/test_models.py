@@ -11,7 +11,9 @@ from bireal_jax.errors import BadInput
 def shapes_of(name):
     classes = 1000 if MODELS[name][3][0] == 64 else 10
     model = models.build(name, classes)
-    return model, jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *MODELS[name][3]), jnp.float32))
+    return model, jax.eval_shape(
+        model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *MODELS[name][3]), jnp.float32)
+    )
 
 
 @pytest.mark.parametrize("name", models.MODELS)

@@ -5,7 +5,10 @@ import pytest
 from bireal_jax import optim
 from bireal_jax.errors import BadInput
 
-PARAMS = {"a": {"latent": jnp.full((1, 1, 2, 2), 0.5)}, "b": {"kernel": jnp.full((2, 2), 0.5), "bias": jnp.full(2, 0.5)}}
+PARAMS = {
+    "a": {"latent": jnp.full((1, 1, 2, 2), 0.5)},
+    "b": {"kernel": jnp.full((2, 2), 0.5), "bias": jnp.full(2, 0.5)},
+}
 
 
 def test_labels():
@@ -31,7 +34,9 @@ def test_other_schedules():
     steps = optim.schedule("steps", 1.0, 100, epoch_steps=10.0, milestones=(3, 6))
     np.testing.assert_allclose([steps(s) for s in (29, 30, 59, 60, 99)], [1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
     cosine = optim.schedule("cosine", 2.0, 100)
-    np.testing.assert_allclose([cosine(s) for s in (0, 25, 50, 100)], [2, 1 + np.cos(np.pi / 4), 1, 0], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(
+        [cosine(s) for s in (0, 25, 50, 100)], [2, 1 + np.cos(np.pi / 4), 1, 0], rtol=1e-6, atol=1e-7
+    )
     warm = optim.schedule("constant", 1.0, 100, warmup_steps=10)
     np.testing.assert_allclose([warm(s) for s in (0, 5, 10, 50)], [0, 0.5, 1, 1], rtol=1e-6)
 
@@ -39,7 +44,10 @@ def test_other_schedules():
 def train(name, weight_decay, decay_on, steps=3):
     tx = optim.make(name, optim.schedule("constant", 0.1, 10), PARAMS, weight_decay, decay_on)
     params, state = PARAMS, tx.init(PARAMS)
-    g = {"a": {"latent": jnp.full((1, 1, 2, 2), 0.3)}, "b": {"kernel": jnp.full((2, 2), -0.2), "bias": jnp.full(2, 0.1)}}
+    g = {
+        "a": {"latent": jnp.full((1, 1, 2, 2), 0.3)},
+        "b": {"kernel": jnp.full((2, 2), -0.2), "bias": jnp.full(2, 0.1)},
+    }
     for _ in range(steps):
         updates, state = tx.update(g, state, params)
         params = {m: {k: v + updates[m][k] for k, v in leaves.items()} for m, leaves in params.items()}
@@ -63,9 +71,13 @@ def by_hand(name, g, decay, steps=3, lr=0.1):
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_optimizers_against_torchs_formulas_with_decay_by_label(name):
     latent, kernel, bias = train(name, 0.5, ("decay",))
-    np.testing.assert_allclose([latent, kernel, bias], [by_hand(name, 0.3, 0), by_hand(name, -0.2, 0.5), by_hand(name, 0.1, 0)], rtol=3e-5)
+    np.testing.assert_allclose(
+        [latent, kernel, bias], [by_hand(name, 0.3, 0), by_hand(name, -0.2, 0.5), by_hand(name, 0.1, 0)], rtol=3e-5
+    )
     latent, kernel, bias = train(name, 0.5, ("binary", "no_decay"))
-    np.testing.assert_allclose([latent, kernel, bias], [by_hand(name, 0.3, 0.5), by_hand(name, -0.2, 0), by_hand(name, 0.1, 0.5)], rtol=3e-5)
+    np.testing.assert_allclose(
+        [latent, kernel, bias], [by_hand(name, 0.3, 0.5), by_hand(name, -0.2, 0), by_hand(name, 0.1, 0.5)], rtol=3e-5
+    )
 
 
 def test_mistakes_are_named():

@@ -31,7 +31,11 @@ def add(tar, name, content):
 
 def write_tars(folder, extra=()):
     stored = {f"{s}_{i}.JPEG": jpeg(10 * k + i) for k, s in enumerate(SYNSETS) for i in range(3)}
-    stored |= {"n01739381_1309.JPEG": jpeg(90, "CMYK"), "n02105855_2933.JPEG": jpeg(91, kind="PNG"), "n01440764_9.JPEG": jpeg(92, "L")}
+    stored |= {
+        "n01739381_1309.JPEG": jpeg(90, "CMYK"),
+        "n02105855_2933.JPEG": jpeg(91, kind="PNG"),
+        "n01440764_9.JPEG": jpeg(92, "L"),
+    }
     stored |= dict(extra)
     with tarfile.open(folder / prepare.TRAIN, "w") as outer:
         for synset in SYNSETS:

@@ -17,8 +17,8 @@ def small(**fields):
     """The digits recipe, cut to seconds."""
     c = config.default()
     c.update_from_flattened_dict({
-        "model.name": "bireal_tiny", "data.name": "digits", "data.image_size": 8, "batch_size": 16, "label_smoothing": 0.0,
-        "total_steps": 12, "log_steps": 3, "eval_steps": 6, "save_steps": 4, **fields,
+        "model.name": "bireal_tiny", "data.name": "digits", "data.image_size": 8, "batch_size": 16,
+        "label_smoothing": 0.0, "total_steps": 12, "log_steps": 3, "eval_steps": 6, "save_steps": 4, **fields,
     })  # fmt: skip
     return c
 
@@ -62,7 +62,7 @@ def test_one_to_eight_devices_give_the_same_losses(digits, x64):
 
 @pytest.mark.parametrize("batch_size", [1, 100, 512])
 def test_evaluation_is_exact_over_eight_devices(digits, batch_size):
-    """Against the mean over one plain forward pass of all images; 359 leaves a last batch of 7 at 8 devices and size 1."""
+    """Against the mean over one plain forward pass of all 359 images; at 8 devices and size 1 the last batch has 7."""
     model = models.build("bireal_tiny", 10)
     variables = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 8, 8, 1)))
     step = parallel.pmap(make_eval_step(model, losses.get("cross_entropy"), digits))
@@ -138,7 +138,14 @@ def test_state_goes_through_its_trees():
 def test_run_writes_what_it_promises_and_a_second_start_says_so(tmp_path, capsys):
     result = train.run(small(), tmp_path)
     written = lines(tmp_path)
-    assert [(w["split"], w["step"]) for w in written] == [("train", 3), ("train", 6), ("eval", 6), ("train", 9), ("train", 12), ("eval", 12)]
+    assert [(w["split"], w["step"]) for w in written] == [
+        ("train", 3),
+        ("train", 6),
+        ("eval", 6),
+        ("train", 9),
+        ("train", 12),
+        ("eval", 12),
+    ]
     assert all(w["flipped"] >= 0 and w["learning_rate"] > 0 for w in written if w["split"] == "train")
     assert result["top1"] == written[-1]["top1"] and result["steps"] == 12
     assert json.loads((tmp_path / "result.json").read_text()) == result

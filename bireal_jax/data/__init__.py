@@ -24,5 +24,8 @@ def build(name: str, directory: str = "", image_size: int = 224, resize: int = 2
     """
     make = lookup(DATASETS, name, "data set")
     if resize < image_size and make in (folder.build, imagenet.build):
-        raise BadInput(f"config.data.resize is {resize}, smaller than the crop config.data.image_size={image_size}; use {image_size * 8 // 7}")
+        raise BadInput(
+            f"config.data.resize is {resize}, smaller than the crop config.data.image_size={image_size}; "
+            f"use {image_size * 8 // 7}"
+        )
     return make(directory, image_size, resize)

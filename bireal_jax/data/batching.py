@@ -55,7 +55,8 @@ def train_batches(
 
 
 def eval_batches(
-    source: Source, batch_size: int, *, devices: int, process: int = 0, processes: int = 1, threads: int = 4, workers: int = 0
+    source: Source, batch_size: int, *,
+    devices: int, process: int = 0, processes: int = 1, threads: int = 4, workers: int = 0,
 ) -> Iterator[Batch]:  # fmt: skip
     """Every evaluation example once, in order; the last batches are filled up with rows whose mask is False.
 

@@ -1,6 +1,7 @@
 """CIFAR-10: 50,000 + 10,000 images of 32x32, from an .npz file or as tensorflow-datasets prepared it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +12,8 @@ from bireal_jax.errors import BadInput
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PARTS = ("x_train", "y_train", "x_test", "y_test")
 HOW = (
-    "set config.data.dir to an .npz file with x_train, y_train, x_test, y_test (uint8, NHWC) or to a tensorflow-datasets\n"
-    "directory that holds cifar10 as array_record; configs/digits.py needs no download"
+    "set config.data.dir to an .npz file with x_train, y_train, x_test, y_test (uint8, NHWC) or to a "
+    "tensorflow-datasets\ndirectory that holds cifar10 as array_record; configs/digits.py needs no download"
 )
 
 
@@ -33,7 +34,9 @@ def build(directory: str, image_size: int, resize: int) -> Source:
     for split in ("train", "test"):
         images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
         if images.dtype != np.uint8 or images.shape != (len(labels), 32, 32, 3):
-            raise BadInput(f"{directory}: x_{split} is {images.dtype} {images.shape}, wanted uint8 ({len(labels)}, 32, 32, 3)")
+            raise BadInput(
+                f"{directory}: x_{split} is {images.dtype} {images.shape}, wanted uint8 ({len(labels)}, 32, 32, 3)"
+            )
         check_labels(labels, 10, f"{directory}, y_{split}")
     return Source(
         train=Arrays(arrays["x_train"], arrays["y_train"]), eval=Arrays(arrays["x_test"], arrays["y_test"]),
@@ -54,7 +57,8 @@ def _from_tfds(directory):
     import tensorflow_datasets as tfds
 
     try:
-        train, test = tfds.data_source("cifar10", split=["train", "test"], data_dir=directory, download=False)
+        pair: Any = tfds.data_source("cifar10", split=["train", "test"], data_dir=directory, download=False)
+        train, test = pair
     except Exception as error:  # tfds raises many kinds, and what matters is that it is not there
         raise BadInput(f"no prepared cifar10 in {directory}: {str(error).splitlines()[0]}\n{HOW}") from None
     arrays = {}

@@ -1,5 +1,7 @@
 """scikit-learn's handwritten digits: 1,797 real 8x8 images that come with a dependency. Nothing to download."""
 
+from typing import Any
+
 import numpy as np
 
 from bireal_jax.data.images import shift
@@ -21,7 +23,7 @@ def build(directory: str, image_size: int, resize: int) -> Source:
 
     if image_size != 8:
         raise BadInput(f"config.data.image_size is {image_size}; the digits are 8 pixels wide")
-    digits = load_digits()
+    digits: Any = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # [1797, 8, 8, 1], from 0..16
     order = np.random.default_rng(0).permutation(len(images))
     held_out = len(images) // 5
@@ -31,4 +33,3 @@ def build(directory: str, image_size: int, resize: int) -> Source:
         augment=_augment, prepare=dict,
         image_shape=(8, 8, 1), num_classes=10, mean=(0.5,), std=(0.5,), label_names=tuple("0123456789"),
     )  # fmt: skip
-

@@ -8,7 +8,9 @@ from bireal_jax.data.source import Source
 from bireal_jax.errors import BadInput
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-HOW = "config.data.dir must hold train/CLASS/ and val/CLASS/ with JPEG or PNG files; configs/digits.py needs no download"
+HOW = (
+    "config.data.dir must hold train/CLASS/ and val/CLASS/ with JPEG or PNG files; configs/digits.py needs no download"
+)
 
 
 class Files:
@@ -26,7 +28,7 @@ class Files:
 
 
 def build(directory: str, image_size: int, resize: int) -> Source:
-    """The folder as a data set; classes are numbered in the order of their names. ImageNet's crops and normalization."""
+    """The folder as a data set; classes are numbered in order of their names. ImageNet's crops and normalization."""
     root = Path(directory)
     for split in ("train", "val"):
         if not directory or not (root / split).is_dir():

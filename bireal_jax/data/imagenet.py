@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bireal_jax.data.images import augment_file, prepare_file
 from bireal_jax.data.source import Source
@@ -25,7 +26,11 @@ class Records:
     def __getitem__(self, index):
         record = self.records[index]
         name = record["file_name"]
-        return {"bytes": record["image"], "label": int(record["label"]), "name": name.decode() if isinstance(name, bytes) else name}
+        return {
+            "bytes": record["image"],
+            "label": int(record["label"]),
+            "name": name.decode() if isinstance(name, bytes) else name,
+        }
 
 
 def build(directory: str, image_size: int, resize: int) -> Source:
@@ -36,7 +41,7 @@ def build(directory: str, image_size: int, resize: int) -> Source:
 
     version = sorted(Path(directory).glob("imagenet2012/*/dataset_info.json"))[-1].parent
     try:
-        builder = tfds.builder_from_directory(str(version))
+        builder: Any = tfds.builder_from_directory(str(version))
         raw = {"image": tfds.decode.SkipDecoding()}
         train, val = (Records(builder.as_data_source(s, decoders=raw)) for s in ("train", "validation"))
     except (ValueError, NotImplementedError, FileNotFoundError, AssertionError) as error:

@@ -41,7 +41,7 @@ def decode(data: bytes, name: str) -> Image.Image:
 def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
     """A random part of the image, 8 to 100 % of its area and 3/4 to 4/3 wide to high, resized to a square of `size`.
 
-    torchvision's RandomResizedCrop: ten attempts, then the largest centre crop within the ratios. uint8 [size, size, 3].
+    torchvision's RandomResizedCrop: ten attempts, then the largest centre crop of these ratios. uint8 [size, size, 3].
     """
     width, height = image.size
     for _ in range(10):

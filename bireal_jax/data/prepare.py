@@ -71,12 +71,12 @@ def _members(tar):
     opened = tarfile.open(fileobj=tar) if isinstance(tar, io.BytesIO) else tarfile.open(tar, "r|")
     with opened as stream:
         for member in stream:
-            if member.isfile():
-                yield member.name, stream.extractfile(member).read()
+            if member.isfile() and (file := stream.extractfile(member)) is not None:
+                yield member.name, file.read()
 
 
 def _jpeg(data, name):
-    """The bytes to store: as they are if they are an RGB or grey JPEG, else encoded anew. Raises BadInput if unreadable."""
+    """The bytes to store: an RGB or grey JPEG as it is, all else encoded anew. Raises BadInput if unreadable."""
     from PIL import Image
 
     image = decode(data, name)  # every file is read once in full, so that a broken one shows now and not in training
@@ -97,7 +97,10 @@ def imagenet2012(tars: Path, out: Path) -> None:
     """
     for name in (TRAIN, VAL):
         if not (tars / name).is_file():
-            raise BadInput(f"no {tars / name}\nregister at image-net.org, download the two ILSVRC2012 tars and name their folder with --tars")
+            raise BadInput(
+                f"no {tars / name}\n"
+                "register at image-net.org, download the two ILSVRC2012 tars and name their folder with --tars"
+            )
     builder = Imagenet2012(data_dir=str(out), file_format="array_record")
     try:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(tars)))

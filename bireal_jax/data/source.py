@@ -2,13 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from bireal_jax.errors import BadInput
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Examples(Protocol):
+    """Random access to so many examples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -25,8 +33,8 @@ class Source:
       label_names: one for each class, or empty.
     """
 
-    train: Sequence[Any]
-    eval: Sequence[Any]
+    train: Examples | Sequence[Any]
+    eval: Examples | Sequence[Any]
     augment: Callable[[Any, np.random.Generator], dict]
     prepare: Callable[[Any], dict]
     image_shape: tuple[int, int, int]
@@ -59,4 +67,6 @@ def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
     """
     bad = labels[(labels < 0) | (labels >= num_classes)]
     if bad.size:
-        raise BadInput(f"{where}: label {bad[0]} is not in 0..{num_classes - 1}; correct the labels or the number of classes")
+        raise BadInput(
+            f"{where}: label {bad[0]} is not in 0..{num_classes - 1}; correct the labels or the number of classes"
+        )

@@ -11,7 +11,11 @@ from bireal_jax.errors import lookup
 from bireal_jax.layers import uniform_001
 from bireal_jax.models.bireal import BIREAL, BiRealNet
 
-LATENT_INITS = {"uniform_001": uniform_001, "glorot": nn.initializers.glorot_normal(), "he": nn.initializers.he_normal()}
+LATENT_INITS = {
+    "uniform_001": uniform_001,
+    "glorot": nn.initializers.glorot_normal(),
+    "he": nn.initializers.he_normal(),
+}
 
 # name -> constructor that still lacks num_classes, binarizers, initializer, dtypes
 MODELS = {name: partial(BiRealNet, **row) for name, row in BIREAL.items()}

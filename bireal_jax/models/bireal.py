@@ -16,7 +16,7 @@ Module = Callable[..., Any]
 
 
 def pooled_shortcut(x, features, strides, conv, norm, train):
-    """Average pool, real-valued 1x1 convolution, batch norm (the authors' choice; binarizing it "causes large degradation")."""
+    """Average pool, real-valued 1x1 convolution, batch norm (the authors: binarizing it "causes large degradation")."""
     if strides > 1:
         x = avg_pool(x, strides)
     x = conv(features, (1, 1), name="downsample_conv")(x)
@@ -49,7 +49,7 @@ class Block(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Three convolutions, three shortcuts, two streams: the narrow one (x1) carries the shortcut of the 1x1 that shrinks.
+    """Three convolutions, three shortcuts, two streams: the narrow x1 carries the shortcut of the 1x1 that shrinks.
 
     out1 = BN(conv1x1(x2)) + x1, out2 = BN(conv3x3(out1)) + out1, out3 = BN(conv1x1(out2)) + x2; the next block gets
     (out2, out3). In the first block of the network the first convolution is real-valued, behind a leaky clip, and x1 is
@@ -59,7 +59,7 @@ class Bottleneck(nn.Module):
     features: int
     strides: int
     binary_conv: Module
-    conv: Module
+    conv: partial[Conv]
     norm: Module
     first_in_stage: bool
     first_in_net: bool
@@ -128,12 +128,22 @@ class BiRealNet(nn.Module):
             BinaryConv, activation=self.activation, weight=self.weight, latent_init=self.latent_init,
             use_bias=self.conv_bias, **precision,
         )  # fmt: skip
-        stem = conv(self.widths[0], (7, 7), (2, 2), name="stem_conv") if self.imagenet_stem else conv(self.widths[0], name="stem_conv")
+        stem = (
+            conv(self.widths[0], (7, 7), (2, 2), name="stem_conv")
+            if self.imagenet_stem
+            else conv(self.widths[0], name="stem_conv")
+        )
         x = norm(name="stem_bn")(stem(x), train)
         x = narrow = max_pool(x) if self.imagenet_stem else x
         for i, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
             for j in range(count):
-                shared = {"features": width, "strides": 2 if i > 0 and j == 0 else 1, "binary_conv": binary_conv, "conv": conv, "norm": norm}
+                shared = {
+                    "features": width,
+                    "strides": 2 if i > 0 and j == 0 else 1,
+                    "binary_conv": binary_conv,
+                    "conv": conv,
+                    "norm": norm,
+                }
                 name = f"stage{i + 1}_block{j + 1}"
                 if self.bottleneck:
                     block = Bottleneck(**shared, first_in_stage=j == 0, first_in_net=i + j == 0, name=name)
@@ -146,8 +156,8 @@ class BiRealNet(nn.Module):
 
 IMAGENET_WIDTHS = (64, 128, 256, 512)
 
-# name -> what differs from BiRealNet's defaults. 18 = [4, 4, 4, 4] counts the stem, 16 binary convolutions and the head.
-# 152 is not released by the authors; [3, 8, 36, 3] bottlenecks is ResNet-152's layout.
+# name -> what differs from BiRealNet's defaults. 18 = [4, 4, 4, 4] counts stem, 16 binary convolutions and head. 152 is
+# not released by the authors; [3, 8, 36, 3] bottlenecks is ResNet-152's layout.
 BIREAL = {
     "bireal18": {"blocks": (4, 4, 4, 4), "widths": IMAGENET_WIDTHS},
     "bireal18_cifar": {"blocks": (4, 4, 4, 4), "widths": IMAGENET_WIDTHS, "imagenet_stem": False},
@@ -155,7 +165,8 @@ BIREAL = {
     "bireal50": {"blocks": (3, 4, 6, 3), "widths": IMAGENET_WIDTHS, "bottleneck": True},
     "bireal152": {"blocks": (3, 8, 36, 3), "widths": IMAGENET_WIDTHS, "bottleneck": True},
     "bireal20": {
-        "blocks": (6, 6, 6), "widths": (16, 32, 64), "imagenet_stem": False, "shortcut": padded_shortcut, "conv_bias": True,
+        "blocks": (6, 6, 6), "widths": (16, 32, 64), "imagenet_stem": False,
+        "shortcut": padded_shortcut, "conv_bias": True,
     },
     "bireal_tiny": {"blocks": (4, 4), "widths": (32, 64), "imagenet_stem": False},
 }  # fmt: skip

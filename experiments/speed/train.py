@@ -14,6 +14,7 @@ import platform
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 
@@ -40,11 +41,12 @@ def ours(size, batch, dtype):
     from bireal_jax.data import Source
     from bireal_jax.step import make_state, make_train_step
 
-    source = Source(train=(), eval=(), augment=None, prepare=None, image_shape=(size, size, 3), num_classes=1000)
+    shape = (size, size, 3)
+    source = Source(train=(), eval=(), augment=lambda *_: {}, prepare=dict, image_shape=shape, num_classes=1000)
     model = models.build("bireal18" if size > 64 else "bireal18_cifar", 1000, jnp.dtype(dtype))
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, size, size, 3)))
     tx = optim.make("adam", lambda _: 1e-3, variables["params"])
-    loss = lambda logits, labels: losses.cross_entropy(logits, labels, 0.1)
+    loss = partial(losses.cross_entropy, label_smoothing=0.1)
     step = parallel.pmap(make_train_step(model, loss, tx, source), donate=True)
     state = parallel.replicate(make_state(variables, tx, 0, False, jnp.float32))
     rng = np.random.default_rng(0)
@@ -63,7 +65,7 @@ def ours(size, batch, dtype):
 
 
 def torch_peer(size, batch, kind):
-    """A function that runs one PyTorch step to its end; kind: eager, compiled, compiled_bf16 (channels last, autocast)."""
+    """A function that runs one PyTorch step to its end; kind: eager, compiled, compiled_bf16 (NHWC, autocast)."""
     import torch
 
     from experiments.speed.torch_bireal import BiReal18
@@ -93,7 +95,10 @@ def torch_peer(size, batch, kind):
 def measure(size, arguments):
     """Prints and returns the medians of every peer at one size."""
     batch = arguments.batch or (32 if size > 64 else 128)
-    runs = {name: ours(size, batch, arguments.dtype) if name == "ours" else torch_peer(size, batch, name) for name in arguments.peers}
+    runs = {
+        name: ours(size, batch, arguments.dtype) if name == "ours" else torch_peer(size, batch, name)
+        for name in arguments.peers
+    }
     for name, run in runs.items():
         began = time.perf_counter()
         run()
@@ -105,8 +110,18 @@ def measure(size, arguments):
             began = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - began)
-    row = {"size": size, "batch": batch, "threads": arguments.threads, "rounds": arguments.rounds, "dtype": arguments.dtype, **machine()}
-    print(f"\n{size} px, batch {batch}, {arguments.threads} thread(s), {row['cpu']}, jax {row['jax']}, torch {row['torch']}")
+    row = {
+        "size": size,
+        "batch": batch,
+        "threads": arguments.threads,
+        "rounds": arguments.rounds,
+        "dtype": arguments.dtype,
+        **machine(),
+    }
+    print(
+        f"\n{size} px, batch {batch}, {arguments.threads} thread(s), {row['cpu']}, "
+        f"jax {row['jax']}, torch {row['torch']}"
+    )
     print("| peer | seconds per step | quartiles | images/s | ours is x times as fast |\n|---|---|---|---|---|")
     for name, values in seconds.items():
         low, median, high = statistics.quantiles(values, n=4)
@@ -125,16 +140,31 @@ def machine():
 
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        cpu = next((line.split(": ")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), cpu)
+        cpu = next(
+            (
+                line.split(": ")[1]
+                for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")
+            ),
+            cpu,
+        )
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": cpu, "gpu": gpu, "python": platform.python_version(), "jax": jax.__version__, "torch": torch.__version__}
+    return {
+        "cpu": cpu,
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "torch": torch.__version__,
+    }
 
 
 def main():
     """The command."""
     arguments = parse()
     if arguments.threads == 1:  # before either library starts its threads
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        os.environ["XLA_FLAGS"] = (
+            os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        )
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     import torch

@@ -1,0 +1,63 @@
+"""Normalization by batch statistics, with a backward pass written out.
+
+Autodiff keeps the centred activation for the backward pass beside the activation itself. Written out, the input alone
+is kept, in its own dtype, and the gradient takes two sums and one pass.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalize_batch(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis: str | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(x - mean) / sqrt(var + epsilon) * scale + bias over all but the last axis.
+
+    The variance is computed in two passes: the tiny latent initialization leaves variances of 1e-4, for which
+    E[x²] - E[x]² cancels in float32.
+
+    Args:
+      x: [..., c], any float dtype; computed in the dtype of `scale`.
+      scale, bias: [c], float32 or wider.
+      epsilon: added to the variance.
+      axis: pmapped axis over which statistics are averaged too, or None.
+
+    Returns:
+      The result in the dtype of x, and the mean and the biased variance [c], which have no gradient of their own.
+    """
+    return _forward(x, scale, bias, epsilon, axis)[0]
+
+
+def _average(v, axis):
+    """Mean over all but the last axis, and over devices."""
+    mean = jnp.mean(v, tuple(range(v.ndim - 1)))
+    return lax.pmean(mean, axis) if axis else mean
+
+
+def _forward(x, scale, bias, epsilon, axis):
+    wide = x.astype(scale.dtype)
+    mean = _average(wide, axis)
+    var = _average(jnp.square(wide - mean), axis)
+    inverse = lax.rsqrt(var + epsilon)
+    y = (wide - mean) * (inverse * scale) + bias
+    return (y.astype(x.dtype), mean, var), (x, scale, mean, inverse)
+
+
+def _backward(epsilon, axis, residuals, cotangents):
+    x, scale, mean, inverse = residuals
+    g = cotangents[0].astype(scale.dtype)
+    normal = (x.astype(scale.dtype) - mean) * inverse
+    rest = tuple(range(x.ndim - 1))
+    bias_gradient, scale_gradient = jnp.sum(g, rest), jnp.sum(g * normal, rest)
+    count = x.size // x.shape[-1]
+    shares = (bias_gradient / count, scale_gradient / count)
+    mean_g, mean_g_normal = lax.pmean(shares, axis) if axis else shares
+    dx = (g - mean_g - normal * mean_g_normal) * (inverse * scale)
+    return dx.astype(x.dtype), scale_gradient, bias_gradient
+
+
+normalize_batch.defvjp(_forward, _backward)

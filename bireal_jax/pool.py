@@ -1,0 +1,62 @@
+"""Pooling, with a maximum whose gradient is fast on CPUs."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+SIZE, STRIDE, PAD = 3, 2, 1  # of max_pool; its backward pass is written for these
+
+
+def avg_pool(x: jax.Array, size: int) -> jax.Array:
+    """Average over size x size windows at stride `size`; what fills no window is dropped, as in PyTorch."""
+    n, h, w, c = x.shape
+    x = x[:, : h // size * size, : w // size * size]
+    return jnp.mean(x.reshape(n, h // size, size, w // size, size, c), (2, 4))
+
+
+def xla_max_pool(x: jax.Array) -> jax.Array:
+    """`max_pool` with XLA's own gradient, a scatter that takes a tenth of a CPU training step of the 18-layer net."""
+    return nn.max_pool(x, (SIZE, SIZE), (STRIDE, STRIDE), ((PAD, PAD), (PAD, PAD)))
+
+
+@jax.custom_vjp
+def unscattered_max_pool(x: jax.Array) -> jax.Array:
+    """`max_pool` that remembers, in one byte a window, which element was the largest; the first among equals."""
+    return xla_max_pool(x)
+
+
+def _forward(x):
+    y = xla_max_pool(x)
+    _, h, w, _ = y.shape
+    rows, columns = ((PAD, STRIDE * (o - 1) + SIZE - d - PAD, 0) for o, d in ((h, x.shape[1]), (w, x.shape[2])))
+    padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), rows, columns, (0, 0, 0)))
+    which = jnp.full(y.shape, -1, jnp.int8)
+    for k in reversed(range(SIZE * SIZE)):
+        i, j = divmod(k, SIZE)
+        which = jnp.where(padded[:, i : i + 2 * h - 1 : STRIDE, j : j + 2 * w - 1 : STRIDE] == y, jnp.int8(k), which)
+    return y, (which, jnp.zeros((0, *x.shape[1:3]), x.dtype))
+
+
+def _backward(residuals, g):
+    """The gradient by phases: rows and columns of even and of odd index, side by side until the last line."""
+    which, size = residuals
+    n, h, w, c = which.shape
+    phases = [[jnp.zeros((n, h + 1, w + 1, c), g.dtype) for _ in range(STRIDE)] for _ in range(STRIDE)]
+    for k in range(SIZE * SIZE):
+        (a, i), (b, j) = divmod(k // SIZE, STRIDE), divmod(k % SIZE, STRIDE)
+        part = jnp.where(which == k, g, jnp.zeros_like(g))
+        phases[i][j] += jnp.pad(part, ((0, 0), (a, 1 - a), (b, 1 - b), (0, 0)))
+    dx = jnp.stack([jnp.stack(row, 3) for row in phases], 2).reshape(n, STRIDE * (h + 1), STRIDE * (w + 1), c)
+    return (dx[:, PAD : PAD + size.shape[1], PAD : PAD + size.shape[2]],)
+
+
+unscattered_max_pool.defvjp(_forward, _backward)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """3x3 maximum at stride 2 with padding 1, the pooling of the ImageNet stem: [n, h, w, c] -> [n, h', w', c].
+
+    The gradient goes to the first of equal maxima, as in PyTorch.
+    """
+    return lax.platform_dependent(x, cpu=unscattered_max_pool, default=xla_max_pool)
