@@ -14,6 +14,7 @@ from jax import lax
 
 from bireal_jax.binarize import WeightBinarizer
 from bireal_jax.conv import Padding, conv
+from bireal_jax.norm import normalize_batch
 
 NO_PADDING: Padding = ((0, 0), (0, 0))
 
@@ -138,8 +139,7 @@ class BatchNorm(nn.Module):
     """Batch normalization over all but the last axis, with PyTorch's running statistics.
 
     Differs from `flax.linen.BatchNorm` in one point that parity needs: the running variance is the unbiased one
-    (n / (n - 1) times the variance that normalizes the batch). The variance is computed in two passes, since the tiny
-    latent initialization leaves variances of 1e-4 for which E[x²] - E[x]² cancels in float32.
+    (n / (n - 1) times the variance that normalizes the batch).
 
     Attributes:
       axis_name: name of the pmapped axis over which batch statistics are averaged; None for statistics per device.
@@ -162,40 +162,19 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, self.param_dtype)
         scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype).astype(wide)
         bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype).astype(wide)
-        x = x.astype(wide)
-        if train:
-            mean, var, count = self._batch_statistics(x)
-            if not self.is_initializing():
-                unbiased = var * (count / max(count - 1, 1))
-                running_mean.value = self._blend(running_mean.value, mean)
-                running_var.value = self._blend(running_var.value, unbiased)
-        else:
+        if not train:
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
-        return ((x - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
-
-    def _batch_statistics(self, x):
-        """Mean and biased variance per channel, and over how many values: this device's, or all devices'."""
+            return ((x.astype(wide) - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
         axis = None if self.is_initializing() else self.axis_name
-        average = (lambda v: lax.pmean(v, axis)) if axis else (lambda v: v)
-        count = x.size // x.shape[-1] * (lax.axis_size(axis) if axis else 1)
-        axes = tuple(range(x.ndim - 1))
-        mean = average(jnp.mean(x, axes))
-        return mean, average(jnp.mean(jnp.square(x - mean), axes)), count
+        y, mean, var = normalize_batch(x.astype(self.dtype), scale, bias, self.epsilon, axis)
+        if not self.is_initializing():
+            count = x.size // x.shape[-1] * (lax.axis_size(axis) if axis else 1)
+            running_mean.value = self._blend(running_mean.value, mean)
+            running_var.value = self._blend(running_var.value, var * (count / max(count - 1, 1)))
+        return y
 
     def _blend(self, old, new):
         return self.momentum * old + (1 - self.momentum) * new.astype(old.dtype)
-
-
-def avg_pool(x: jax.Array, size: int) -> jax.Array:
-    """Average over size x size windows at stride `size`; what fills no window is dropped, as in PyTorch."""
-    n, h, w, c = x.shape
-    x = x[:, : h // size * size, : w // size * size]
-    return jnp.mean(x.reshape(n, h // size, size, w // size, size, c), (2, 4))
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """3x3 maximum at stride 2 with padding 1, the pooling of the ImageNet stem."""
-    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
 def leaky_clip(x: jax.Array) -> jax.Array:

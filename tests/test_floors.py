@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "bireal_jax"
 # module (or package) -> floor. On one floor only the modules named in BESIDE import each other.
 FLOORS = {
     "_version": -2, "__init__": -1, "errors": -1,
-    "binarize": 0, "losses": 0, "metrics": 0, "conv": 0,
+    "binarize": 0, "losses": 0, "metrics": 0, "conv": 0, "norm": 0, "pool": 0,
     "layers": 1,
     "models": 2, "optim": 2, "data": 2,
     "config": 3, "parallel": 3, "checkpoint": 3, "importers": 3, "evaluate": 3.2, "workdir": 3.2, "progress": 3.2,

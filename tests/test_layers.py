@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bireal_jax import binarize, layers
+from bireal_jax import binarize, conv, layers, norm, pool
 
 
 def conv_by_hand(x, w, stride, pad):
@@ -88,13 +88,13 @@ def test_cross_replica_statistics_are_those_of_the_whole_batch(x64):
 def test_pooling():
     x = jnp.arange(25.0).reshape(1, 5, 5, 1)
     # The fifth row and column drop.
-    np.testing.assert_array_equal(layers.avg_pool(x, 2)[0, :, :, 0], [[3, 5], [13, 15]])
-    np.testing.assert_array_equal(layers.max_pool(-x)[0, :, :, 0], [[0, -1, -3], [-5, -6, -8], [-15, -16, -18]])
+    np.testing.assert_array_equal(pool.avg_pool(x, 2)[0, :, :, 0], [[3, 5], [13, 15]])
+    np.testing.assert_array_equal(pool.max_pool(-x)[0, :, :, 0], [[0, -1, -3], [-5, -6, -8], [-15, -16, -18]])
 
 
 def test_max_pool_sends_the_gradient_to_the_first_maximum():
     """As PyTorch does: among equal values the first in the window wins."""
-    g = jax.grad(lambda x: jnp.sum(layers.max_pool(x)))(jnp.zeros((1, 4, 4, 1)))
+    g = jax.grad(lambda x: jnp.sum(pool.max_pool(x)))(jnp.zeros((1, 4, 4, 1)))
     np.testing.assert_array_equal(g[0, :, :, 0], [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 
 
@@ -108,3 +108,56 @@ def test_latent_init_starts_all_positive_and_below_a_thousandth():
     w = layers.uniform_001(jax.random.key(0), (3, 3, 64, 64))
     assert w.min() >= 0 and w.max() < 0.001
     np.testing.assert_allclose(w.mean(), 0.0005, rtol=0.02)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 6, 7])
+def test_max_pool_has_xlas_gradient(size):
+    """Small integers, so that equal maxima are common and sums exact."""
+    rng = np.random.default_rng(size)
+    x = jnp.asarray(rng.integers(0, 4, (2, size, size + 1, 3)), jnp.float32)
+    y, vjp = jax.vjp(pool.max_pool, x)
+    expected, expected_vjp = jax.vjp(pool.xla_max_pool, x)
+    g = jnp.asarray(rng.integers(-4, 5, y.shape), jnp.float32)
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(vjp(g)[0], expected_vjp(g)[0])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides", "pads"), [((3, 3), (1, 1), (1, 1)), ((7, 7), (2, 2), (3, 3)), ((3, 2), (2, 1), (1, 0))]
+)
+def test_unfolded_weight_gradient_is_xlas(kernel, strides, pads, x64, monkeypatch):
+    """In one chunk and in many."""
+    rng = np.random.default_rng(0)
+    x, w = jnp.asarray(rng.normal(size=(6, 9, 8, 3))), jnp.asarray(rng.normal(size=(*kernel, 3, 5)))
+    how = {"strides": strides, "padding": tuple((p, p) for p in pads)}
+    g = jnp.asarray(rng.normal(size=conv.conv(x, w, *how.values()).shape))
+    expected = conv.weight_gradient(x, w, g, **how)
+    for most in (conv.PATCH_BYTES, 1):
+        monkeypatch.setattr(conv, "PATCH_BYTES", most)
+        np.testing.assert_allclose(conv.weight_gradient_unfolded(x, w, g, **how), expected, rtol=1e-11, atol=1e-12)
+
+
+def test_batch_norm_gradient_is_that_of_its_formula(x64):
+    rng = np.random.default_rng(0)
+    x, g = (jnp.asarray(rng.normal(2, 3, (5, 2, 3, 4))) for _ in range(2))
+    scale, bias = (jnp.asarray(rng.normal(size=4)) for _ in range(2))
+
+    def formula(x, scale, bias):
+        mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+        return (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
+
+    ours = jax.vjp(lambda *a: norm.normalize_batch(*a, 1e-5, None)[0], x, scale, bias)[1](g)
+    for a, b in zip(ours, jax.vjp(formula, x, scale, bias)[1](g), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_cross_replica_batch_norm_gradient_is_that_of_the_whole_batch(x64):
+    rng = np.random.default_rng(0)
+    x, g = (jnp.asarray(rng.normal(2, 3, (8, 2, 3, 4))) for _ in range(2))
+    scale, bias = (jnp.asarray(rng.normal(size=4)) for _ in range(2))
+    whole = jax.vjp(lambda *a: norm.normalize_batch(*a, 1e-5, None)[0], x, scale, bias)[1](g)
+    split = lambda x, g: jax.vjp(lambda *a: norm.normalize_batch(*a, 1e-5, "batch")[0], x, scale, bias)[1](g)
+    dx, dscale, dbias = jax.pmap(split, "batch")(x[:, None], g[:, None])
+    np.testing.assert_allclose(dx[:, 0], whole[0], rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(dscale.sum(0), whole[1], rtol=1e-10)
+    np.testing.assert_allclose(dbias.sum(0), whole[2], rtol=1e-10)

@@ -10,6 +10,7 @@ the one PNG, which are stored as RGB JPEG (quality 100), as tensorflow-datasets 
 
 import argparse
 import io
+import re
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -57,13 +58,13 @@ def train_examples(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def val_examples(path: Path) -> Iterator[tuple[str, dict]]:
-    """(file name, example) of a flat tar; the labels belong to the names in sorted order."""
+    """(file name, example) of a flat tar; the label belongs to the number in the name, ILSVRC2012_val_00000001.JPEG."""
     labels = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
-    with tarfile.open(path) as tar:
-        names = sorted(m.name for m in tar if m.isfile())
-    label_of = dict(zip(names, labels, strict=False))
     for name, image in _members(path):
-        yield name, {"file_name": name, "image": _jpeg(image, name), "label": label_of[name]}
+        number = re.fullmatch(r".*_val_(\d{8})\.JPEG", name)
+        if not number or not 1 <= int(number[1]) <= len(labels):
+            raise BadInput(f"{path} holds {name}, which is no validation image of ILSVRC2012; download the tar again")
+        yield name, {"file_name": name, "image": _jpeg(image, name), "label": labels[int(number[1]) - 1]}
 
 
 def _members(tar):

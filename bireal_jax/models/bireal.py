@@ -10,7 +10,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense, avg_pool, leaky_clip, max_pool
+from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense, leaky_clip
+from bireal_jax.pool import avg_pool, max_pool
 
 Module = Callable[..., Any]
 

@@ -3,8 +3,9 @@
     python -m experiments.speed.train                        224 px, batch 32, and 32 px, batch 128; one thread
     python -m experiments.speed.train --sizes 224 --batch 256 --dtype bfloat16      on a GPU
 
-Needs torch beside the package. Every round times each peer once, in turn, so that a machine that slows down slows all
-of them; medians and quartiles over the rounds. A step is forward, backward and Adam on a batch already in memory.
+Needs torch beside the package. Every peer is a process of its own, so that neither allocator nor threads of one disturb
+another; they take turns, one step at a time, so that a machine that slows down slows all of them. Medians and quartiles
+over the rounds. A step is forward, backward and Adam on a batch already in memory.
 """
 
 import argparse
@@ -12,10 +13,13 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from functools import partial
 from pathlib import Path
+
+PEERS = ["ours", "eager", "eager_tuned", "compiled", "compiled_tuned", "compiled_bf16"]
 
 
 def parse():
@@ -25,9 +29,10 @@ def parse():
     parser.add_argument("--batch", type=int, help="default: 32 at 224 px, 128 at 32 px")
     parser.add_argument("--dtype", default="float32", help="of our computation")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", nargs="+", default=["ours", "eager", "compiled", "compiled_bf16"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS[:-1], help="tuned: our allocator settings")
     parser.add_argument("--out", type=Path, help="append the results to this .jsonl file")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -95,21 +100,17 @@ def torch_peer(size, batch, kind):
 def measure(size, arguments):
     """Prints and returns the medians of every peer at one size."""
     batch = arguments.batch or (32 if size > 64 else 128)
-    runs = {
-        name: ours(size, batch, arguments.dtype) if name == "ours" else torch_peer(size, batch, name)
-        for name in arguments.peers
-    }
-    for name, run in runs.items():
-        began = time.perf_counter()
-        run()
-        print(f"{name}: first step {time.perf_counter() - began:.1f} s", flush=True)
-        run()
-    seconds = {name: [] for name in runs}
+    workers = {name: start(name, size, batch, arguments) for name in arguments.peers}
+    for name, worker in workers.items():
+        print(f"{name}: first step {step(worker):.1f} s", flush=True)
+        step(worker)
+    seconds = {name: [] for name in workers}
     for _ in range(arguments.rounds):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - began)
+        for name, worker in workers.items():
+            seconds[name].append(step(worker))
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
     row = {
         "size": size,
         "batch": batch,
@@ -158,18 +159,50 @@ def machine():
     }
 
 
+def start(name, size, batch, arguments):
+    """A process that runs a step of one peer for every line it reads, and answers with its seconds."""
+    flags = ["--worker", name, "--sizes", str(size), "--batch", str(batch)]
+    flags += ["--threads", str(arguments.threads), "--dtype", arguments.dtype]
+    command = [sys.executable, "-m", "experiments.speed.train", *flags]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+
+def step(worker):
+    """Seconds of one step of a worker."""
+    worker.stdin.write("go\n")
+    return float(worker.stdout.readline())
+
+
+def work(arguments):
+    """The worker's side."""
+    if arguments.threads == 1:  # before either library starts its threads
+        one = " --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + one
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    name, (size,), batch = arguments.worker, arguments.sizes, arguments.batch
+    if name == "ours" or name.endswith("_tuned"):
+        from bireal_jax.main import keep_freed_memory  # what the command does on a CPU
+
+        keep_freed_memory()
+    if name == "ours":
+        run = ours(size, batch, arguments.dtype)
+    else:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+        run = torch_peer(size, batch, name.removesuffix("_tuned"))
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        run()
+        print(time.perf_counter() - began, flush=True)
+
+
 def main():
     """The command."""
     arguments = parse()
-    if arguments.threads == 1:  # before either library starts its threads
-        os.environ["XLA_FLAGS"] = (
-            os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-        )
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    import torch
-
-    torch.set_num_threads(arguments.threads)
+    if arguments.worker:
+        return work(arguments)
     for size in arguments.sizes:
         measure(size, arguments)
 
