@@ -24,6 +24,14 @@ METRIC = "top1"
 log = logging.getLogger("bireal_jax")
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what Orbax logs beside raising it, nor its warning that a checkpoint between two evaluations has no score."""
+    return not record.exc_info and "tracked_metric" not in record.getMessage()
+
+
+logging.getLogger("absl").addFilter(_is_news)
+
+
 class Checkpoints:
     """The checkpoints of one stage: the best by METRIC and the last few, below one directory.
 
@@ -158,9 +166,11 @@ class Checkpoints:
         return place
 
     def _failed(self, error):
-        full = "no space left" in str(error).lower() or "RESOURCE_EXHAUSTED" in str(error)
-        way_out = "free some space and start the same command again" if full else "older checkpoints are intact"
-        return BadInput(f"cannot save a checkpoint below {self.directory}: {_first_line(error)}\n{way_out}")
+        if "no space left" in str(error).lower() or "RESOURCE_EXHAUSTED" in str(error):
+            reason, way_out = "no space left on the device", "free some space and start the same command again"
+        else:
+            reason, way_out = _first_line(error), "older checkpoints are intact; the same command continues from them"
+        return BadInput(f"cannot save a checkpoint below {self.directory}: {reason}\n{way_out}")
 
 
 class Damaged(Exception):

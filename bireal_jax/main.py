@@ -31,6 +31,7 @@ The same command continues a run that was cut off.
 
 def run() -> None:
     """The console entry. Exit status: 0 done, 2 an input that cannot work, 130 interrupted."""
+    sys.unraisablehook = _unraisable
     try:
         main(sys.argv)
     except BadInput as error:
@@ -39,6 +40,12 @@ def run() -> None:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+
+
+def _unraisable(hook):
+    """Drops what TensorStore's callbacks print after a save or a restore that failed and was reported."""
+    if str(hook.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(hook)
 
 
 def main(argv: list[str]) -> None:

@@ -87,6 +87,30 @@ def test_killed_twenty_four_times(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount a small file system")
+def test_full_disk(tmp_path):
+    """Saves that fail for want of space end the run in two lines, and with space it continues to the same numbers."""
+    place = tmp_path / "small"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    short = ["--config.total_steps=60", "--config.log_steps=10", "--config.save_steps=10"]
+    try:
+        for _ in range(2):
+            process = start(place / "w", *short)
+            output = process.communicate(timeout=300)[0]
+            assert process.returncode == 2 and "Traceback" not in output, output
+            assert output.strip().splitlines()[-2].endswith("no space left on the device")
+        assert newest(place / "w" / "stage_0" / "checkpoints") == 20
+        subprocess.run(["mount", "-o", "remount,size=60m", place], check=True)
+        assert start(place / "w", *short).wait(timeout=300) == 0
+        assert start(tmp_path / "straight", *short).wait(timeout=300) == 0
+        assert (place / "w" / "metrics.jsonl").read_bytes() == (tmp_path / "straight" / "metrics.jsonl").read_bytes()
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.slow
 def test_digits_reach_97_percent_with_three_seeds(tmp_path):
     scores = []
     for seed in range(3):

@@ -160,6 +160,11 @@ def test_run_writes_what_it_promises_and_a_second_start_says_so(tmp_path, capsys
     assert scores["top1"] == result["best_top1"]
 
 
+def test_profile_of_a_few_steps(tmp_path):
+    train.run(small(total_steps=13, profile_steps=2), tmp_path)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
 class Cut(Exception):
     pass
 
