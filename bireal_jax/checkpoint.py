@@ -6,6 +6,8 @@ the one before it.
 """
 
 import contextlib
+import dataclasses
+import json
 import logging
 import shutil
 import zlib
@@ -16,20 +18,37 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
-from bireal_jax.errors import BadInput
+from bireal_jax.errors import BadInput, first_line
 
 METRIC = "top1"
 log = logging.getLogger("bireal_jax")
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Not what Orbax logs beside raising it, nor its warning that a checkpoint between two evaluations has no score."""
-    return not record.exc_info and "tracked_metric" not in record.getMessage()
+    """Not what Orbax logs beside raising it."""
+    return not record.exc_info
 
 
 logging.getLogger("absl").addFilter(_is_news)
+
+
+@dataclasses.dataclass
+class _BestAndLast(PreservationPolicy):
+    """Keeps the last few checkpoints and the one with the best score."""
+
+    keep_last: int
+    scores: dict[int, float]
+
+    def best(self) -> int | None:
+        """The step of the best score, the later of two equal ones."""
+        return max(self.scores, key=lambda step: (self.scores[step], step), default=None)
+
+    def should_preserve(self, checkpoints, *, context):
+        """Orbax's question: which of these, oldest first?"""
+        recent = {c.step for c in checkpoints[-self.keep_last :]}
+        return [c.step in recent or c.step == self.best() for c in checkpoints]
 
 
 class Checkpoints:
@@ -39,15 +58,24 @@ class Checkpoints:
     context manager; leaving it waits for what is still being written, and raises if that failed.
     """
 
-    def __init__(self, directory: str | Path, keep_last: int = 2):
+    def __init__(self, directory: str | Path, keep_last: int = 2, read_only: bool = False):
+        """`read_only` disturbs nobody who writes there, and takes no notice of what is not finished."""
         self.directory = Path(directory).absolute()
-        best = BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
+        self._policy = _BestAndLast(keep_last, {})
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy([LatestN(keep_last), best]),
-            best_fn=_score,  # without it Orbax stores no metrics
-            cleanup_tmp_directories=True,
+            preservation_policy=self._policy,
+            read_only=read_only,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        for step in self.steps():
+            try:
+                metrics = self.metrics(step)
+            except Damaged as error:  # restoring it says so again, and what is done about it
+                log.warning("damaged checkpoint: %s", error)
+            else:
+                self._policy.scores |= {step: metrics[METRIC]} if metrics else {}
 
     def __enter__(self):
         return self
@@ -74,11 +102,14 @@ class Checkpoints:
           BadInput: this or the previous save failed, for instance on a full disk. Older checkpoints are intact.
         """
         items: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-        items["digest"] = ocp.args.JsonSave({name: digest(tree) for name, tree in trees.items()})
+        record = {
+            "leaves": {name: digest(tree) for name, tree in trees.items()},
+            "metrics": dict(metrics) if metrics else None,
+        }
+        items["digest"] = ocp.args.JsonSave({"record": record, "crc32": _crc(record)})
+        self._policy.scores |= {step: metrics[METRIC]} if metrics else {}
         try:
-            self._manager.save(
-                step, args=ocp.args.Composite(**items), metrics=dict(metrics) if metrics else None, force=True
-            )
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:
             raise self._failed(error) from error
 
@@ -97,12 +128,11 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of the best evaluation, the later of two equal ones; None if nothing was evaluated."""
-        scores = [(m[METRIC], s) for s in self.steps() if (m := self._manager.metrics(s))]
-        return max(scores)[1] if scores else None
+        return self._policy.best()
 
     def metrics(self, step: int) -> dict[str, float] | None:
-        """The metrics saved with `step`, or None."""
-        return self._manager.metrics(step)
+        """The metrics saved with `step`, or None. Raises Damaged."""
+        return self._record(step)["metrics"]
 
     def restore(self, step: int, templates: Mapping[str, Any]) -> dict[str, Any]:
         """The named trees of one checkpoint, checked.
@@ -118,7 +148,7 @@ class Checkpoints:
           Damaged: something cannot be read or is not what was written.
           BadInput: it was written for other variables, by another model.
         """
-        stored = self._read(step, {"digest": ocp.args.JsonRestore()})["digest"]
+        stored = self._record(step)["leaves"]
         for name, tree in templates.items():
             check_same(stored[name], shapes(tree), f"checkpoint {self.directory / str(step)}")
         numpy = {name: jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), tree) for name, tree in templates.items()}
@@ -150,11 +180,18 @@ class Checkpoints:
             raise BadInput(f"no sound checkpoint is left in {self.directory}\nstart again with another --workdir")
         return None
 
+    def _record(self, step):
+        """What `save` wrote about the trees: their digests, and the metrics."""
+        content = self._read(step, {"digest": ocp.args.JsonRestore()})["digest"]
+        if not isinstance(content, dict) or content.get("crc32") != _crc(content.get("record")):
+            raise Damaged(f"{self.directory / str(step)}: its digest is damaged")
+        return content["record"]
+
     def _read(self, step, items):
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax and TensorStore raise bare Exceptions for damaged files
-            raise Damaged(f"{self.directory / str(step)}: {_first_line(error)}") from error
+            raise Damaged(f"{self.directory / str(step)}: {first_line(error)}") from error
 
     def _set_aside(self, step):
         place = self.directory.parent / "damaged" / str(step)
@@ -163,13 +200,16 @@ class Checkpoints:
             place = place.with_name(place.name + "_")
         shutil.move(self.directory / str(step), place)
         self._manager.reload()
+        self._policy.scores.pop(step, None)
         return place
 
     def _failed(self, error):
         if "no space left" in str(error).lower() or "RESOURCE_EXHAUSTED" in str(error):
             reason, way_out = "no space left on the device", "free some space and start the same command again"
+        elif isinstance(error, OSError):
+            reason, way_out = first_line(error), "mend that and start the same command again"
         else:
-            reason, way_out = _first_line(error), "older checkpoints are intact; the same command continues from them"
+            return error
         return BadInput(f"cannot save a checkpoint below {self.directory}: {reason}\n{way_out}")
 
 
@@ -218,9 +258,5 @@ def merge(variables: Any, target: Any, what: str) -> Any:
     return jax.tree.map(lambda v, t: np.asarray(v, t.dtype), variables, target)
 
 
-def _score(metrics):
-    return metrics[METRIC]
-
-
-def _first_line(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def _crc(record):
+    return f"{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}"

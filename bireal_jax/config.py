@@ -7,12 +7,13 @@ type is refused.
 import copy
 import difflib
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from bireal_jax.errors import BadInput
+from bireal_jax.errors import BadInput, first_line
 
 
 def default() -> ConfigDict:
@@ -53,8 +54,8 @@ def default() -> ConfigDict:
     c.optim.decay_on = ("binary", "decay")  # which labels weight decay acts on
     c.ema_decay = 0.0  # 0: off; else evaluation uses this moving average of the variables
 
-    c.log_epochs = 0.0
-    c.log_steps = 100
+    c.log_epochs = 0.04  # 100 steps of ImageNet at batch 512
+    c.log_steps = 0
     c.eval_epochs = 1.0
     c.eval_steps = 0
     c.save_epochs = 1.0
@@ -67,18 +68,18 @@ def default() -> ConfigDict:
 
 
 def _at_least(low):
-    return (lambda v: v >= low), f"at least {low}"
+    return (lambda v: low <= v < math.inf), f"at least {low} and finite"
 
 
 def _between(low, high):
     return (lambda v: low <= v < high), f"in [{low}, {high})"
 
 
-POSITIVE = ((lambda v: v > 0), "above 0")
+POSITIVE = ((lambda v: 0 < v < math.inf), "above 0 and finite")
 
 # field -> (test, what it must be)
 LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": _at_least(0),
+    "seed": ((lambda v: 0 <= v < 2**31), "in [0, 2147483648)"),
     "model.dtype": ((lambda v: v in ("float32", "bfloat16", "float64")), "float32, bfloat16 or float64"),
     "data.image_size": _at_least(1),
     "data.resize": _at_least(1),
@@ -89,6 +90,10 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "total_steps": _at_least(0),
     "label_smoothing": _between(0, 1),
     "optim.lr": POSITIVE,
+    "optim.milestones": (
+        (lambda v: all(isinstance(m, (int, float)) and 0 < m < math.inf for m in v)),
+        "epochs, numbers above 0",
+    ),
     "optim.warmup_epochs": _at_least(0),
     "optim.warmup_steps": _at_least(0),
     "optim.weight_decay": _at_least(0),
@@ -106,6 +111,13 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def validate(config: ConfigDict) -> None:
     """Raises BadInput for the first value that is out of its limits, in any stage."""
+    for i, overrides in enumerate(config.stages):
+        if not isinstance(overrides, Mapping):
+            raise BadInput(f"config.stages[{i}] is {overrides!r}; it must be a dict of overrides")
+        if "init_from" in overrides or "stages" in overrides:
+            raise BadInput(
+                f"stage {stage_name(config, i)!r}: init_from and stages are of the whole run; set them outside"
+            )
     for stage in stages(config):
         for field, (test, wanted) in LIMITS.items():
             value = get(stage, field)
@@ -154,7 +166,7 @@ def stage(config: ConfigDict, index: int) -> ConfigDict:
     try:
         result.update_from_flattened_dict(overrides)
     except (KeyError, AttributeError, TypeError, ValueError) as error:
-        raise BadInput(f"stage {stage_name(config, index)!r}: {_first_line(error)}") from None
+        raise BadInput(f"stage {stage_name(config, index)!r}: {first_line(error)}") from None
     return result
 
 
@@ -181,9 +193,9 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=1, sort_keys=True) + "\n"
 
 
-def differences(old: str, config: ConfigDict) -> list[str]:
-    """Fields in which a stored config.json differs from this config, as "optim.lr 0.001 -> 0.01", without FREE ones."""
-    before, after = _flat(json.loads(old)), _flat(json.loads(to_json(config)))
+def differences(old: str, new: str) -> list[str]:
+    """Fields in which two results of `to_json` differ, as "optim.lr 0.001 -> 0.01", without FREE ones."""
+    before, after = _flat(json.loads(old)), _flat(json.loads(new))
     fields = sorted(k for k in before | after if before.get(k) != after.get(k) and k not in FREE)
     return [f"{k} {before.get(k, '(none)')} -> {after.get(k, '(none)')}" for k in fields]
 
@@ -193,7 +205,3 @@ def _flat(tree, prefix=""):
     for key, value in tree.items():
         result |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return result
-
-
-def _first_line(error):
-    return str(error.args[0] if error.args else error).strip().splitlines()[0]

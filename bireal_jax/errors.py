@@ -23,3 +23,8 @@ def lookup(table, name, what):
     if name not in table:
         raise BadInput(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}")
     return table[name]
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, cut to one line that fits a message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -7,6 +7,8 @@ import optax
 
 from bireal_jax.errors import BadInput, lookup
 
+# Schedules count their step from the end of the warmup; total_steps and milestones count from the start of the training.
+
 LABELS = ("binary", "decay", "no_decay")
 
 
@@ -20,31 +22,31 @@ def labels(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: kinds.get(path[-1].key, "no_decay"), params)
 
 
-def linear(lr, total_steps, epoch_steps, milestones):
+def linear(lr, total_steps, epoch_steps, milestones, warmup):
     """lr * (1 - step / total): to 0, every step a little."""
-    return optax.linear_schedule(lr, 0.0, total_steps)
+    return optax.linear_schedule(lr, 0.0, total_steps - warmup)
 
 
-def linear_epoch(lr, total_steps, epoch_steps, milestones):
+def linear_epoch(lr, total_steps, epoch_steps, milestones, warmup):
     """The released scheduler: lr * (1 - (epoch + 1) / epochs), constant within an epoch; the last epoch runs at 0."""
 
     def schedule(step):
-        return lr * jnp.maximum(0.0, 1 - (jnp.floor(step / epoch_steps) + 1) * epoch_steps / total_steps)
+        return lr * jnp.maximum(0.0, 1 - (jnp.floor((step + warmup) / epoch_steps) + 1) * epoch_steps / total_steps)
 
     return schedule
 
 
-def cosine(lr, total_steps, epoch_steps, milestones):
+def cosine(lr, total_steps, epoch_steps, milestones, warmup):
     """lr * (1 + cos(pi * step / total)) / 2."""
-    return optax.cosine_decay_schedule(lr, total_steps)
+    return optax.cosine_decay_schedule(lr, total_steps - warmup)
 
 
-def piecewise(lr, total_steps, epoch_steps, milestones):
+def piecewise(lr, total_steps, epoch_steps, milestones, warmup):
     """Divided by 10 at every milestone, an epoch."""
-    return optax.piecewise_constant_schedule(lr, {round(m * epoch_steps): 0.1 for m in milestones})
+    return optax.piecewise_constant_schedule(lr, {round(m * epoch_steps) - warmup: 0.1 for m in milestones})
 
 
-def constant(lr, total_steps, epoch_steps, milestones):
+def constant(lr, total_steps, epoch_steps, milestones, warmup):
     """lr throughout."""
     return optax.constant_schedule(lr)
 
@@ -68,7 +70,7 @@ def schedule(name, lr, total_steps, epoch_steps=1.0, milestones=(), warmup_steps
     """
     if warmup_steps >= total_steps and warmup_steps:
         raise BadInput(f"warmup of {warmup_steps} steps leaves nothing of {total_steps}; shorten optim.warmup_epochs")
-    main = lookup(SCHEDULES, name, "schedule")(lr, total_steps - warmup_steps, epoch_steps, milestones)
+    main = lookup(SCHEDULES, name, "schedule")(lr, total_steps, epoch_steps, milestones, warmup_steps)
     return (
         optax.join_schedules([optax.linear_schedule(0.0, lr, warmup_steps), main], [warmup_steps])
         if warmup_steps

@@ -14,7 +14,7 @@ def get_config():
     c.batch_size = 64
     c.total_epochs = 40.0
     c.label_smoothing = 0.0
-    c.log_epochs, c.log_steps = 1.0, 0
+    c.log_epochs = 1.0
     c.eval_epochs = 5.0
     c.save_epochs = 5.0
     return c

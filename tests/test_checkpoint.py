@@ -1,4 +1,5 @@
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,39 @@ def test_damage_is_noticed_and_the_checkpoint_before_it_used(tmp_path, damage, c
         c.save(2, trees(2), None)  # training comes by again
         c.wait()
         assert c.steps() == [1, 2]
+
+
+def test_one_flipped_bit_in_any_file_is_noticed_or_harmless(tmp_path):
+    fill(tmp_path / "c", [1.0, 2.0])
+    files = [p.relative_to(tmp_path / "c") for p in (tmp_path / "c" / "2").rglob("*") if p.is_file()]
+    noticed = set()
+    for i, name in enumerate(files):
+        place = tmp_path / str(i)
+        shutil.copytree(tmp_path / "c", place / "c")
+        content = bytearray((place / "c" / name).read_bytes())
+        if content:
+            content[len(content) // 2] ^= 4
+        (place / "c" / name).write_bytes(content)
+        with Checkpoints(place / "c") as c:
+            step, found = c.restore_latest(trees())
+            equal(found, trees(step))
+            noticed |= {name.parts[1]} if step == 1 else set()
+    assert {"variables", "rest", "digest"} <= noticed
+
+
+def test_a_reader_leaves_a_save_under_way_alone(tmp_path):
+    fill(tmp_path, [1.0])
+    under_way = tmp_path / "2.orbax-checkpoint-tmp"
+    under_way.mkdir()
+    with Checkpoints(tmp_path, read_only=True) as c:
+        assert c.steps() == [1] and c.best_step() == 1
+    assert under_way.is_dir()
+    with Checkpoints(tmp_path) as c:
+        assert c.steps() == [1]
+    assert not under_way.exists(), "the run itself cleans up"
+    with Checkpoints(tmp_path / "none", read_only=True) as c:
+        assert c.steps() == []
+    assert not (tmp_path / "none").exists()
 
 
 def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):

@@ -14,8 +14,7 @@ def test_steps_win_over_epochs():
     assert config.steps(c, "total", 1000) == 7
     c.optim.warmup_epochs = 0.001
     assert config.steps(c, "optim.warmup", 1000) == 1, "a duration above zero is at least one step"
-    assert config.steps(c, "log", 1000) == 100
-    c.log_steps = 0
+    c.log_epochs = 0.0
     assert config.steps(c, "log", 1000) == 0
 
 
@@ -38,12 +37,16 @@ def test_stages_are_overrides_of_a_locked_schema():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("optim.lr", -0.1, "config.optim.lr is -0.1; it must be above 0"),
+        ("optim.lr", -0.1, "config.optim.lr is -0.1; it must be above 0 and finite"),
         ("optim.lr", float("nan"), "config.optim.lr is nan"),
-        ("batch_size", 0, "config.batch_size is 0; it must be at least 1"),
+        ("batch_size", 0, "config.batch_size is 0; it must be at least 1 and finite"),
         ("label_smoothing", 1.0, r"config.label_smoothing is 1.0; it must be in \[0, 1\)"),
         ("model.dtype", "float8", "float32, bfloat16 or float64"),
         ("total_epochs", 0.0, "both 0"),
+        ("total_epochs", float("inf"), "config.total_epochs is inf"),
+        ("optim.lr", float("inf"), "config.optim.lr is inf"),
+        ("optim.milestones", ("a",), "epochs, numbers above 0"),
+        ("seed", 2**40, r"config.seed is 1099511627776; it must be in \[0"),
     ],
 )
 def test_values_out_of_their_limits(field, value, message):
@@ -69,6 +72,17 @@ def test_differences_name_fields_and_leave_out_where_things_lie():
     stored = config.to_json(c)
     assert json.loads(stored)["optim"]["lr"] == 1e-3
     c.data.dir, c.data.workers = "elsewhere", 3
-    assert config.differences(stored, c) == []
+    assert config.differences(stored, config.to_json(c)) == []
     c.optim.lr, c.stages = 0.01, ({"name": "a"},)
-    assert config.differences(stored, c) == ["optim.lr 0.001 -> 0.01", "stages [] -> [{'name': 'a'}]"]
+    assert config.differences(stored, config.to_json(c)) == ["optim.lr 0.001 -> 0.01", "stages [] -> [{'name': 'a'}]"]
+
+
+def test_stages_that_are_none():
+    c = config.default()
+    for stages, message in (
+        (("clip",), "must be a dict"),
+        (({"init_from": "x"},), "init_from and stages are of the whole run"),
+    ):
+        c.stages = stages
+        with pytest.raises(BadInput, match=message):
+            config.validate(c)

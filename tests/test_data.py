@@ -188,10 +188,20 @@ def test_cifar_from_npz(tmp_path):
     for change, message in (
         ({"y_test": np.full(4, 10)}, "label 10 is not in 0..9"),
         ({"x_train": arrays["x_train"][:, :28]}, r"x_train is uint8 \(6, 28, 32, 3\)"),
+        ({"y_train": np.eye(10)[:6]}, r"y_train is float64 \(6, 10\), wanted integers"),
+        ({"x_test": arrays["x_test"][:0], "y_test": arrays["y_test"][:0]}, r"x_test is uint8 \(0, 32, 32, 3\)"),
     ):
         np.savez(tmp_path / "bad.npz", **arrays | change)
         with pytest.raises(BadInput, match=message):
             data.build("cifar10", str(tmp_path / "bad.npz"), 32)
+    np.savez(tmp_path / "keras.npz", **arrays | {"y_train": arrays["y_train"][:, None]})
+    assert data.build("cifar10", str(tmp_path / "keras.npz"), 32).train[5]["label"] == 5
+    whole = (tmp_path / "c.npz").read_bytes()
+    flipped = whole[:200] + bytes([whole[200] ^ 1]) + whole[201:]
+    for content in (whole[:-500], flipped, b"", b"text"):
+        (tmp_path / "broken.npz").write_bytes(content)
+        with pytest.raises(BadInput, match="is not CIFAR-10"):
+            data.build("cifar10", str(tmp_path / "broken.npz"), 32)
     np.savez(tmp_path / "part.npz", x_train=arrays["x_train"])
     with pytest.raises(BadInput, match="is not CIFAR-10"):
         data.build("cifar10", str(tmp_path / "part.npz"), 32)
@@ -222,6 +232,13 @@ def test_a_truncated_file_is_named_from_within_the_pipeline(tmp_path):
     path = tmp_path / "val" / "dog" / "0.JPEG"
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(BadInput, match=r"val/dog/0.JPEG cannot be decoded"):
+        list(batching.eval_batches(source, 4, devices=1))
+
+
+def test_a_file_that_vanished_is_named(tmp_path):
+    source = data.build("folder", str(make_folder(tmp_path)), 24, 32)
+    (tmp_path / "val" / "dog" / "1.png").unlink()
+    with pytest.raises(BadInput, match=r"val/dog/1.png cannot be read"):
         list(batching.eval_batches(source, 4, devices=1))
 
 

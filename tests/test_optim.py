@@ -41,6 +41,15 @@ def test_other_schedules():
     np.testing.assert_allclose([warm(s) for s in (0, 5, 10, 50)], [0, 0.5, 1, 1], rtol=1e-6)
 
 
+def test_warmup_does_not_shift_what_is_counted_in_epochs():
+    steps = optim.schedule("steps", 1.0, 100, epoch_steps=10.0, milestones=(3, 6), warmup_steps=20)
+    np.testing.assert_allclose([steps(s) for s in (10, 29, 30, 59, 60)], [0.5, 1, 0.1, 0.1, 0.01], rtol=1e-5)
+    epochs = optim.schedule("linear_epoch", 1.0, 100, epoch_steps=10.0, warmup_steps=15)
+    np.testing.assert_allclose([epochs(s) for s in (19, 20, 99)], [0.8, 0.7, 0.0], rtol=1e-5, atol=1e-7)
+    linear = optim.schedule("linear", 1.0, 100, warmup_steps=20)
+    np.testing.assert_allclose([linear(s) for s in (20, 60, 100)], [1, 0.5, 0], atol=1e-6)
+
+
 def train(name, weight_decay, decay_on, steps=3):
     tx = optim.make(name, optim.schedule("constant", 0.1, 10), PARAMS, weight_decay, decay_on)
     params, state = PARAMS, tx.init(PARAMS)

@@ -1,5 +1,7 @@
 """CIFAR-10: 50,000 + 10,000 images of 32x32, from an .npz file or as tensorflow-datasets prepared it."""
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import numpy as np
 
 from bireal_jax.data.images import flip, shift
 from bireal_jax.data.source import Arrays, Source, check_labels
-from bireal_jax.errors import BadInput
+from bireal_jax.errors import BadInput, first_line
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PARTS = ("x_train", "y_train", "x_test", "y_test")
@@ -33,10 +35,11 @@ def build(directory: str, image_size: int, resize: int) -> Source:
     arrays = _from_npz(directory) if Path(directory).is_file() else _from_tfds(directory)
     for split in ("train", "test"):
         images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
-        if images.dtype != np.uint8 or images.shape != (len(labels), 32, 32, 3):
-            raise BadInput(
-                f"{directory}: x_{split} is {images.dtype} {images.shape}, wanted uint8 ({len(labels)}, 32, 32, 3)"
-            )
+        if images.dtype != np.uint8 or images.shape != (len(labels), 32, 32, 3) or not len(labels):
+            wanted = f"uint8 ({len(labels) or 'n'}, 32, 32, 3)"
+            raise BadInput(f"{directory}: x_{split} is {images.dtype} {images.shape}, wanted {wanted}")
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise BadInput(f"{directory}: y_{split} is {labels.dtype} {labels.shape}, wanted integers ({len(images)},)")
         check_labels(labels, 10, f"{directory}, y_{split}")
     return Source(
         train=Arrays(arrays["x_train"], arrays["y_train"]), eval=Arrays(arrays["x_test"], arrays["y_test"]),
@@ -48,9 +51,13 @@ def build(directory: str, image_size: int, resize: int) -> Source:
 def _from_npz(path):
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] if name[0] == "x" else stored[name].astype(np.int64) for name in PARTS}
-    except (KeyError, ValueError, OSError, EOFError) as error:
-        raise BadInput(f"{path} is not CIFAR-10: {error}\n{HOW}") from None
+            arrays = {name: stored[name] for name in PARTS}
+    except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadInput(f"{path} is not CIFAR-10: {first_line(error)}\n{HOW}") from None
+    for name in ("y_train", "y_test"):  # Keras stores labels as (n, 1)
+        if arrays[name].ndim == 2 and arrays[name].shape[1] == 1:
+            arrays[name] = arrays[name][:, 0]
+    return arrays
 
 
 def _from_tfds(directory):
@@ -60,7 +67,7 @@ def _from_tfds(directory):
         pair: Any = tfds.data_source("cifar10", split=["train", "test"], data_dir=directory, download=False)
         train, test = pair
     except Exception as error:  # tfds raises many kinds, and what matters is that it is not there
-        raise BadInput(f"no prepared cifar10 in {directory}: {str(error).splitlines()[0]}\n{HOW}") from None
+        raise BadInput(f"no prepared cifar10 in {directory}: {first_line(error)}\n{HOW}") from None
     arrays = {}
     for split, source in (("train", train), ("test", test)):
         examples = [source[i] for i in range(len(source))]

@@ -24,7 +24,10 @@ class Files:
 
     def __getitem__(self, index):
         path, label = self.pairs[index]
-        return {"bytes": Path(path).read_bytes(), "label": label, "name": path}
+        try:
+            return {"bytes": Path(path).read_bytes(), "label": label, "name": path}
+        except OSError as error:
+            raise BadInput(f"{path} cannot be read: {error.strerror}; the folder changed since the run began") from None
 
 
 def build(directory: str, image_size: int, resize: int) -> Source:

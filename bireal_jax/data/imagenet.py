@@ -6,7 +6,7 @@ from typing import Any
 
 from bireal_jax.data.images import augment_file, prepare_file
 from bireal_jax.data.source import Source
-from bireal_jax.errors import BadInput
+from bireal_jax.errors import BadInput, first_line
 
 HOW = (
     "prepare it once: python -m bireal_jax.data.prepare imagenet2012 --tars DIR_OF_THE_TWO_TARS --out DIR\n"
@@ -45,7 +45,7 @@ def build(directory: str, image_size: int, resize: int) -> Source:
         raw = {"image": tfds.decode.SkipDecoding()}
         train, val = (Records(builder.as_data_source(s, decoders=raw)) for s in ("train", "validation"))
     except (ValueError, NotImplementedError, FileNotFoundError, AssertionError) as error:
-        raise BadInput(f"{version} cannot be read: {str(error).splitlines()[0]}\n{HOW}") from None
+        raise BadInput(f"{version} cannot be read: {first_line(error)}\n{HOW}") from None
     names = builder.info.features["label"].names
     return Source(
         train=train, eval=val, augment=partial(augment_file, size=image_size),
