@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from bireal_jax.config import check_field
+from bireal_jax.config import check_field, default
 from bireal_jax.errors import BadInput
 
 HELP = """1-bit convolutional networks: train, evaluate.
@@ -57,8 +57,8 @@ def main(argv: list[str]) -> None:
     if any(arg in ("--help", "-h", "-help", "--helpfull") for arg in argv[1:]):
         print(HELP)
         return
+    _cache_compilations()  # before the recipe, which may import jax
     config, workdir, mode = parse(argv)
-    _cache_compilations()
     import jax  # heavy, hence here
 
     from bireal_jax import train
@@ -112,7 +112,10 @@ def load_recipe(path: Path) -> ConfigDict:
         names = runpy.run_path(str(path))
         if "get_config" not in names:
             raise BadInput(f"{path} has no get_config(); see configs/digits.py for a recipe")
-        return names["get_config"]()
+        config = names["get_config"]()
+        if not isinstance(config, ConfigDict) or set(config) != set(default()):
+            raise BadInput(f"{path}: get_config() must return the config that it got from config.default()")
+        return config
     except BadInput:
         raise
     except SyntaxError as error:

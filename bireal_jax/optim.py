@@ -7,7 +7,7 @@ import optax
 
 from bireal_jax.errors import BadInput, lookup
 
-# Schedules count their step from the end of the warmup; total_steps and milestones count from the start of the training.
+# Schedules count their step from the end of the warmup; total_steps and milestones count from the very start.
 
 LABELS = ("binary", "decay", "no_decay")
 

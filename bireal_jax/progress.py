@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a bar in a terminal, lines in a log file, nothing on the other hosts."""
 
+import contextlib
 import sys
 import time
 
@@ -63,6 +64,34 @@ class Bar:
             self._bar.console.print("  ".join(words), highlight=False)
         else:
             say("  ".join(words))
+
+
+class Clock:
+    """Images per second, and the share of the time spent waiting for input, since it was last read."""
+
+    def __init__(self, batch_size: int):
+        self.batch_size = batch_size
+        self.restart()
+
+    def restart(self):
+        """Forgets what was before, such as an evaluation."""
+        self.steps, self.waited, self.began = 0, 0.0, time.monotonic()
+
+    @contextlib.contextmanager
+    def waiting(self):
+        """Time in here is waiting for input."""
+        began = time.monotonic()
+        yield
+        self.waited += time.monotonic() - began
+
+    def read(self) -> dict[str, float]:
+        """The figures, none if no step was done; starts anew."""
+        if not self.steps:
+            return {}
+        seconds = time.monotonic() - self.began
+        figures = {"images_per_second": self.steps * self.batch_size / seconds, "input_wait": self.waited / seconds}
+        self.restart()
+        return figures
 
 
 FORMATS = {

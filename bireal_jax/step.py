@@ -24,7 +24,7 @@ class State:
       step: int32 [], steps done in this stage.
       params, batch_stats: the model's variables.
       opt_state: of the optax transformation.
-      rng: uint32 [2], key data from which every step derives its own key.
+      rng: uint32 [2], key data for steps that need random numbers. None of today's models draws any.
       ema: moving average of {"params", "batch_stats"}, or {} if it is off.
       window: sums of the metrics since they were last logged.
       signs: the packed signs of the latent weights when they were last logged, for the flip rate.

@@ -1,13 +1,17 @@
 """A workdir: what a run leaves behind, and the rule that it belongs to one config.
 
-config.json, metrics.jsonl (what was computed; two runs of one config can be compared with `cmp`), timing.jsonl (how
-fast), events.* for TensorBoard, stage_<i>/checkpoints/, result.json once the run is finished.
+config.json, data.json (sizes of the data sets), metrics.jsonl (what was computed; `cmp` compares two runs of one
+config), timing.jsonl (how fast), events.* for TensorBoard, stage_<i>/checkpoints/, lock (held while a run is under
+way), result.json once it is finished.
 """
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +19,76 @@ import jax
 from ml_collections import ConfigDict
 
 from bireal_jax import config as config_lib
+from bireal_jax.data import Source
 from bireal_jax.errors import BadInput
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Makes the workdir and writes config.json, or checks that the one there is of the same run.
+def begun(workdir: Path) -> bool:
+    """Whether a run has claimed the workdir."""
+    return (workdir / "config.json").exists()
 
-    Raises:
-      BadInput: another config lives there, or it cannot be written.
-    """
-    path = workdir / "config.json"
+
+def changes(workdir: Path, config: ConfigDict) -> list[str]:
+    """Fields in which the config of the run that lives in the workdir differs from this one; [] where none lives."""
+    return _changes(workdir / "config.json", config_lib.to_json(config))
+
+
+def _changes(path, text):
     try:
-        if path.exists():
-            changes = config_lib.differences(path.read_text(), config)
-            if changes:
-                shown = ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
-                raise BadInput(
-                    f"{workdir} belongs to another config: {shown}\nuse another --workdir, or the config of {path}"
-                )
-        elif jax.process_index() == 0:
-            write(path, config_lib.to_json(config))
-    except json.JSONDecodeError as error:
+        return config_lib.differences(path.read_text(), text) if path.exists() else []
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} is not readable ({error}); use another --workdir") from None
 
 
-def result(workdir: Path) -> dict[str, Any] | None:
-    """What result.json says, or None while the run is not finished."""
+def _refuse(workdir, path, found):
+    if found:
+        shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        raise BadInput(f"{workdir} belongs to another config: {shown}\nuse another --workdir, or what {path} says")
+
+
+def finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
+    """What result.json says, or None while the run is not finished.
+
+    Raises:
+      BadInput: another config lives there, or result.json is damaged.
+    """
+    _refuse(workdir, workdir / "config.json", changes(workdir, config))
     path = workdir / "result.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    try:
+        return json.loads(path.read_text()) if path.exists() else None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is damaged ({error})\ndelete it; the same command writes it anew") from None
+
+
+@contextlib.contextmanager
+def claim(workdir: Path, config: ConfigDict, sources: list[Source]) -> Iterator[None]:
+    """Holds the workdir for this run, as long as the context lasts: makes it, locks it, writes config and data.json.
+
+    data.json holds what the stages' data sets are: steps and order follow from it.
+
+    Raises:
+      BadInput: another config or other data lives there, another process trains there, or it cannot be written.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    data = [{"train": len(s.train), "eval": len(s.eval), "classes": s.num_classes} for s in sources]
+    texts = {"config.json": config_lib.to_json(config), "data.json": json.dumps({"stages": data}) + "\n"}
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / "lock", "w")
+    except OSError as error:
+        raise unwritable(workdir, error) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BadInput(f"another process trains in {workdir}; wait for it, or use another --workdir") from None
+        for name, text in texts.items():
+            _refuse(workdir, workdir / name, _changes(workdir / name, text))
+            if not (workdir / name).exists():
+                write(workdir / name, text)
+        yield
 
 
 def write(path: Path, text: str) -> None:

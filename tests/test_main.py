@@ -58,6 +58,9 @@ def test_a_recipe_that_fails_is_named_with_its_line(tmp_path):
     recipe.write_text("x = 1\n")
     with pytest.raises(BadInput, match=r"mine.py has no get_config"):
         main.main(["main", f"--config={recipe}"])
+    recipe.write_text("def get_config():\n    return None\n")
+    with pytest.raises(BadInput, match=r"mine.py: get_config\(\) must return the config"):
+        main.main(["main", f"--config={recipe}"])
 
 
 def test_overrides_and_default_workdir():

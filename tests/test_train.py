@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from functools import partial
 
@@ -6,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bireal_jax import config, data, losses, models, optim, parallel, train
+from bireal_jax import config, data, losses, models, optim, parallel, progress, train, workdir
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
 from bireal_jax.evaluate import evaluate, make_eval_step
@@ -87,16 +88,14 @@ def test_evaluation_notices_a_lost_batch(digits, monkeypatch):
 
 def test_window_sums_and_flips(digits):
     """What is logged is the mean over the window, and the flips are those since the last log."""
-    c = small()
-    source = train.make_source(c)
-    model = train.make_model(c, source)
+    model = models.build("bireal_tiny", 10)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
     tx = optim.make("adam", lambda _: 1e-3, variables["params"])
-    step = parallel.pmap(make_train_step(model, losses.get("cross_entropy"), tx, source), donate=True)
+    step = parallel.pmap(make_train_step(model, losses.get("cross_entropy"), tx, digits), donate=True)
     state = parallel.replicate(make_state(variables, tx, 0, False, jnp.float32))
     first = [np.asarray(w) >= 0 for w in optim.latents(state.params)]
     seen = []
-    for _, batch in zip(range(3), batching.train_batches(source, 16, 0, 0, devices=8), strict=False):
+    for _, batch in zip(range(3), batching.train_batches(digits, 16, 0, 0, devices=8), strict=False):
         state, loss = step(state, batch)
         seen.append(float(loss))
     flips = sum(np.sum(a != (np.asarray(b) >= 0)) for a, b in zip(first, optim.latents(state.params), strict=True))
@@ -113,7 +112,7 @@ def test_compiles_once(digits):
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, _, **__: compiled.append(name) if name == "/jax/core/compile/backend_compile_duration" else None
     )
-    stage = train.Stage(0, "train", small(), digits, None, 0)
+    stage = train.Stage(0, "train", small(), None, 0)
     state = parallel.replicate(jax.jit(stage._fresh)(stage._initial(None)))
     counts = []
     for _, batch in zip(range(4), parallel.prefetch(batching.train_batches(digits, 16, 0, 0, devices=8)), strict=False):
@@ -160,9 +159,42 @@ def test_run_writes_what_it_promises_and_a_second_start_says_so(tmp_path, capsys
     assert scores["top1"] == result["best_top1"]
 
 
-def test_profile_of_a_few_steps(tmp_path):
-    train.run(small(total_steps=13, profile_steps=2), tmp_path)
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+@pytest.mark.parametrize("steps", [2, 50])
+def test_profile_of_a_few_steps_or_of_what_there_is(tmp_path, steps):
+    train.run(small(total_steps=13, profile_steps=steps), tmp_path)
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
+
+
+@pytest.mark.parametrize(
+    "fields", [{"model.dtype": "bfloat16"}, {"model.sync_bn": True}, {"model.weight": "magnitude_aware"}]
+)
+def test_other_modes_learn(tmp_path, fields):
+    train.run(small(batch_size=64, total_steps=40, **fields), tmp_path)
+    losses = [line["loss"] for line in lines(tmp_path) if line["split"] == "train"]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_float64_is_float64(tmp_path):
+    with jax.enable_x64(False):  # and back to what it was
+        before = jax.config.jax_enable_x64
+    try:
+        train.run(small(total_steps=2, **{"model.dtype": "float64"}), tmp_path)
+        stage = train.Stage(0, "train", small(**{"model.dtype": "float64"}), None, 0)
+        assert {leaf.dtype for leaf in jax.tree.leaves(stage.shapes)} == {np.dtype("float64")}
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):
+    with pytest.raises(BadInput, match=r"(?s)not finite.*try a lower config.optim.lr \(it is 1e\+30\)"):
+        train.run(small(log_steps=1, save_steps=1, **{"optim.lr": 1e30}), tmp_path)
+    assert all(np.isfinite(line["loss"]) for line in lines(tmp_path))
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_one_process_at_a_time(tmp_path, digits):
+    with workdir.claim(tmp_path, small(), [digits]), pytest.raises(BadInput, match="another process trains in"):
+        train.run(small(), tmp_path)
 
 
 class Cut(Exception):
@@ -170,20 +202,19 @@ class Cut(Exception):
 
 
 def test_a_run_that_was_cut_off_continues_bit_for_bit(tmp_path, monkeypatch):
-    """With EMA, two stages, and logs and saves at odd steps; cut in the middle of a window, in each stage."""
-    c = small(ema_decay=0.9, log_steps=5, save_steps=4, eval_steps=0)
+    """With EMA, two stages, and logs and saves at odd steps; cut in the middle of a window, and after a save."""
+    c = small(ema_decay=0.9, log_steps=5, save_steps=3, eval_steps=0, eval_epochs=0.0)
     c.stages = ({"name": "a"}, {"name": "b", "optim.lr": 3e-4, "model.act": "ste", "total_steps": 9})
     train.run(c, tmp_path / "straight")
-    real = train.Stage._profile
-    for stage, at in ((0, 7), (0, 3), (1, 6)):  # steps after each start
+    real = progress.Bar.advance
+    for stage, at in (("a", 7), ("a", 9), ("b", 6), ("b", 8)):
 
-        def cut(self, done, stage=stage, at=at):
-            if (self.index, done) == (stage, at):
-                self.checkpoints.wait()
+        def cut(self, step, stage=stage, at=at):
+            real(self, step)
+            if (self.name, step) == (stage, at):
                 raise Cut
-            real(self, done)
 
-        monkeypatch.setattr(train.Stage, "_profile", cut)
+        monkeypatch.setattr(progress.Bar, "advance", cut)
         with pytest.raises(Cut):
             train.run(c, tmp_path / "cut")
     monkeypatch.undo()
@@ -205,6 +236,9 @@ def test_start_from_weights_and_refuse_those_of_another_model(tmp_path):
         train.run_eval(other, tmp_path / "c")
     with pytest.raises(BadInput, match="no checkpoint in"):
         train.run_eval(small(), tmp_path / "none")
+    with pytest.raises(BadInput, match="no such file"):
+        train.run(small(init_from="typo.npz"), tmp_path / "d")
+    assert not (tmp_path / "d").exists(), "the corrected command must be able to use this workdir"
 
 
 def test_mistakes_show_before_anything_is_compiled(tmp_path, monkeypatch):
@@ -216,6 +250,7 @@ def test_mistakes_show_before_anything_is_compiled(tmp_path, monkeypatch):
         ({"optim.schedule": "linaer"}, "unknown schedule"),
         ({"optim.name": "adm"}, "unknown optimizer"),
         ({"loss": "mse"}, "unknown loss"),
+        ({"optim.schedule": "constant", "optim.warmup_steps": 99}, "warmup of 99 steps leaves nothing of 12"),
         ({"model.name": "bireal18"}, "images of 8 pixels are too small for bireal18, which divides the size by 32"),
         ({"optim.lr": -1.0}, "config.optim.lr is -1.0; it must be above 0"),
         ({"data.name": "imagenet2012"}, "no prepared imagenet2012"),
@@ -233,7 +268,40 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
+def test_a_workdir_belongs_to_one_data_set(tmp_path, monkeypatch):
+    train.run(small(total_steps=2), tmp_path)
+    (tmp_path / "result.json").unlink()
+    whole = train.build.source(small())
+    fewer = dataclasses.replace(whole, train=data.source.Arrays(whole.train.images[:800], whole.train.labels[:800]))
+    monkeypatch.setattr(train.build, "source", lambda _: fewer)
+    with pytest.raises(BadInput, match=r"belongs to another config: stages .*1438.* -> .*800"):
+        train.run(small(total_steps=2), tmp_path)
+
+
+def test_a_damaged_result_is_named(tmp_path):
+    train.run(small(total_steps=2), tmp_path)
+    (tmp_path / "result.json").write_text('{"top1": 9')
+    with pytest.raises(BadInput, match=r"result.json is damaged"):
+        train.run(small(total_steps=2), tmp_path)
+    (tmp_path / "result.json").unlink()
+    assert train.run(small(total_steps=2), tmp_path)["steps"] == 2
+
+
+def test_evaluation_says_that_the_recipe_is_another(tmp_path, capsys):
+    train.run(small(total_steps=2), tmp_path)
+    train.run_eval(small(total_steps=2, batch_size=100), tmp_path)  # any batch size will do
+    assert "had another config: batch_size 16 -> 100" in capsys.readouterr().out
+
+
 def test_a_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match=r"cannot write to .*\nchoose another --workdir"):
         train.run(small(), tmp_path / "file" / "w")
+
+
+@pytest.mark.parametrize("size", [176, 200])
+def test_an_image_size_that_does_not_divide_is_named(digits, size):
+    source = dataclasses.replace(digits, image_shape=(size, size, 3))
+    better = {176: "160 or 192", 200: "192 or 224"}[size]
+    with pytest.raises(BadInput, match=f"images of {size} pixels do not divide by 32, as bireal18 needs; use {better}"):
+        train.build.model(config.default(), source)

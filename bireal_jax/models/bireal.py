@@ -117,8 +117,8 @@ class BiRealNet(nn.Module):
     param_dtype: Any = jnp.float32
 
     @property
-    def min_size(self) -> int:
-        """Smallest image side that leaves a pixel at the end, in pixels: the product of all strides."""
+    def total_stride(self) -> int:
+        """The product of all strides: the smallest image side, in pixels, and what a side should divide by."""
         return 2 ** (len(self.blocks) - 1) * (4 if self.imagenet_stem else 1)
 
     @nn.compact

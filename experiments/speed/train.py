@@ -109,8 +109,7 @@ def measure(size, arguments):
         for name, worker in workers.items():
             seconds[name].append(step(worker))
     for worker in workers.values():
-        worker.stdin.close()
-        worker.wait()
+        worker.communicate()
     row = {
         "size": size,
         "batch": batch,

@@ -1,0 +1,94 @@
+"""From a config to what it names: data set, model, variables. All that can be wrong with it shows here, early."""
+
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from bireal_jax import checkpoint, data, importers, models, parallel
+from bireal_jax import config as config_lib
+from bireal_jax.errors import BadInput
+
+
+def stages(config: ConfigDict) -> list[ConfigDict]:
+    """The validated configs of all stages; switches JAX to 64 bit if one of them computes in float64.
+
+    Raises:
+      BadInput: a value is out of its limits.
+    """
+    config_lib.validate(config)
+    found = list(config_lib.stages(config))
+    if any(stage.model.dtype == "float64" for stage in found):
+        jax.config.update("jax_enable_x64", True)
+    return found
+
+
+def source(config: ConfigDict) -> data.Source:
+    """The data set. Raises BadInput if it is not there."""
+    return data.build(config.data.name, config.data.dir, config.data.image_size, config.data.resize)
+
+
+def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
+    """The model for a data set, and the shapes of its variables.
+
+    Raises:
+      BadInput: an unknown name, or images of a size that the model cannot take.
+    """
+    c = config.model
+    module = models.build(
+        c.name, source.num_classes, jnp.dtype(c.dtype), act=c.act, weight=c.weight, latent_init=c.latent_init,
+        bn_axis=parallel.AXIS if c.sync_bn else None,
+    )  # fmt: skip
+    size, total_stride = source.image_shape[0], module.total_stride
+    if size < total_stride:
+        raise BadInput(
+            f"images of {size} pixels are too small for {c.name}, which divides the size by {total_stride}\n"
+            f"use config.data.image_size of {total_stride} or more, or a smaller model such as bireal_tiny"
+        )
+    try:
+        return module, jax.eval_shape(module.init, jax.random.key(0), blank(source))
+    except (TypeError, ValueError) as error:  # maps of odd size, halved by a convolution and by a pooling
+        below, above = size // total_stride * total_stride, -(-size // total_stride) * total_stride
+        if below == above:
+            raise
+        raise BadInput(
+            f"images of {size} pixels do not divide by {total_stride}, as {c.name} needs; use {below} or {above}"
+        ) from error
+
+
+def blank(source: data.Source) -> jax.Array:
+    """One image of zeros."""
+    return jnp.zeros((1, *source.image_shape))
+
+
+def variables(config: ConfigDict, shapes: Any) -> Any:
+    """The variables that config.init_from names: an .npz of the authors' names, or the best checkpoint of a workdir.
+
+    Raises:
+      BadInput: nothing there, or not of this model.
+    """
+    path = Path(config.init_from)
+    if path.suffix == ".npz":
+        return checkpoint.merge(importers.from_torch(config.model.name, importers.read_npz(path)), shapes, str(path))
+    return best_variables(path, shapes)
+
+
+def best_variables(directory: Path, shapes: Any) -> Any:
+    """The variables of the best checkpoint of the last stage that a workdir has.
+
+    Raises:
+      BadInput: there is none, it is damaged, or it is not of this model.
+    """
+    places = sorted(directory.glob("stage_*/checkpoints"), key=lambda p: int(p.parent.name.removeprefix("stage_")))
+    for place in reversed(places):
+        with checkpoint.Checkpoints(place, read_only=True) as checkpoints:
+            if checkpoints.steps():
+                step = checkpoints.best_step() or checkpoints.steps()[-1]
+                try:
+                    return checkpoints.restore(step, {"variables": shapes})["variables"]
+                except checkpoint.Damaged as error:
+                    raise BadInput(f"damaged checkpoint: {error}") from None
+    raise BadInput(f"no checkpoint in {directory}; train first (--mode=train), or set --config.init_from=WEIGHTS")
