@@ -11,6 +11,9 @@ from absl import flags
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+# Compiling is most of the work here. Unoptimized code is compiled in half the time and computes the same mathematics;
+# test_parity.py and the runs of test_end_to_end.py are optimized as for a user.
+jax.config.update("jax_disable_most_optimizations", True)
 flags.FLAGS(["pytest"])  # Grain's worker processes ask for parsed flags
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -25,6 +28,14 @@ def x64():
     """float64 within the test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def optimized():
+    """XLA's usual optimizations within the test."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

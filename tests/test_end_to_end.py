@@ -1,11 +1,13 @@
 """The command as a user runs it, killed as machines kill it."""
 
+import io
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -14,15 +16,23 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def start(workdir, *arguments):
-    command = [
-        sys.executable,
-        "-m",
-        "bireal_jax.main",
-        "--config=configs/digits.py",
-        f"--workdir={workdir}",
-        *arguments,
-    ]
+# Two stages, a moving average, and logs, saves and evaluations that do not fall together.
+RECIPE = """
+from bireal_jax.main import load_recipe
+from pathlib import Path
+
+def get_config():
+    c = load_recipe(Path("configs/digits.py"))
+    c.ema_decay = 0.9
+    c.batch_size = 32
+    c.log_steps, c.save_steps, c.eval_steps = 2, 3, 25
+    c.stages = ({"name": "first", "total_steps": %d}, {"name": "second", "total_steps": %d, "optim.lr": 3e-4})
+    return c
+"""
+
+
+def start(workdir, *arguments, recipe="configs/digits.py"):
+    command = [sys.executable, "-m", "bireal_jax.main", f"--config={recipe}", f"--workdir={workdir}", *arguments]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -30,53 +40,57 @@ def start(workdir, *arguments):
 
 
 def kill_and_resume(tmp_path, kills, steps, seed):
-    """A run with so many SIGKILLs, against one without. Returns how many kills hit a save."""
-    short = [
-        f"--config.total_steps={steps}",
-        "--config.log_steps=2",
-        "--config.save_steps=3",
-        "--config.eval_steps=50",
-        "--config.batch_size=32",
-    ]
-    straight = start(tmp_path / "straight", *short)
-    output = straight.communicate(timeout=600)[0]
+    """A run with so many SIGKILLs, against one without. Returns how many kills there were, and how many hit a save."""
+    recipe = tmp_path / "two_stages.py"
+    recipe.write_text(RECIPE % (steps // 2, steps - steps // 2))
+    straight = start(tmp_path / "straight", recipe=recipe)
+    output = straight.communicate(timeout=900)[0]
     assert straight.returncode == 0, output
     rng, in_save, done, place = random.Random(seed), 0, 0, tmp_path / "killed"
-    saves = place / "stage_0" / "checkpoints"
     while done < kills:
-        process = start(place, *short)
-        seen = newest(saves)
-        while newest(saves) < seen + 3 and process.poll() is None:  # let it get on by a save, then a random while
+        process = start(place, recipe=recipe)
+        seen = saved(place)
+        while saved(place) < seen + 3 and process.poll() is None:  # let it get on by a save, then a random while
             time.sleep(0.002)
         if done % 2:
             time.sleep(rng.uniform(0, 0.3))
         else:  # every other kill waits for the next save to begin
             deadline = time.monotonic() + 5
-            while not list(saves.glob("*tmp*")) and time.monotonic() < deadline and process.poll() is None:
+            while (
+                not list(place.glob("stage_*/checkpoints/*tmp*"))
+                and time.monotonic() < deadline
+                and process.poll() is None
+            ):
                 time.sleep(0.0005)
         process.send_signal(signal.SIGKILL)
         output = process.communicate()[0]
         assert process.returncode in (-9, 0), output
         if process.returncode == 0:
             break
-        in_save += bool(list(saves.glob("*tmp*")))
+        in_save += bool(list(place.glob("stage_*/checkpoints/*tmp*")))
         done += 1
-    last = start(place, *short)
+    last = start(place, recipe=recipe)
     output = last.communicate(timeout=600)[0]
     assert last.returncode == 0, output
     for name in ("metrics.jsonl", "result.json"):
         assert (place / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
-    assert not (place / "stage_0" / "damaged").exists()
+    assert not list(place.glob("stage_*/damaged"))
     return done, in_save
 
 
-def newest(saves):
-    return max((int(p.name) for p in saves.glob("*") if p.name.isdigit()), default=0)
+def saved(place):
+    """Steps done, over both stages, according to the newest finished checkpoints."""
+    steps = {}
+    for path in place.glob("stage_*/checkpoints/*"):
+        if path.name.isdigit():
+            stage = path.parts[-3]
+            steps[stage] = max(steps.get(stage, 0), int(path.name))
+    return sum(steps.values())
 
 
-def test_killed_twice(tmp_path):
-    done, _ = kill_and_resume(tmp_path, kills=2, steps=60, seed=0)
-    assert done == 2
+def test_killed_once(tmp_path):
+    done, _ = kill_and_resume(tmp_path, kills=1, steps=24, seed=0)
+    assert done == 1
 
 
 @pytest.mark.slow
@@ -101,7 +115,7 @@ def test_full_disk(tmp_path):
             output = process.communicate(timeout=300)[0]
             assert process.returncode == 2 and "Traceback" not in output, output
             assert output.strip().splitlines()[-2].endswith("no space left on the device")
-        assert newest(place / "w" / "stage_0" / "checkpoints") == 20
+        assert saved(place / "w") == 20
         subprocess.run(["mount", "-o", "remount,size=60m", place], check=True)
         assert start(place / "w", *short).wait(timeout=300) == 0
         assert start(tmp_path / "straight", *short).wait(timeout=300) == 0
@@ -135,3 +149,47 @@ def test_trained_cifar_network_scores_what_its_authors_report(shared, tmp_path):
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert output.returncode == 0, output.stderr
     assert abs(json.loads((tmp_path / "w" / "eval.json").read_text())["top1"] - 83.19) <= 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["tars", "folder"])
+def test_imagenet_code_path_on_real_images(shared, tmp_path, layout):
+    """r18 unchanged but for length and batch size, on real JPEGs in the layout of the data set, or as a folder."""
+    sample = tmp_path / "sample"
+    subprocess.run([sys.executable, shared / "data" / "unpack.py", "imagenet_sample", sample], check=True)
+    files = [next(path.glob("*.JPEG")) for path in sorted(sample.iterdir()) if path.is_dir()][:60]
+    short = ["--config.total_steps=2", "--config.batch_size=8", "--config.log_steps=1"]
+    if layout == "folder":
+        for split, some in (("train", files[:40]), ("val", files[:10])):
+            for path in some:
+                place = tmp_path / "data" / split / path.parent.name
+                place.mkdir(parents=True)
+                (place / path.name).write_bytes(path.read_bytes())
+        short += ["--config.data.name=folder"]
+    else:
+        write_imagenet_tars(tmp_path, files)
+        prepare = ["-m", "bireal_jax.data.prepare", "imagenet2012", "--tars", tmp_path, "--out", tmp_path / "data"]
+        subprocess.run([sys.executable, *prepare], cwd=ROOT, check=True, capture_output=True)
+    process = start(tmp_path / "w", f"--config.data.dir={tmp_path / 'data'}", *short, recipe="configs/r18.py")
+    output = process.communicate(timeout=900)[0]
+    assert process.returncode == 0, output
+    written = [json.loads(line) for line in (tmp_path / "w" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["split"] for line in written] == ["train", "train", "eval"]
+    if layout == "tars":
+        assert 5 < written[0]["loss"] < 10, "a thousand classes: about ln 1000"
+
+
+def write_imagenet_tars(folder, files):
+    """The two tars of ImageNet with one image a class in train, and ten of the images in validation."""
+    with tarfile.open(folder / "ILSVRC2012_img_train.tar", "w") as outer:
+        for path in files:
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as tar:
+                tar.add(path, f"{path.parent.name}_1.JPEG")
+            member = tarfile.TarInfo(f"{path.parent.name}.tar")
+            member.size = inner.tell()
+            inner.seek(0)
+            outer.addfile(member, inner)
+    with tarfile.open(folder / "ILSVRC2012_img_val.tar", "w") as tar:
+        for i, path in enumerate(files[:10], 1):
+            tar.add(path, f"ILSVRC2012_val_{i:08d}.JPEG")

@@ -51,6 +51,9 @@ def train_on(devices, digits, dtype, steps):
 
 
 def test_one_to_eight_devices_give_the_same_losses(digits, x64):
+    """In float32 the order of a sum can turn a sign near zero. Seen, in the same 20 steps: 2 and 4 devices stay within
+    2.4e-7 of one device; with 8 a sign turns at the last step, whose loss is 0.18 % off.
+    """
     reference, _ = train_on(1, digits, jnp.float64, 20)
     assert reference[-1] < reference[0]
     for devices in (2, 4, 8):

@@ -1,4 +1,4 @@
-"""Bi-Real Net 18 in plain PyTorch, the peer of experiments/speed/train.py and of the parity test without oracles.
+"""Bi-Real Net 18 in plain PyTorch, the peer of experiments/speed/train.py and of tests/test_torch.py.
 
 The network of bireal_jax.models.bireal, module by module, with the same names as the authors' state_dict.
 """
