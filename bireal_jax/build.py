@@ -1,5 +1,7 @@
 """From a config to what it names: data set, model, variables. All that can be wrong with it shows here, early."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from ml_collections import ConfigDict
 from bireal_jax import checkpoint, data, importers, models, parallel
 from bireal_jax import config as config_lib
 from bireal_jax.errors import BadInput
+from bireal_jax.evaluate import normalize
 
 
 def stages(config: ConfigDict) -> list[ConfigDict]:
@@ -73,11 +76,11 @@ def variables(config: ConfigDict, shapes: Any) -> Any:
     path = Path(config.init_from)
     if path.suffix == ".npz":
         return checkpoint.merge(importers.from_torch(config.model.name, importers.read_npz(path)), shapes, str(path))
-    return best_variables(path, shapes)
+    return best_variables(path, shapes)[0]
 
 
-def best_variables(directory: Path, shapes: Any) -> Any:
-    """The variables of the best checkpoint of the last stage that a workdir has.
+def best_variables(directory: Path, shapes: Any) -> tuple[Any, str]:
+    """The variables of the best checkpoint of the last stage that a workdir has, and where they come from, in words.
 
     Raises:
       BadInput: there is none, it is damaged, or it is not of this model.
@@ -88,7 +91,35 @@ def best_variables(directory: Path, shapes: Any) -> Any:
             if checkpoints.steps():
                 step = checkpoints.best_step() or checkpoints.steps()[-1]
                 try:
-                    return checkpoints.restore(step, {"variables": shapes})["variables"]
+                    found = checkpoints.restore(step, {"variables": shapes})["variables"]
+                    return found, f"{place.parent}, step {step}, the best of its evaluations"
                 except checkpoint.Damaged as error:
                     raise BadInput(f"damaged checkpoint: {error}") from None
     raise BadInput(f"no checkpoint in {directory}; train first (--mode=train), or set --config.init_from=WEIGHTS")
+
+
+def trained(directory: str | Path) -> tuple[nn.Module, Any, Callable[[jax.Array], jax.Array]]:
+    """A trained network, to use: (model, variables, prepare).
+
+        model, variables, prepare = build.trained("runs/digits")
+        logits = model.apply(variables, prepare(images))  # images: uint8 [n, h, w, c], as large as in training
+
+    Args:
+      directory: the workdir of a run. Its best checkpoint is taken.
+
+    Raises:
+      BadInput: no run there, no checkpoint yet, or a damaged one.
+    """
+    directory = Path(directory)
+    if not (directory / "data.json").exists():
+        raise BadInput(f"no run in {directory}: there is no data.json")
+    config = config_lib.default().unlock()
+    config.update(json.loads((directory / "config.json").read_text()))
+    last = stages(config)[-1]
+    stored = json.loads((directory / "data.json").read_text())["stages"][-1]
+    described = data.Source(
+        train=(), eval=(), augment=lambda *_: {}, prepare=dict, image_shape=tuple(stored["image_shape"]),
+        num_classes=stored["classes"], mean=tuple(stored["mean"]), std=tuple(stored["std"]),
+    )  # fmt: skip
+    module, shapes = model(last, described)
+    return module, best_variables(directory, shapes)[0], lambda images: normalize(images, described, module.dtype)

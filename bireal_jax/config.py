@@ -22,15 +22,15 @@ def default() -> ConfigDict:
     c.seed = 0
 
     c.model = ConfigDict()
-    c.model.name = "bireal18"
-    c.model.act = "approx_sign"  # derivative of the binary activation
-    c.model.weight = "released"  # weight binarizer
-    c.model.latent_init = "uniform_001"
+    c.model.name = "bireal18"  # a key of models.MODELS
+    c.model.act = "approx_sign"  # derivative of the binary activation: a key of binarize.DERIVATIVES
+    c.model.weight = "released"  # weight binarizer: a key of binarize.WEIGHTS
+    c.model.latent_init = "uniform_001"  # a key of models.LATENT_INITS
     c.model.dtype = "float32"  # of the computation; parameters and statistics stay float32 (float64 if this is)
     c.model.sync_bn = False  # batch norm statistics over all devices; False: per device, as in the originals
 
     c.data = ConfigDict()
-    c.data.name = "imagenet2012"
+    c.data.name = "imagenet2012"  # a key of data.DATASETS
     c.data.dir = ""  # where the data set lies; digits needs none
     c.data.image_size = 224
     c.data.resize = 256  # evaluation: short side before the centre crop
@@ -41,12 +41,12 @@ def default() -> ConfigDict:
     c.total_epochs = 256.0
     c.total_steps = 0
     c.label_smoothing = 0.1
-    c.loss = "cross_entropy"
+    c.loss = "cross_entropy"  # a key of losses.LOSSES
 
     c.optim = ConfigDict()
-    c.optim.name = "adam"
+    c.optim.name = "adam"  # a key of optim.OPTIMIZERS
     c.optim.lr = 1e-3
-    c.optim.schedule = "linear"
+    c.optim.schedule = "linear"  # a key of optim.SCHEDULES
     c.optim.milestones = ()  # epochs at which the schedule "steps" divides the rate by 10
     c.optim.warmup_epochs = 0.0
     c.optim.warmup_steps = 0
@@ -203,5 +203,7 @@ def differences(old: str, new: str) -> list[str]:
 def _flat(tree, prefix=""):
     result = {}
     for key, value in tree.items():
+        if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+            value = dict(enumerate(value))
         result |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return result

@@ -75,10 +75,9 @@ def from_torch(model_name: str, state: dict[str, np.ndarray]) -> dict:
         k.removeprefix("module."): np.asarray(v) for k, v in state.items() if not k.endswith("num_batches_tracked")
     }
     names = _module_names(model_name)
-    if "fc.weight" not in state or "conv1.weight" not in state:
-        raise BadInput(
-            f"these are not weights of {model_name}: conv1.weight or fc.weight is missing; found {_some(state)}"
-        )
+    absent = {"conv1.weight", "fc.weight"} - set(state)  # without them neither channels nor classes are known
+    if absent:
+        raise BadInput(f"these are not weights of {model_name}: missing {_some(absent)}; found {_some(state)}")
     module = models.build(model_name, num_classes=len(state["fc.weight"]))
     image = jax.ShapeDtypeStruct((1, 64, 64, state["conv1.weight"].shape[1]), np.float32)
     target = jax.eval_shape(module.init, jax.random.key(0), image)

@@ -24,7 +24,12 @@ HELP = """1-bit convolutional networks: train, evaluate.
   python -m bireal_jax.main --config=configs/r18.py --config.data.dir=DIR     Bi-Real Net 18 on ImageNet
   python -m bireal_jax.main --config=configs/r18.py --mode=eval               evaluates the best checkpoint
 
-Any field of the recipe can be set: --config.optim.lr=0.01 --config.total_epochs=5.0 (all fields: bireal_jax/config.py).
+  --config=FILE.py         recipe: a Python file with get_config()
+  --config.FIELD=VALUE     sets a field of the recipe (bireal_jax/config.py lists them)
+  --workdir=DIR            where the run lives; default: runs/NAME_OF_THE_RECIPE
+  --mode=train|eval        default: train
+
+Any field of the recipe can be set: --config.optim.lr=0.01 --config.total_epochs=5.0.
 The same command continues a run that was cut off.
 """
 
@@ -38,7 +43,7 @@ def run() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        print("\ninterrupted; the same command continues from the last checkpoint, if there is one", file=sys.stderr)
         sys.exit(130)
 
 

@@ -54,9 +54,13 @@ class Bar:
 
     def line(self, step: int, split: str, values: dict[str, float], timing: dict[str, float] | None = None) -> None:
         """A line of numbers for `step`."""
-        words = [f"{self.name:>8} {step:>{len(str(self.total))}}/{self.total}", f"{split:<5}"]
-        words += [FORMATS[name].format(value) for name, value in values.items() if name in FORMATS]
-        words += [FORMATS[name].format(value) for name, value in (timing or {}).items() if name in FORMATS]
+        figures = values | (timing or {})
+        if figures.get("input_wait", 0) < 0.2:  # only news when it holds training up
+            figures.pop("input_wait", None)
+        if split == "train":
+            figures.pop("top5")
+        words = [f"{self.name if split == 'train' else split:>5} {step:>{len(str(self.total))}}/{self.total}"]
+        words += [FORMATS[name].format(value) for name, value in figures.items() if name in FORMATS]
         if not self._bar and timing and step > self.start:
             left = (time.monotonic() - self.began) / (step - self.start) * (self.total - step)
             words.append(f"left {duration(left)}")
@@ -95,8 +99,8 @@ class Clock:
 
 
 FORMATS = {
-    "loss": "loss {:.4f}", "top1": "top-1 {:6.2f} %", "top5": "top-5 {:6.2f} %", "flipped": "flipped {:.2%}",
-    "learning_rate": "lr {:.2e}", "images_per_second": "{:,.0f} images/s", "input_wait": "input wait {:.0%}",
+    "loss": "loss {:.4f}", "top1": "top-1 {:6.2f} %", "top5": "top-5 {:6.2f} %", "flipped": "flipped {:.1%}",
+    "learning_rate": "lr {:.1e}", "images_per_second": "{:,.0f} images/s", "input_wait": "input wait {:.0%}",
 }  # fmt: skip
 
 

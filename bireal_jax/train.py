@@ -70,8 +70,10 @@ def run_eval(config: ConfigDict, directory: Path) -> dict[str, float]:
     last = build.stages(config)[-1]
     source = build.source(last)
     model, shapes = build.model(last, source)
-    variables = build.variables(last, shapes) if last.init_from else build.best_variables(directory, shapes)
-    if not last.init_from:
+    if last.init_from:
+        variables, origin = build.variables(last, shapes), last.init_from
+    else:
+        variables, origin = build.best_variables(directory, shapes)
         for change in workdir.changes(directory, config):
             progress.say(f"note: the run in {directory} had another config: {change}")
     step = parallel.pmap(make_eval_step(model, losses.get(last.loss), source))
@@ -80,7 +82,7 @@ def run_eval(config: ConfigDict, directory: Path) -> dict[str, float]:
     if jax.process_index() == 0:
         workdir.write(directory / "eval.json", json.dumps(scores, indent=1) + "\n")
     figures = f"top-1 {scores['top1']:.2f} %  top-5 {scores['top5']:.2f} %  loss {scores['loss']:.4f}"
-    progress.say(f"test {figures}  ({len(source.eval)} images)")
+    progress.say(f"test {figures}  ({len(source.eval)} images)  {origin}")
     return scores
 
 
@@ -131,8 +133,7 @@ class Stage:
             state = State.from_trees(found[1]) if found else jax.jit(self._fresh)(self._initial(variables))
             start = int(state.step)
             if start < self.total:
-                if found:
-                    progress.say(f"{self.name}: resuming from step {start} of {self.total}")
+                progress.say(self._headline(start))
                 state = self._log_and_loop(state, start)
             self.checkpoints.wait()
             final, best = self.checkpoints.metrics(self.total), self.checkpoints.best_step()
@@ -141,6 +142,15 @@ class Stage:
             assert scores
             result = {"steps": self.total, **final, "best_step": best, "best_top1": scores["top1"]}
         return parallel.fetch(state.variables), result
+
+    def _headline(self, start):
+        train, test, classes = len(self.source.train), len(self.source.eval), self.source.num_classes
+        begin = f"resuming from step {start} of {self.total:,}" if start else f"{self.total:,} steps"
+        return (
+            f"{self.name}: {self.config.model.name} on {train:,} training and {test:,} test images, {classes} classes\n"
+            f"{begin}, {self.config.batch_size} images a step, {jax.device_count()} x {jax.devices()[0].device_kind}; "
+            "compiling ..."
+        )
 
     def _fresh(self, variables):
         dtype = jnp.promote_types(self.model.dtype, jnp.float32)
@@ -205,12 +215,12 @@ class Stage:
 
     def _write_log(self, state, step, clock):
         """Logs the window and empties it."""
+        timing = clock.read()
         state, totals, flips = self.close_window(state)
         values = means(totals) | {"learning_rate": float(self.rate(step - 1))}
         self._stop_unless_finite(step, values["loss"])
         if self.latents:
             values["flipped"] = int(flips) / self.latents
-        timing = clock.read()
         self.log.write(step, "train", values, timing)
         self.bar.line(step, "train", values, timing)
         return state

@@ -43,7 +43,9 @@ def _changes(path, text):
 def _refuse(workdir, path, found):
     if found:
         shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-        raise BadInput(f"{workdir} belongs to another config: {shown}\nuse another --workdir, or what {path} says")
+        raise BadInput(
+            f"{workdir} belongs to another config: {shown[:600]}\nuse another --workdir, or what {path} says"
+        )
 
 
 def finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
@@ -64,7 +66,7 @@ def finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
 def claim(workdir: Path, config: ConfigDict, sources: list[Source]) -> Iterator[None]:
     """Holds the workdir for this run, as long as the context lasts: makes it, locks it, writes config and data.json.
 
-    data.json holds what the stages' data sets are: steps and order follow from it.
+    data.json holds what the stages' data sets are: steps and order follow from it, and `build.trained` needs it.
 
     Raises:
       BadInput: another config or other data lives there, another process trains there, or it cannot be written.
@@ -72,8 +74,14 @@ def claim(workdir: Path, config: ConfigDict, sources: list[Source]) -> Iterator[
     if jax.process_index() != 0:
         yield
         return
-    data = [{"train": len(s.train), "eval": len(s.eval), "classes": s.num_classes} for s in sources]
-    texts = {"config.json": config_lib.to_json(config), "data.json": json.dumps({"stages": data}) + "\n"}
+    data = [
+        {
+            "train": len(s.train), "eval": len(s.eval), "classes": s.num_classes, "labels": list(s.label_names),
+            "image_shape": list(s.image_shape), "mean": list(s.mean), "std": list(s.std),
+        }
+        for s in sources
+    ]  # fmt: skip
+    texts = {"config.json": config_lib.to_json(config), "data.json": json.dumps({"stages": data}, indent=1) + "\n"}
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = open(workdir / "lock", "w")

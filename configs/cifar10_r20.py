@@ -4,7 +4,7 @@
 
 The recipe of a public reproduction (github.com/ShuaiZ1037/bnn-xnor-bireal): Adam 0.01, weight decay 1e-4 on every
 parameter, a tenth at epochs 90, 140, 180 and 220 of 256, batch 256, crop with padding 4 and flip. It reports 83.17 %.
-Ours: not trained to the end; the reproduction's weights, imported, score 83.19 % here (--mode=eval
+Ours: not trained to the end; the reproduction's weights, imported, score 83.18 % here (--mode=eval
 --config.init_from=bireal20_cifar10.npz). The initialization of its latent weights is not known to us; he_normal is our
 choice.
 """

@@ -74,7 +74,11 @@ def test_differences_name_fields_and_leave_out_where_things_lie():
     c.data.dir, c.data.workers = "elsewhere", 3
     assert config.differences(stored, config.to_json(c)) == []
     c.optim.lr, c.stages = 0.01, ({"name": "a"},)
-    assert config.differences(stored, config.to_json(c)) == ["optim.lr 0.001 -> 0.01", "stages [] -> [{'name': 'a'}]"]
+    assert config.differences(stored, config.to_json(c)) == [
+        "optim.lr 0.001 -> 0.01",
+        "stages [] -> (none)",
+        "stages.0.name (none) -> a",
+    ]
 
 
 def test_stages_that_are_none():

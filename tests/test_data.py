@@ -249,8 +249,10 @@ def test_missing_data_says_how_to_get_it(tmp_path):
         data.build("imagenet2012", str(tmp_path))
     with pytest.raises(BadInput, match=r"no CIFAR-10 at config.data.dir=''"):
         data.build("cifar10", "", 32)
-    with pytest.raises(BadInput, match="no folder"):
+    with pytest.raises(BadInput, match="config.data.dir is empty"):
         data.build("folder", "", 24, 32)
+    with pytest.raises(BadInput, match="no folder"):
+        data.build("folder", str(tmp_path), 24, 32)
     (tmp_path / "train").mkdir()
     (tmp_path / "val").mkdir()
     with pytest.raises(BadInput, match="no image files below"):

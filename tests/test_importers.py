@@ -50,7 +50,7 @@ def test_wrong_weights_are_named(tmp_path):
     state = importers.to_torch("bireal20", random_variables("bireal20", 32))
     with pytest.raises(BadInput, match=r"not weights of bireal18:\nmissing bn1|missing layer"):
         importers.from_torch("bireal18", state)
-    with pytest.raises(BadInput, match="conv1.weight or fc.weight is missing"):
+    with pytest.raises(BadInput, match="missing conv1.weight, fc.weight; found a"):
         importers.from_torch("bireal18", {"a": np.zeros(3)})
     wrong = state | {"layer1.0.bn1.weight": np.zeros(17)}
     with pytest.raises(BadInput, match=r"layer1.0.bn1.weight has shape \(17,\), the model wants \(16,\)"):

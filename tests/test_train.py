@@ -160,6 +160,12 @@ def test_run_writes_what_it_promises_and_a_second_start_says_so(tmp_path, capsys
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     scores = train.run_eval(small(), tmp_path)
     assert scores["top1"] == result["best_top1"]
+    model, variables, prepare = train.build.trained(tmp_path)
+    source = train.build.source(small())
+    logits = model.apply(variables, prepare(source.eval.images))
+    assert 100 * np.mean(np.argmax(logits, 1) == source.eval.labels) == pytest.approx(result["best_top1"])
+    with pytest.raises(BadInput, match="no run in"):
+        train.build.trained(tmp_path / "none")
 
 
 @pytest.mark.parametrize("steps", [2, 50])
@@ -277,7 +283,7 @@ def test_a_workdir_belongs_to_one_data_set(tmp_path, monkeypatch):
     whole = train.build.source(small())
     fewer = dataclasses.replace(whole, train=data.source.Arrays(whole.train.images[:800], whole.train.labels[:800]))
     monkeypatch.setattr(train.build, "source", lambda _: fewer)
-    with pytest.raises(BadInput, match=r"belongs to another config: stages .*1438.* -> .*800"):
+    with pytest.raises(BadInput, match=r"belongs to another config: stages.0.train 1438 -> 800"):
         train.run(small(total_steps=2), tmp_path)
 
 

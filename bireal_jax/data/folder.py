@@ -34,7 +34,9 @@ def build(directory: str, image_size: int, resize: int) -> Source:
     """The folder as a data set; classes are numbered in order of their names. ImageNet's crops and normalization."""
     root = Path(directory)
     for split in ("train", "val"):
-        if not directory or not (root / split).is_dir():
+        if not directory:
+            raise BadInput(f"config.data.dir is empty: {HOW}")
+        if not (root / split).is_dir():
             raise BadInput(f"no folder {root / split}: {HOW}")
     names = sorted(p.name for p in (root / "train").iterdir() if p.is_dir())
     strangers = sorted(p.name for p in (root / "val").iterdir() if p.is_dir() and p.name not in set(names))

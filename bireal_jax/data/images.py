@@ -9,9 +9,9 @@ import math
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from bireal_jax.errors import BadInput
+from bireal_jax.errors import BadInput, first_line
 
 
 def decode(data: bytes, name: str) -> Image.Image:
@@ -35,7 +35,10 @@ def decode(data: bytes, name: str) -> Image.Image:
                 image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{name} cannot be decoded: {error}\nreplace the file, or take it out of the data set") from None
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else first_line(error)
+        raise BadInput(
+            f"{name} cannot be decoded: {reason}\nreplace the file, or take it out of the data set"
+        ) from None
 
 
 def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,37 @@
+"""What the README shows works as it is shown."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+
+from bireal_jax import binarize, main, models, train
+
+
+def blocks(root, language):
+    return re.findall(rf"```{language}\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+
+
+def test_own_estimator(request, tmp_path, monkeypatch):
+    root = request.config.rootpath
+    monkeypatch.chdir(root)
+    monkeypatch.syspath_prepend(str(root))
+    recipe = tmp_path / "triangle.py"
+    recipe.write_text(next(b for b in blocks(root, "python") if "triangle" in b))
+    try:
+        config, workdir, _ = main.parse(
+            ["main", f"--config={recipe}", f"--workdir={tmp_path / 'w'}", "--config.total_steps=4"]
+        )
+        assert train.run(config, workdir)["steps"] == 4
+        assert jax.grad(models.build("bireal_tiny", act=config.model.act).activation)(jnp.float32(0.25)) == 0.75
+    finally:
+        binarize.DERIVATIVES.pop("triangle", None)
+
+
+def test_links_and_recipes_exist(request):
+    root = request.config.rootpath
+    text = (root / "README.md").read_text()
+    for path in re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r"--config=(configs/\w+\.py)", text):
+        assert (root / path).exists(), path
+    assert "pip install -e . && python -m bireal_jax.main --config=configs/digits.py" in text
+    assert "pip install -e '.[test]' && python -m pytest" in text
