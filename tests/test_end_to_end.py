@@ -137,6 +137,7 @@ def test_digits_reach_97_percent_with_three_seeds(tmp_path):
     assert sum(scores) / 3 >= 97.0
 
 
+@pytest.mark.slow
 def test_trained_cifar_network_scores_what_its_authors_report(shared, tmp_path):
     """A really trained 1-bit network, imported: 83.19 % on the 10,000 test images."""
     data = tmp_path / "cifar10.npz"

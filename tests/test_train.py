@@ -50,15 +50,15 @@ def train_on(devices, digits, dtype, steps):
     return np.asarray(seen), state
 
 
-def test_one_to_eight_devices_give_the_same_losses(digits, x64):
+@pytest.mark.parametrize("devices", [8, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
+def test_one_and_several_devices_give_the_same_losses(digits, x64, devices):
     """In float32 the order of a sum can turn a sign near zero. Seen, in the same 20 steps: 2 and 4 devices stay within
     2.4e-7 of one device; with 8 a sign turns at the last step, whose loss is 0.18 % off.
     """
     reference, _ = train_on(1, digits, jnp.float64, 20)
     assert reference[-1] < reference[0]
-    for devices in (2, 4, 8):
-        seen, state = train_on(devices, digits, jnp.float64, 20)
-        np.testing.assert_allclose(seen, reference, rtol=1e-8)
+    seen, state = train_on(devices, digits, jnp.float64, 20)
+    np.testing.assert_allclose(seen, reference, rtol=1e-8)
     for leaf in jax.tree.leaves(state):
         first = np.asarray(leaf.addressable_shards[0].data)
         assert all(np.array_equal(first, np.asarray(s.data)) for s in leaf.addressable_shards)

@@ -108,6 +108,7 @@ def measure(size, arguments):
     for _ in range(arguments.rounds):
         for name, worker in workers.items():
             seconds[name].append(step(worker))
+    peaks = {name: peak_memory(worker) for name, worker in workers.items()}
     for worker in workers.values():
         worker.communicate()
     row = {
@@ -122,12 +123,15 @@ def measure(size, arguments):
         f"\n{size} px, batch {batch}, {arguments.threads} thread(s), {row['cpu']}, "
         f"jax {row['jax']}, torch {row['torch']}"
     )
-    print("| peer | seconds per step | quartiles | images/s | ours is x times as fast |\n|---|---|---|---|---|")
+    print("| peer | seconds per step | quartiles | images/s | ours is x times as fast | peak GiB |")
+    print("|---|---|---|---|---|---|")
     for name, values in seconds.items():
         low, median, high = statistics.quantiles(values, n=4)
         row[name] = [round(v, 4) for v in values]
         ratio = median / statistics.median(seconds["ours"]) if "ours" in seconds else float("nan")
-        print(f"| {name} | {median:.3f} | {low:.3f} to {high:.3f} | {batch / median:.1f} | {ratio:.2f} |", flush=True)
+        row[f"{name}_peak_gib"] = peaks[name]
+        figures = f"{median:.3f} | {low:.3f} to {high:.3f} | {batch / median:.1f} | {ratio:.2f} | {peaks[name]}"
+        print(f"| {name} | {figures} |", flush=True)
     if arguments.out:
         with open(arguments.out, "a") as file:
             file.write(json.dumps(row) + "\n")
@@ -170,6 +174,15 @@ def step(worker):
     """Seconds of one step of a worker."""
     worker.stdin.write("go\n")
     return float(worker.stdout.readline())
+
+
+def peak_memory(worker):
+    """Largest resident memory of a worker so far, in GiB, all of Python and its libraries included; None off Linux."""
+    status = Path(f"/proc/{worker.pid}/status")
+    if not status.exists():
+        return None
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return round(int(line.split()[1]) / 2**20, 2)
 
 
 def work(arguments):
