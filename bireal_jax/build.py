@@ -118,7 +118,7 @@ def trained(directory: str | Path) -> tuple[nn.Module, Any, Callable[[jax.Array]
     last = stages(config)[-1]
     stored = json.loads((directory / "data.json").read_text())["stages"][-1]
     described = data.Source(
-        train=(), eval=(), augment=lambda *_: {}, prepare=dict, image_shape=tuple(stored["image_shape"]),
+        train=(), eval=(), prepare=dict, image_shape=tuple(stored["image_shape"]),
         num_classes=stored["classes"], mean=tuple(stored["mean"]), std=tuple(stored["std"]),
     )  # fmt: skip
     module, shapes = model(last, described)

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import numpy as np
@@ -14,8 +15,22 @@ def numbered(count, classes=10):
     """A data set whose image i is filled with i, so that batches show which examples they hold."""
     pixels = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 4, 4, 1))
     arrays = Arrays(pixels, np.arange(count) % classes)
-    augment = lambda example, rng: {"image": example["image"], "label": example["label"]}
-    return Source(arrays, arrays, augment, dict, (4, 4, 1), classes, (0.5,), (0.5,))
+    return Source(arrays, arrays, dict, (4, 4, 1), classes, (0.5,), (0.5,))
+
+
+def one_by_one(source):
+    """The same data set as if it lay in files: an example at a time, through Grain."""
+    arrays = source.train
+    examples = [arrays[i] for i in range(len(arrays))]
+
+    def augment(example, rng):
+        batch = Arrays(example["image"][None], np.array([example["label"]]), arrays.augment).batch(np.array([0]), rng)
+        return {name: a[0] for name, a in batch.items()}
+
+    return dataclasses.replace(source, train=examples, augment=augment)
+
+
+KINDS = pytest.mark.parametrize("kind", [lambda source: source, one_by_one], ids=["memory", "files"])
 
 
 def ids(batch):
@@ -40,16 +55,18 @@ def test_evaluation_sees_every_example_once(count, batch, devices, processes):
     assert len(rounds) == 1, "all hosts must take part in every collective"
 
 
-def test_training_epochs_are_permutations_without_a_gap():
-    stream = batching.train_batches(numbered(10), 4, seed=0, start=0, devices=2)
+@KINDS
+def test_training_epochs_are_permutations_without_a_gap(kind):
+    stream = batching.train_batches(kind(numbered(10)), 4, seed=0, start=0, devices=2)
     seen = [i for _, b in zip(range(5), stream, strict=False) for i in ids(b)]
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
     assert seen[:10] != seen[10:] != list(range(10))
 
 
+@KINDS
 @pytest.mark.parametrize("threads", [1, 3])
-def test_the_stream_is_a_function_of_seed_and_step(threads):
-    source = data.build("digits", image_size=8)  # with random shifts
+def test_the_stream_is_a_function_of_seed_and_step(kind, threads):
+    source = kind(data.build("digits", image_size=8))  # with random shifts
     take = lambda start, n, **kw: [
         b["image"] for _, b in zip(range(n), batching.train_batches(source, 8, 3, start, devices=1, **kw), strict=False)
     ]
@@ -58,15 +75,32 @@ def test_the_stream_is_a_function_of_seed_and_step(threads):
     assert not np.array_equal(straight[0], next(batching.train_batches(source, 8, 4, 0, devices=1))["image"])
 
 
-def test_processes_share_the_global_batch():
-    source = numbered(16)
+def test_examples_in_memory_belong_to_their_labels_and_are_shifted_anew_every_epoch():
+    arrays = data.build("digits", image_size=8).train
+    source = dataclasses.replace(numbered(4), train=arrays, image_shape=(8, 8, 1))
+    labels = {image.tobytes(): label for image, label in zip(arrays.images, arrays.labels, strict=True)}
+    unmoved, count = set(), 0
+    for _, batch in zip(
+        range(2 * len(arrays) // 64), batching.train_batches(source, 64, 0, 0, devices=1), strict=False
+    ):
+        for image, label in zip(batch["image"][0], batch["label"][0], strict=True):
+            if image.tobytes() in labels:
+                unmoved.add(image.tobytes())
+                count += 1
+                assert labels[image.tobytes()] == label
+    assert 1 / 9 - 0.03 < count / (2 * len(arrays)) < 1 / 9 + 0.03 and len(unmoved) > 0.9 * count
+
+
+@KINDS
+def test_processes_share_the_global_batch(kind):
+    source = kind(numbered(16))
     whole = next(batching.train_batches(source, 8, 0, 3, devices=1))
     parts = [next(batching.train_batches(source, 8, 0, 3, devices=1, process=p, processes=2)) for p in (0, 1)]
     assert sorted(ids(whole)) == sorted(ids(parts[0]) + ids(parts[1]))
 
 
 def test_worker_processes_give_the_same_stream():
-    source = data.build("digits", image_size=8)
+    source = one_by_one(data.build("digits", image_size=8))
     alone = batching.train_batches(source, 8, 0, 2, devices=1)
     helped = batching.train_batches(source, 8, 0, 2, devices=1, workers=2)
     for _ in range(3):
@@ -80,15 +114,13 @@ def test_bad_batches():
         batching.check_divisible(3, 8)
     with pytest.raises(BadInput, match=r"label [5-9] is not in 0..4; correct the labels"):
         wrong = numbered(10)
-        list(batching.eval_batches(Source(wrong.train, wrong.eval, wrong.augment, dict, (4, 4, 1), 5), 4, devices=1))
+        list(batching.eval_batches(dataclasses.replace(wrong, num_classes=5), 4, devices=1))
     with pytest.raises(BadInput, match=r"label -1 is not in 0..9"):
         wrong.eval.labels[:] = -1
         list(batching.eval_batches(wrong, 4, devices=1))
     with pytest.raises(BadInput, match=r"images of shape \(4, 4, 1\), not \(5, 5, 1\)"):
         source = numbered(4)
-        list(
-            batching.eval_batches(Source(source.train, source.eval, source.augment, dict, (5, 5, 1), 10), 4, devices=1)
-        )
+        list(batching.eval_batches(dataclasses.replace(source, image_shape=(5, 5, 1)), 4, devices=1))
 
 
 # ------------------------------------------------------------------------------------------------------------- images
@@ -160,10 +192,12 @@ def test_centre_crop_is_short_side_then_middle():
 
 def test_shift_and_flip():
     image = np.arange(16, dtype=np.uint8).reshape(4, 4, 1)
-    shifts = {images.shift(image, 1, np.random.default_rng(s)).tobytes() for s in range(100)}
-    assert len(shifts) == 9 and image.tobytes() in shifts
-    flips = [images.flip(image, np.random.default_rng(s))[0, 0, 0] for s in range(100)]
-    assert set(flips) == {0, 3} and 30 < flips.count(3) < 70
+    many = np.stack([image] * 200)
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+    crops = {padded[i : i + 4, j : j + 4].tobytes() for i in range(3) for j in range(3)}
+    assert {moved.tobytes() for moved in images.shift(many, 1, np.random.default_rng(0))} == crops
+    first = images.flip(many, np.random.default_rng(0))[:, 0, 0, 0].tolist()
+    assert set(first) == {0, 3} and 70 < first.count(3) < 130
 
 
 # ---------------------------------------------------------------------------------------------------------- data sets

@@ -19,8 +19,8 @@ HOW = (
 )
 
 
-def _augment(example, rng):
-    return {"image": flip(shift(example["image"], 4, rng), rng), "label": example["label"]}
+def _augment(images, rng):
+    return flip(shift(images, 4, rng), rng)
 
 
 def build(directory: str, image_size: int, resize: int) -> Source:
@@ -42,8 +42,8 @@ def build(directory: str, image_size: int, resize: int) -> Source:
             raise BadInput(f"{directory}: y_{split} is {labels.dtype} {labels.shape}, wanted integers ({len(images)},)")
         check_labels(labels, 10, f"{directory}, y_{split}")
     return Source(
-        train=Arrays(arrays["x_train"], arrays["y_train"]), eval=Arrays(arrays["x_test"], arrays["y_test"]),
-        augment=_augment, prepare=dict, image_shape=(32, 32, 3), num_classes=10,
+        train=Arrays(arrays["x_train"], arrays["y_train"], _augment), eval=Arrays(arrays["x_test"], arrays["y_test"]),
+        prepare=dict, image_shape=(32, 32, 3), num_classes=10,
         mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010), label_names=NAMES,
     )  # fmt: skip
 

@@ -9,8 +9,8 @@ from bireal_jax.data.source import Arrays, Source
 from bireal_jax.errors import BadInput
 
 
-def _augment(example, rng):
-    return {"image": shift(example["image"], 1, rng), "label": example["label"]}
+def _augment(images, rng):
+    return shift(images, 1, rng)
 
 
 def build(directory: str, image_size: int, resize: int) -> Source:
@@ -29,7 +29,7 @@ def build(directory: str, image_size: int, resize: int) -> Source:
     held_out = len(images) // 5
     test, train = order[:held_out], order[held_out:]
     return Source(
-        train=Arrays(images[train], digits.target[train]), eval=Arrays(images[test], digits.target[test]),
-        augment=_augment, prepare=dict,
+        train=Arrays(images[train], digits.target[train], _augment), eval=Arrays(images[test], digits.target[test]),
+        prepare=dict,
         image_shape=(8, 8, 1), num_classes=10, mean=(0.5,), std=(0.5,), label_names=tuple("0123456789"),
     )  # fmt: skip

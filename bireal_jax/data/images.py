@@ -70,16 +70,17 @@ def centre_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
-def flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mirrors left and right every second time."""
-    return image[:, ::-1] if rng.random() < 0.5 else image
+def flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Mirrors every image [n, h, w, c] left and right or not, with even chances."""
+    return np.where(rng.random((len(images), 1, 1, 1)) < 0.5, images[:, :, ::-1], images)
 
 
-def shift(image: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:
-    """Pads with `pad` zeros on every side and crops the old size at random: uint8 [h, w, c] to the same."""
-    height, width = image.shape[:2]
-    top, left = rng.integers(0, 2 * pad + 1, 2)
-    return np.pad(image, ((pad, pad), (pad, pad), (0, 0)))[top : top + height, left : left + width]
+def shift(images: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:
+    """Pads with `pad` zeros on every side and crops the old size at random, each image [n, h, w, c] on its own."""
+    size, (top, left) = images.shape[1:3], rng.integers(0, 2 * pad + 1, (2, len(images)))
+    padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, size, (1, 2))  # [n, top, left, c, h, w]
+    return windows[np.arange(len(images)), top, left].transpose(0, 2, 3, 1)
 
 
 # The two transformations of data sets whose examples are {"bytes", "label", "name"}.
@@ -88,7 +89,7 @@ def shift(image: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:
 def augment_file(example: dict, rng: np.random.Generator, *, size: int) -> dict:
     """Decode, random resized crop, random flip."""
     image = random_resized_crop(decode(example["bytes"], example["name"]), size, rng)
-    return {"image": flip(image, rng), "label": example["label"]}
+    return {"image": flip(image[None], rng)[0], "label": example["label"]}
 
 
 def prepare_file(example: dict, *, size: int, resize: int) -> dict:

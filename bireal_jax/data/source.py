@@ -24,37 +24,48 @@ class Source:
     """A data set: random access to its examples, and how one becomes an input.
 
     Attributes:
-      train, eval: sequences of examples, anything that `augment` and `prepare` understand.
-      augment: (example, numpy Generator) -> {"image": uint8 [h, w, c], "label": int}, random, for training.
-      prepare: example -> the same, fixed, for evaluation.
+      train, eval: sequences of examples, anything that `augment` and `prepare` understand; `Arrays`, if in memory.
+      prepare: example -> {"image": uint8 [h, w, c], "label": int}, fixed, for evaluation.
       image_shape: (h, w, c) of the inputs.
       num_classes: labels are 0 to num_classes - 1.
       mean, std: per channel, for images scaled to [0, 1].
       label_names: one for each class, or empty.
+      augment: (example, numpy Generator) -> as `prepare` but random, for training. `Arrays` have their own.
     """
 
     train: Examples | Sequence[Any]
     eval: Examples | Sequence[Any]
-    augment: Callable[[Any, np.random.Generator], dict]
     prepare: Callable[[Any], dict]
     image_shape: tuple[int, int, int]
     num_classes: int
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     label_names: tuple[str, ...] = ()
+    augment: Callable[[Any, np.random.Generator], dict] | None = None
 
 
 class Arrays:
-    """A sequence of {"image", "label"} over two arrays that lie in memory."""
+    """A sequence of {"image", "label"} over two arrays that lie in memory, which also gives whole batches at once.
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray):
-        self.images, self.labels = images, labels
+    Args:
+      images: uint8 [n, h, w, c].
+      labels: integers [n].
+      augment: (images uint8 [n, h, w, c], numpy Generator) -> the same shape, for training.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, augment: Callable | None = None):
+        self.images, self.labels, self.augment = images, labels, augment
 
     def __len__(self):
         return len(self.labels)
 
     def __getitem__(self, index):
         return {"image": self.images[index], "label": int(self.labels[index])}
+
+    def batch(self, indices: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The examples at `indices`, augmented."""
+        images = self.images[indices]
+        return {"image": self.augment(images, rng) if self.augment else images, "label": self.labels[indices]}
 
 
 def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
