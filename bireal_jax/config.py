@@ -23,8 +23,8 @@ def default() -> ConfigDict:
 
     c.model = ConfigDict()
     c.model.name = "bireal18"  # a key of models.MODELS
-    c.model.act = "approx_sign"  # derivative of the binary activation: a key of binarize.DERIVATIVES
-    c.model.weight = "released"  # weight binarizer: a key of binarize.WEIGHTS
+    c.model.act = "approx_sign"  # a key of binarize.DERIVATIVES; or of binarize.REAL, for a real-valued activation
+    c.model.weight = "released"  # a key of binarize.WEIGHTS; "real" is one
     c.model.latent_init = "uniform_001"  # a key of models.LATENT_INITS
     c.model.dtype = "float32"  # of the computation; parameters and statistics stay float32 (float64 if this is)
     c.model.sync_bn = False  # batch norm statistics over all devices; False: per device, as in the originals
@@ -52,6 +52,8 @@ def default() -> ConfigDict:
     c.optim.warmup_steps = 0
     c.optim.weight_decay = 0.0
     c.optim.decay_on = ("binary", "decay")  # which labels weight decay acts on
+    c.optim.binary_lr = 1.0  # the rate of binary weights is so many times lr
+    c.optim.frozen = ""  # regular expression: parameters whose path it is found in are not trained
     c.ema_decay = 0.0  # 0: off; else evaluation uses this moving average of the variables
 
     c.log_epochs = 0.04  # 100 steps of ImageNet at batch 512
@@ -97,6 +99,7 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optim.warmup_epochs": _at_least(0),
     "optim.warmup_steps": _at_least(0),
     "optim.weight_decay": _at_least(0),
+    "optim.binary_lr": POSITIVE,
     "ema_decay": _between(0, 1),
     "log_epochs": _at_least(0),
     "log_steps": _at_least(0),

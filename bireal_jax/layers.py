@@ -71,11 +71,15 @@ def torch_uniform(fan_in: int) -> Callable:
 class BinaryConv(nn.Module):
     """1-bit convolution: y = alpha * conv(binarize(x), sign(latent)) [+ bias].
 
+    With a real-valued activation or weight it is the layer that a binary one starts from, with the same parameters.
+
     Attributes:
       features: output channels.
       activation: x -> ±1, from `binarize.activation`.
-      weight: latent -> (±1, alpha), from `binarize.weight`.
-      kernel_size, strides: of the convolution; padding is zeros, half of the kernel.
+      weight: latent -> (±1, alpha), or (latent, None) for a real-valued one, from `binarize.weight`.
+      kernel_size, strides: of the convolution.
+      padding: zeros around the activation; None for half of the kernel.
+      real_input: the input is not binarized, as in the first layer of BinaryNet.
       use_bias: add a real-valued bias per output channel.
       latent_init: initializer of the latent weight, the parameter `latent` [kh, kw, cin, cout].
       dtype, param_dtype: of the computation and of the parameters.
@@ -86,6 +90,8 @@ class BinaryConv(nn.Module):
     weight: WeightBinarizer
     kernel_size: tuple[int, int] = (3, 3)
     strides: tuple[int, int] = (1, 1)
+    padding: Padding | None = None
+    real_input: bool = False
     use_bias: bool = False
     latent_init: Callable = uniform_001
     dtype: Any = jnp.float32
@@ -96,8 +102,13 @@ class BinaryConv(nn.Module):
         shape = (*self.kernel_size, x.shape[-1], self.features)
         latent = self.param("latent", self.latent_init, shape, self.param_dtype)
         b, alpha = self.weight(latent)
-        x = self.activation(x.astype(self.dtype))
-        y = binary_conv2d(x, b.astype(self.dtype), alpha, self.strides, symmetric(self.kernel_size))
+        x, b = x.astype(self.dtype), b.astype(self.dtype)
+        how = (self.strides, symmetric(self.kernel_size) if self.padding is None else self.padding)
+        if self.real_input or alpha is None:
+            y = conv2d(x if self.real_input else self.activation(x), b, *how)
+            y = y if alpha is None else (y * alpha).astype(self.dtype)
+        else:
+            y = binary_conv2d(self.activation(x), b, alpha, *how)
         if self.use_bias:
             bias = self.param("bias", torch_uniform(shape[0] * shape[1] * shape[2]), (self.features,), self.param_dtype)
             y = y + bias.astype(self.dtype)
@@ -145,12 +156,14 @@ class BatchNorm(nn.Module):
       axis_name: name of the pmapped axis over which batch statistics are averaged; None for statistics per device.
       momentum: share of the old running statistics kept (PyTorch's momentum is 1 - this).
       epsilon: added to the variance. Keep 1e-5: see `uniform_001`.
+      use_scale: has a learned scale.
       dtype, param_dtype: of the result and of the parameters; statistics are float32 or wider.
     """
 
     axis_name: str | None = None
     momentum: float = 0.9
     epsilon: float = 1e-5
+    use_scale: bool = True
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -160,7 +173,10 @@ class BatchNorm(nn.Module):
         wide = jnp.promote_types(self.dtype, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, self.param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, self.param_dtype)
-        scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype).astype(wide)
+        ones = nn.initializers.ones
+        scale = (
+            self.param("scale", ones, shape, self.param_dtype).astype(wide) if self.use_scale else jnp.ones(shape, wide)
+        )
         bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype).astype(wide)
         if not train:
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
@@ -175,9 +191,3 @@ class BatchNorm(nn.Module):
 
     def _blend(self, old, new):
         return self.momentum * old + (1 - self.momentum) * new.astype(old.dtype)
-
-
-def leaky_clip(x: jax.Array) -> jax.Array:
-    """x on [-1, 1], slope 0.1 beyond (Bi-Real Net's bridge from ReLU to clip)."""
-    clipped = jnp.clip(x, -1, 1)
-    return clipped + 0.1 * (x - clipped)

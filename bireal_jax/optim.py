@@ -1,5 +1,7 @@
 """Optimizers, learning-rate schedules, and the labels that say which parameter is what."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,7 +96,7 @@ def _sgd(decay, rate):
 OPTIMIZERS = {"adam": _adam, "adamw": _adamw, "sgd": _sgd}
 
 
-def make(name, learning_rate, params, weight_decay=0.0, decay_on=("binary", "decay")):
+def make(name, learning_rate, params, weight_decay=0.0, decay_on=("binary", "decay"), binary_lr=1.0, frozen=""):
     """The optimizer as an optax transformation.
 
     Args:
@@ -103,16 +105,40 @@ def make(name, learning_rate, params, weight_decay=0.0, decay_on=("binary", "dec
       params: the parameter tree, to label.
       weight_decay: coefficient; 0 for none.
       decay_on: the labels of the parameters that it acts on.
+      binary_lr: factor of the learning rate for parameters labelled "binary".
+      frozen: regular expression; parameters whose path, such as "stage1_block1/bn/scale", it is found in stay as they
+        are. Empty for none.
 
     Raises:
-      BadInput: unknown optimizer or label.
+      BadInput: unknown optimizer or label, or `frozen` is found nowhere.
     """
     for label in decay_on:
         if label not in LABELS:
             raise BadInput(f"unknown label {label!r} in optim.decay_on; known: {', '.join(LABELS)}")
     mask = jax.tree.map(lambda label: label in decay_on, labels(params))
     decay = optax.add_decayed_weights(weight_decay, mask) if weight_decay else optax.identity()
-    return lookup(OPTIMIZERS, name, "optimizer")(decay, optax.scale_by_learning_rate(learning_rate))
+    parts = [lookup(OPTIMIZERS, name, "optimizer")(decay, optax.scale_by_learning_rate(learning_rate))]
+    if binary_lr != 1:
+        parts.append(
+            optax.masked(optax.scale(binary_lr), jax.tree.map(lambda label: label == "binary", labels(params)))
+        )
+    if frozen:
+        parts.append(optax.masked(optax.set_to_zero(), _found(frozen, params)))
+    return optax.chain(*parts)
+
+
+def _found(pattern, params):
+    """A tree of whether `pattern` is found in the path of the parameter."""
+    try:
+        found = jax.tree_util.tree_map_with_path(
+            lambda path, _: re.search(pattern, "/".join(key.key for key in path)) is not None, params
+        )
+    except re.error as error:
+        raise BadInput(f"optim.frozen={pattern!r} is no regular expression: {error}") from None
+    if not any(jax.tree.leaves(found)):
+        some = ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)[:3]]
+        raise BadInput(f"optim.frozen={pattern!r} is found in no parameter; they are called {', '.join(some)} ...")
+    return found
 
 
 def latents(params):

@@ -31,6 +31,32 @@ def on_all(function: Callable, donate: bool = False) -> Callable:
     return jax.jit(function, out_shardings=_sharding(), donate_argnums=(0,) if donate else ())
 
 
+def networks(
+    function: Callable, count: int, shared: tuple[bool, ...] = (False, False), donate: bool = False
+) -> Callable:
+    """The function for `count` networks at once: vmapped, and divided over the local devices.
+
+    Args:
+      function: a step of one network. It may average over AXIS, which has one member.
+      count: how many networks; a multiple of `devices_for(count)`.
+      shared: for each argument whether it is the same for all networks; if not, all its leaves have a leading axis of
+        length `count`, as the results have.
+      donate: reuse the memory of the first argument.
+    """
+    mesh = Mesh(np.asarray(jax.local_devices()[: devices_for(count)])[:, None], ("networks", AXIS))
+    mapped = jax.shard_map(
+        jax.vmap(function, [None if s else 0 for s in shared]), mesh=mesh, check_vma=False,
+        in_specs=tuple(PartitionSpec() if s else PartitionSpec("networks") for s in shared),
+        out_specs=PartitionSpec("networks"),
+    )  # fmt: skip
+    return jax.jit(mapped, donate_argnums=(0,) if donate else ())
+
+
+def devices_for(count: int) -> int:
+    """The most local devices over which `count` networks divide evenly."""
+    return max(d for d in range(1, jax.local_device_count() + 1) if count % d == 0)
+
+
 def _sharding(*spec):
     # The mesh axis must bear the name of the pmapped one, or the first call compiles twice.
     return NamedSharding(Mesh(np.asarray(jax.local_devices()), (AXIS,)), PartitionSpec(*spec))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -10,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from ml_collections import ConfigDict
 
-from bireal_jax import metrics, optim, parallel
+from bireal_jax import build, losses, metrics, optim, parallel
+from bireal_jax import config as config_lib
 from bireal_jax.data import Source
-from bireal_jax.evaluate import normalize
+from bireal_jax.evaluate import make_eval_step, normalize
 
 
 @flax.struct.dataclass
@@ -76,7 +79,12 @@ def make_state(variables: Any, tx: optax.GradientTransformation, seed: int, ema:
 
 
 def make_train_step(
-    model: nn.Module, loss: Callable, tx: optax.GradientTransformation, source: Source, ema_decay: float = 0.0
+    model: nn.Module,
+    loss: Callable,
+    tx: optax.GradientTransformation,
+    source: Source,
+    ema_decay: float = 0.0,
+    total_steps: int = 1,
 ) -> Callable:
     """(state, batch) -> (state, loss), to be pmapped.
 
@@ -86,14 +94,16 @@ def make_train_step(
       tx: the optimizer.
       source: whose mean and std normalize the images.
       ema_decay: of the moving average of the variables; 0 for none.
+      total_steps: length of the stage, from which binarizers that change with it know how far it is.
     """
 
     def step(state, batch):
         images = normalize(batch["image"], source, model.dtype)
+        progress = state.step.astype(jnp.promote_types(model.dtype, jnp.float32)) / total_steps
 
         def objective(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            logits, updated = model.apply(variables, images, train=True, progress=progress, mutable=["batch_stats"])
             values = loss(logits, batch["label"])
             return jnp.mean(values), (logits, values, updated["batch_stats"])
 
@@ -122,3 +132,48 @@ def close_window(state: State) -> tuple[State, dict[str, jax.Array], jax.Array]:
     flips = sum((metrics.flipped(a, b) for a, b in zip(state.signs, signs, strict=True)), jnp.zeros((), jnp.int32))
     empty = jax.tree.map(jnp.zeros_like, state.window)
     return dataclasses.replace(state, window=empty, signs=signs), state.window, flips
+
+
+class Plan:
+    """What the config of one stage fixes: data, network, durations, and its steps as pure functions.
+
+    Attributes:
+      source, model, shapes: the data set, the module, and the shapes of its variables.
+      total, log_every, eval_every, save_every: in steps.
+      rate, tx: learning rate by the step, and the optimizer.
+      train_step, eval_step: from `make_train_step` and `evaluate.make_eval_step`.
+      latents: how many binary weights there are, 0 while they are real-valued.
+
+    Raises:
+      BadInput: the config, or what it points to, cannot work.
+    """
+
+    def __init__(self, config: ConfigDict):
+        self.config, c = config, config.optim
+        self.source = source = build.source(config)
+        self.model, self.shapes = build.model(config, source)
+        self.total, self.log_every, self.eval_every, self.save_every, warmup = (
+            config_lib.steps(config, prefix, len(source.train))
+            for prefix in ("total", "log", "eval", "save", "optim.warmup")
+        )
+        epoch_steps = len(source.train) / config.batch_size
+        self.rate = optim.schedule(c.schedule, c.lr, self.total, epoch_steps, c.milestones, warmup)
+        self.tx = optim.make(
+            c.name, self.rate, self.shapes["params"], c.weight_decay, c.decay_on, c.binary_lr, c.frozen
+        )
+        loss = losses.get(config.loss)
+        smoothed = partial(loss, label_smoothing=config.label_smoothing)
+        self.train_step = make_train_step(self.model, smoothed, self.tx, source, config.ema_decay, self.total)
+        self.eval_step = make_eval_step(self.model, loss, source)
+        self.latents = 0 if config.model.weight == "real" else optim.count_latents(self.shapes["params"])
+
+    def fresh(self, variables: Any, seed: Any) -> State:
+        """The state before the first step."""
+        dtype = jnp.promote_types(self.model.dtype, jnp.float32)
+        return make_state(variables, self.tx, seed, self.config.ema_decay > 0, dtype)
+
+    def initial(self, seed: int) -> Any:
+        """Variables drawn anew."""
+        # An initializer is compiled for every layer and runs once: unoptimized, that takes 1 s instead of 9.
+        quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        return jax.jit(self.model.init, compiler_options=quick)(jax.random.key(seed), build.blank(self.source))

@@ -2,22 +2,20 @@
 
 import collections
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, checkpoint, losses, optim, parallel, progress, workdir
+from bireal_jax import build, checkpoint, losses, parallel, progress, workdir
 from bireal_jax import config as config_lib
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
 from bireal_jax.evaluate import evaluate, make_eval_step
 from bireal_jax.metrics import means
-from bireal_jax.step import State, close_window, make_state, make_train_step
+from bireal_jax.step import Plan, State, close_window
 
 
 def run(config: ConfigDict, directory: Path) -> dict[str, Any]:
@@ -86,7 +84,7 @@ def run_eval(config: ConfigDict, directory: Path) -> dict[str, float]:
     return scores
 
 
-class Stage:
+class Stage(Plan):
     """One stage of a run: what its config fixes, and the loop.
 
     Args:
@@ -100,23 +98,12 @@ class Stage:
     """
 
     def __init__(self, index: int, name: str, config: ConfigDict, directory: Path, offset: int):
-        self.index, self.name, self.config, self.directory, self.offset = index, name, config, directory, offset
-        self.source = source = build.source(config)
-        self.model, self.shapes = build.model(config, source)
-        num_train, c = len(source.train), config.optim
-        self.total, self.log_every, self.eval_every, self.save_every, warmup = (
-            config_lib.steps(config, prefix, num_train) for prefix in ("total", "log", "eval", "save", "optim.warmup")
-        )
-        epoch_steps = num_train / config.batch_size
-        self.rate = optim.schedule(c.schedule, c.lr, self.total, epoch_steps, c.milestones, warmup)
-        self.tx = optim.make(c.name, self.rate, self.shapes["params"], c.weight_decay, c.decay_on)
-        loss = partial(losses.get(config.loss), label_smoothing=config.label_smoothing)
-        step = make_train_step(self.model, loss, self.tx, source, config.ema_decay)
-        self.step = parallel.pmap(step, donate=True)
+        super().__init__(config)
+        self.index, self.name, self.directory, self.offset = index, name, directory, offset
+        self.step = parallel.pmap(self.train_step, donate=True)
         self.close_window = parallel.on_all(close_window, donate=True)
-        self.eval_step = parallel.pmap(make_eval_step(self.model, losses.get(config.loss), source))
+        self.mapped_eval_step = parallel.pmap(self.eval_step)
         self.loading = {"threads": config.data.threads, "workers": config.data.workers}
-        self.latents = optim.count_latents(self.shapes["params"])
 
     def run(self, variables: Any) -> tuple[Any, dict[str, Any]]:
         """Trains from the newest sound checkpoint of this stage, or else from `variables`, or else from the config.
@@ -153,19 +140,14 @@ class Stage:
         )
 
     def _fresh(self, variables):
-        dtype = jnp.promote_types(self.model.dtype, jnp.float32)
-        return make_state(variables, self.tx, self.config.seed, self.config.ema_decay > 0, dtype)
+        return self.fresh(variables, self.config.seed)
 
     def _initial(self, variables):
         if variables is not None:
             return checkpoint.merge(variables, self.shapes, f"stage {self.name!r}: the network of the stage before")
         if self.config.init_from:
             return build.variables(self.config, self.shapes)
-        # An initializer is compiled for every layer and runs once: unoptimized, that takes 1 s instead of 9.
-        quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        return jax.jit(self.model.init, compiler_options=quick)(
-            jax.random.key(self.config.seed), build.blank(self.source)
-        )
+        return self.initial(self.config.seed)
 
     def _log_and_loop(self, state, start):
         with (
@@ -176,7 +158,7 @@ class Stage:
             return self._loop(parallel.replicate(state), start)
 
     def _loop(self, state, start):
-        seed = int(np.random.SeedSequence([self.config.seed, self.index]).generate_state(1)[0])
+        seed = batching.stage_seed(self.config.seed, self.index)
         batches = batching.train_batches(
             self.source, self.config.batch_size, seed, start, devices=jax.local_device_count(),
             process=jax.process_index(), processes=jax.process_count(), **self.loading,
@@ -242,7 +224,7 @@ class Stage:
         )
 
     def _evaluate(self, state, step):
-        scores = evaluate(self.eval_step, state.variables, self.source, self.config.batch_size, **self.loading)
+        scores = evaluate(self.mapped_eval_step, state.variables, self.source, self.config.batch_size, **self.loading)
         self.log.write(step, "eval", scores)
         self.bar.line(step, "eval", scores)
         return scores

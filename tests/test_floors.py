@@ -14,7 +14,7 @@ FLOORS = {
     "layers": 1,
     "models": 2, "optim": 2, "data": 2,
     "config": 3, "parallel": 3, "checkpoint": 3, "importers": 3, "evaluate": 3.1, "workdir": 3.2, "progress": 3.2,
-    "build": 3.2, "step": 3.4, "train": 3.6,
+    "build": 3.2, "step": 3.4, "train": 3.6, "seeds": 3.6,
     "main": 5,
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -100,7 +100,7 @@ def test_max_pool_sends_the_gradient_to_the_first_maximum():
 
 def test_leaky_clip():
     np.testing.assert_allclose(
-        layers.leaky_clip(jnp.asarray([-3.0, -1.0, 0.5, 2.0])), [-1.2, -1.0, 0.5, 1.1], rtol=1e-6
+        binarize.leaky_clip(jnp.asarray([-3.0, -1.0, 0.5, 2.0])), [-1.2, -1.0, 0.5, 1.1], rtol=1e-6
     )
 
 

@@ -6,22 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import small
 
 from bireal_jax import config, data, losses, models, optim, parallel, progress, train, workdir
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
 from bireal_jax.evaluate import evaluate, make_eval_step
 from bireal_jax.step import State, close_window, make_state, make_train_step
-
-
-def small(**fields):
-    """The digits recipe, cut to seconds."""
-    c = config.default()
-    c.update_from_flattened_dict({
-        "model.name": "bireal_tiny", "data.name": "digits", "data.image_size": 8, "batch_size": 16,
-        "label_smoothing": 0.0, "total_steps": 12, "log_steps": 3, "eval_steps": 6, "save_steps": 4, **fields,
-    })  # fmt: skip
-    return c
 
 
 def lines(workdir):
@@ -121,7 +112,7 @@ def test_compiles_once(digits):
     for _, batch in zip(range(4), parallel.prefetch(batching.train_batches(digits, 16, 0, 0, devices=8)), strict=False):
         state, _ = stage.step(state, batch)
         state, _, _ = stage.close_window(state)
-        stage.eval_step(state.variables, batch)
+        stage.mapped_eval_step(state.variables, batch)
         counts.append(len(compiled))
     jax.monitoring.clear_event_listeners()
     assert counts[0] >= 3 and counts == [counts[0]] * 4

@@ -60,6 +60,11 @@ def train_batches(
         yield _finish(batch, source, batch_size // processes, devices)
 
 
+def stage_seed(seed: int, stage: int) -> int:
+    """The seed of the batches of one stage of a run."""
+    return int(np.random.SeedSequence([seed, stage]).generate_state(1)[0])
+
+
 def _memory_batches(arrays, batch_size, seed, start):
     """The same stream for examples in memory, a batch at a time: Grain spends 250 us on each example, this 5."""
     count = len(arrays)

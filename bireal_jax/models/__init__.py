@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from bireal_jax import binarize
 from bireal_jax.errors import lookup
 from bireal_jax.layers import uniform_001
-from bireal_jax.models.bireal import BIREAL, BiRealNet
+from bireal_jax.models.bireal import BIREAL, RESNETS, BiRealNet
+from bireal_jax.models.vgg import BinaryNet, VGGSmall
 
 LATENT_INITS = {
     "uniform_001": uniform_001,
@@ -18,7 +19,8 @@ LATENT_INITS = {
 }
 
 # name -> constructor that still lacks num_classes, binarizers, initializer, dtypes
-MODELS = {name: partial(BiRealNet, **row) for name, row in BIREAL.items()}
+MODELS = {name: partial(BiRealNet, **row) for name, row in (BIREAL | RESNETS).items()}
+MODELS |= {"vgg_small": VGGSmall, "binarynet": BinaryNet}
 
 
 def build(
@@ -37,13 +39,15 @@ def build(
       name: a key of `MODELS`.
       num_classes: outputs of the head.
       dtype: of the computation. Parameters and statistics are float32, or float64 if `dtype` is.
-      act: a key of `binarize.DERIVATIVES`, or a derivative d(x).
-      weight: a key of `binarize.WEIGHTS`, or a weight binarizer w -> (b, alpha).
+      act: a key of `binarize.DERIVATIVES`, of `binarize.REAL` for a real-valued activation, or a derivative d(x) or
+        d(x, progress).
+      weight: a key of `binarize.WEIGHTS`, "real" among them, or a weight binarizer w -> (b, alpha).
       latent_init: a key of `LATENT_INITS`.
       bn_axis: pmapped axis over which batch norm statistics are averaged; None for statistics per device.
 
     Returns:
-      A module: `module.init(key, images)` and `module.apply(variables, images, train=False)`, images NHWC.
+      A module: `module.init(key, images)` and `module.apply(variables, images, train=False, progress=1.0)`, images
+      NHWC, progress from 0 to 1 for binarizers that change during the training.
 
     Raises:
       BadInput: an unknown name; the message lists the known ones.

@@ -10,7 +10,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense, leaky_clip
+from bireal_jax.binarize import leaky_clip
+from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense
 from bireal_jax.pool import avg_pool, max_pool
 
 Module = Callable[..., Any]
@@ -31,19 +32,31 @@ def padded_shortcut(x, features, strides, conv, norm, train):
 
 
 class Block(nn.Module):
-    """y = BN(binary_conv3x3(x)) + shortcut(x): one convolution, one shortcut."""
+    """y = BN(binary_conv3x3(x)) + shortcut(x): one convolution, one shortcut, or as many convolutions as `convs` says.
+
+    Without a `shortcut` nothing is added. With `norm_first` the batch norm stands before the sign (XNOR-Net).
+    """
 
     features: int
     strides: int
     binary_conv: Module
     conv: Module
     norm: Module
-    shortcut: Callable
+    shortcut: Callable | None
+    convs: int = 1
+    norm_first: bool = False
 
     @nn.compact
     def __call__(self, x, train):  # [n, h, w, c] -> [n, h / strides, w / strides, features]
-        y = self.binary_conv(self.features, strides=(self.strides, self.strides), name="binary_conv")(x)
-        y = self.norm(name="bn")(y, train)
+        y = x
+        for k in range(self.convs):
+            number = str(k + 1) if self.convs > 1 else ""
+            strides = self.strides if k == 0 else 1
+            norm = self.norm(name=f"bn{number}")
+            conv = self.binary_conv(self.features, strides=(strides, strides), name=f"binary_conv{number}")
+            y = conv(norm(y, train)) if self.norm_first else norm(conv(y), train)
+        if self.shortcut is None:
+            return y
         if self.strides > 1 or x.shape[-1] != self.features:
             x = self.shortcut(x, self.features, self.strides, self.conv, self.norm, train)
         return y + x
@@ -89,7 +102,7 @@ class BiRealNet(nn.Module):
     """Stem, stages of blocks, global average pool, linear head.
 
     Attributes:
-      blocks: number of blocks in each stage.
+      blocks: number of 3x3 convolutions, or of bottlenecks, in each stage.
       widths: channels of each stage (of the narrow stream, for bottlenecks). Every stage but the first halves the size.
       num_classes: outputs of the head.
       activation, weight: binarizers, from `binarize.activation` and `binarize.weight`.
@@ -97,6 +110,8 @@ class BiRealNet(nn.Module):
       bottleneck: `Bottleneck` blocks instead of `Block`.
       imagenet_stem: 7x7 convolution at stride 2 and max pool, instead of a 3x3 convolution.
       shortcut: how a `Block` changes size and width beside its convolution.
+      convs_per_shortcut: 1 for Bi-Real Net, 2 for ResNet's, 0 for no shortcuts at all. Not with bottlenecks.
+      norm_first: batch norm before the sign instead of behind the convolution. Not with bottlenecks.
       conv_bias: binary convolutions have a bias.
       bn_axis: pmapped axis of cross-replica batch norm, or None.
       dtype, param_dtype: of the computation and of the parameters.
@@ -111,6 +126,8 @@ class BiRealNet(nn.Module):
     bottleneck: bool = False
     imagenet_stem: bool = True
     shortcut: Callable = pooled_shortcut
+    convs_per_shortcut: int = 1
+    norm_first: bool = False
     conv_bias: bool = False
     bn_axis: str | None = None
     dtype: Any = jnp.float32
@@ -122,12 +139,14 @@ class BiRealNet(nn.Module):
         return 2 ** (len(self.blocks) - 1) * (4 if self.imagenet_stem else 1)
 
     @nn.compact
-    def __call__(self, x, train: bool = False):  # [n, h, w, channels] -> [n, num_classes]
+    def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
+        """`progress`: how far the training is, from 0 to 1, for binarizers that change with it."""
         precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv, norm = partial(Conv, **precision), partial(BatchNorm, self.bn_axis, **precision)
         binary_conv = partial(
-            BinaryConv, activation=self.activation, weight=self.weight, latent_init=self.latent_init,
-            use_bias=self.conv_bias, **precision,
+            BinaryConv, activation=partial(self.activation, progress=progress),
+            weight=partial(self.weight, progress=progress), latent_init=self.latent_init, use_bias=self.conv_bias,
+            **precision,
         )  # fmt: skip
         stem = (
             conv(self.widths[0], (7, 7), (2, 2), name="stem_conv")
@@ -137,7 +156,7 @@ class BiRealNet(nn.Module):
         x = norm(name="stem_bn")(stem(x), train)
         x = narrow = max_pool(x) if self.imagenet_stem else x
         for i, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
-            for j in range(count):
+            for j in range(count // max(1, self.convs_per_shortcut)):
                 shared = {
                     "features": width,
                     "strides": 2 if i > 0 and j == 0 else 1,
@@ -150,7 +169,9 @@ class BiRealNet(nn.Module):
                     block = Bottleneck(**shared, first_in_stage=j == 0, first_in_net=i + j == 0, name=name)
                     narrow, x = block(narrow, x, train)
                 else:
-                    x = Block(**shared, shortcut=self.shortcut, name=name)(x, train)
+                    shortcut = self.shortcut if self.convs_per_shortcut else None
+                    convs = max(1, self.convs_per_shortcut)
+                    x = Block(**shared, shortcut=shortcut, convs=convs, norm_first=self.norm_first, name=name)(x, train)
         x = jnp.mean(x, (1, 2))
         return Dense(self.num_classes, **precision, name="head")(x)
 
@@ -171,3 +192,16 @@ BIREAL = {
     },
     "bireal_tiny": {"blocks": (4, 4), "widths": (32, 64), "imagenet_stem": False},
 }  # fmt: skip
+
+# The baselines of the paper's ablation: the same convolutions, with other shortcuts. XNOR-Net's paper sets batch norm,
+# sign, convolution in this order; its scale for the activations is left out (our choice).
+RESNETS = {
+    name.replace("bireal", kind): row | extra
+    for name, row in BIREAL.items()
+    if name in ("bireal18", "bireal_tiny")
+    for kind, extra in {
+        "res": {"convs_per_shortcut": 2},
+        "plain": {"convs_per_shortcut": 0},
+        "xnor": {"convs_per_shortcut": 2, "norm_first": True},
+    }.items()
+}

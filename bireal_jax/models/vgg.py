@@ -1,0 +1,100 @@
+"""The two networks without shortcuts that the CIFAR-10 literature calls VGG-small and BinaryNet."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from bireal_jax.binarize import clip
+from bireal_jax.layers import NO_PADDING, BatchNorm, BinaryConv, Conv, Dense
+
+WIDTHS = (128, 128, 256, 256, 512, 512)
+
+
+def _pool(x):
+    return nn.max_pool(x, (2, 2), (2, 2))
+
+
+class VGGSmall(nn.Module):
+    """Six 3x3 convolutions, a 2x2 maximum behind every second one, one fully connected layer.
+
+    The first convolution and the fully connected layer are real-valued. Order: convolution, pooling, batch norm, clip,
+    sign. The layout of IR-Net's code, which RBNN, ReCU and ReSTE share.
+
+    Attributes:
+      num_classes: outputs of the head.
+      activation, weight: binarizers, from `binarize.activation` and `binarize.weight`.
+      latent_init: initializer of the latent weights.
+      bn_axis: pmapped axis of cross-replica batch norm, or None.
+      dtype, param_dtype: of the computation and of the parameters.
+    """
+
+    num_classes: int
+    activation: Callable
+    weight: Callable
+    latent_init: Callable
+    bn_axis: str | None = None
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    total_stride = 8  # the product of all strides, as of BiRealNet
+
+    @nn.compact
+    def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
+        precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm = partial(BatchNorm, self.bn_axis, **precision)
+        binary = {
+            "activation": partial(self.activation, progress=progress),
+            "weight": partial(self.weight, progress=progress),
+            "latent_init": self.latent_init,
+        }
+        x = Conv(WIDTHS[0], **precision, name="stem_conv")(x)
+        x = clip(norm(name="stem_bn")(x, train))
+        for i, width in enumerate(WIDTHS[1:], 1):
+            x = BinaryConv(width, **binary, **precision, name=f"binary_conv{i}")(x)
+            x = clip(norm(name=f"bn{i}")(_pool(x) if i % 2 else x, train))
+        return Dense(self.num_classes, **precision, name="head")(x.reshape(len(x), -1))
+
+
+class BinaryNet(nn.Module):
+    """BinaryNet as the Bop paper trains it: every weight is binary, in the first convolution and the last layer too.
+
+    3x3 convolutions of `WIDTHS`, the first one on the real-valued image and without padding; a 2x2 maximum behind every
+    second one; fully connected layers of 1024, 1024 and num_classes. Order: sign, layer, pooling, batch norm without
+    scale, of Keras' momentum 0.99 and epsilon 1e-3. The logits are the last batch norm.
+
+    Attributes: as of `VGGSmall`.
+    """
+
+    num_classes: int
+    activation: Callable
+    weight: Callable
+    latent_init: Callable
+    bn_axis: str | None = None
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    total_stride = 16  # 2 * 2 * 2, and the two pixels that the first convolution takes off
+
+    @nn.compact
+    def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
+        precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm = partial(BatchNorm, self.bn_axis, 0.99, 1e-3, use_scale=False, **precision)
+        layer = partial(
+            BinaryConv,
+            activation=partial(self.activation, progress=progress),
+            weight=partial(self.weight, progress=progress),
+            latent_init=self.latent_init,
+            **precision,
+        )
+        for i, width in enumerate(WIDTHS):
+            first = {"padding": NO_PADDING, "real_input": True} if i == 0 else {}
+            x = layer(width, **first, name=f"binary_conv{i}")(x)
+            x = norm(name=f"bn{i}")(_pool(x) if i % 2 else x, train)
+        x = x.reshape(len(x), 1, 1, -1)  # fully connected layers are 1x1 convolutions of one pixel
+        for i, width in enumerate((1024, 1024, self.num_classes)):
+            x = layer(width, kernel_size=(1, 1), name=f"binary_dense{i}")(x)
+            x = norm(name=f"dense_bn{i}")(x, train)
+        return x.reshape(len(x), -1)

@@ -1,0 +1,95 @@
+"""Many seeds for the price of few: networks that differ in their seed alone, trained as one vmapped program."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from bireal_jax import build, checkpoint, metrics, parallel
+from bireal_jax import config as config_lib
+from bireal_jax.data import batching
+from bireal_jax.step import Plan, close_window
+
+
+def train(config: ConfigDict, seeds: Sequence[int], variables: Any = None) -> tuple[Any, list[dict[str, Any]]]:
+    """Trains one network per seed through all stages, in memory: no workdir, no checkpoints.
+
+    Each network sees the batches and starts from the weights of a run of its own with config.seed = seed, and gets
+    where that run gets, but for the rounding of sums. All of them share one compiled program and divide evenly over
+    the local devices (five seeds use one or five devices, six seeds one, two, three or six).
+
+    Args:
+      config: a recipe. config.seed is not used.
+      seeds: of the networks.
+      variables: to start from, with a leading axis over seeds; None to start as the config says.
+
+    Returns:
+      (variables at the end, with a leading axis over seeds; one record a log line or evaluation). A record has stage,
+      step, split ("train" or "eval") and a numpy array over seeds of every metric that metrics.jsonl has.
+
+    Raises:
+      BadInput: the config cannot work.
+    """
+    records: list[dict[str, Any]] = []
+    for index, stage in enumerate(build.stages(config)):
+        plan = Plan(stage)
+        if variables is None:
+            drawn = build.variables(stage, plan.shapes) if config.init_from else None
+            each = [drawn or parallel.fetch(plan.initial(seed)) for seed in seeds]
+            variables = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+        else:
+            name = f"stage {config_lib.stage_name(config, index)!r}: the networks of the stage before"
+            shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct((len(seeds), *s.shape), s.dtype), plan.shapes)
+            variables = checkpoint.merge(variables, shapes, name)
+        variables = _train_stage(plan, index, seeds, variables, records)
+    return variables, records
+
+
+def _train_stage(plan, index, seeds, variables, records):
+    count = len(seeds)
+    step = parallel.networks(plan.train_step, count, donate=True)
+    closing = parallel.networks(close_window, count, (False,), donate=True)
+    eval_step = parallel.networks(plan.eval_step, count, (False, True))
+    state = parallel.networks(plan.fresh, count)(variables, jnp.asarray(seeds))
+    batches = _batches(plan, [batching.stage_seed(seed, index) for seed in seeds])
+    tests = [_flat(b) for b in batching.eval_batches(plan.source, plan.config.batch_size, devices=1)]
+    for number in range(1, plan.total + 1):
+        state, loss = step(state, next(batches))
+        if number % 2 == 0:
+            jax.block_until_ready(loss)  # no further ahead of the device
+        head = {"stage": index, "step": number}
+        last = number == plan.total
+        if last or (plan.log_every and number % plan.log_every == 0):
+            state, totals, flips = closing(state)
+            values = _means(totals) | ({"flipped": np.asarray(flips) / plan.latents} if plan.latents else {})
+            records.append(head | {"split": "train", "learning_rate": float(plan.rate(number - 1))} | values)
+        if last or (plan.eval_every and number % plan.eval_every == 0):
+            sums = [jax.tree.map(np.asarray, eval_step(state.variables, batch)) for batch in tests]
+            records.append(head | {"split": "eval"} | _means(jax.tree.map(lambda *parts: sum(parts), *sums)))
+    return jax.tree.map(np.asarray, state.variables)
+
+
+def _batches(plan, seeds):
+    """One batch for each seed, stacked: image [seeds, n, h, w, c], label and mask [seeds, n]."""
+    config = plan.config
+    streams = [
+        batching.train_batches(
+            plan.source, config.batch_size, seed, 0, devices=1, threads=config.data.threads, workers=config.data.workers
+        )
+        for seed in seeds
+    ]
+    for batches in zip(*streams, strict=True):
+        yield jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+
+
+def _flat(batch):
+    return {name: array[0] for name, array in batch.items()}
+
+
+def _means(totals):
+    """`metrics.means` of every network."""
+    each = [metrics.means(dict(zip(totals, row, strict=True))) for row in zip(*totals.values(), strict=True)]
+    return {name: np.asarray([row[name] for row in each]) for name in each[0]}

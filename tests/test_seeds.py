@@ -1,0 +1,49 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from small import small
+
+from bireal_jax import parallel, seeds, train
+from bireal_jax.errors import BadInput
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_seeds_trained_at_once_are_the_runs_one_by_one(count, tmp_path, x64):
+    """Two stages, a scheduled estimator, flips: every number of metrics.jsonl, for the first and the last seed.
+
+    The runs divide their batch over eight devices, hence the cross-replica batch norm.
+    """
+    c = small(**{"model.dtype": "float64", "optim.name": "sgd", "optim.lr": 0.05, "model.sync_bn": True})
+    c.model.latent_init = "he"
+    c.stages = (
+        {"name": "real", "model.act": "clip", "model.weight": "real", "total_steps": 4},
+        {"name": "binary", "model.act": "tanh", "model.weight": "released", "total_steps": 7},
+    )
+    chosen = list(range(5, 5 + count))
+    _, records = seeds.train(c, chosen)
+    for place in (0, count - 1):
+        c.seed = chosen[place]
+        train.run(c, tmp_path / str(place))
+        lines = [json.loads(line) for line in (tmp_path / str(place) / "metrics.jsonl").read_text().splitlines()]
+        assert len(lines) == len(records)
+        for line, record in zip(lines, records, strict=True):
+            assert line.keys() == record.keys()
+            for name, value in line.items():
+                ours = record[name][place] if isinstance(record[name], np.ndarray) else record[name]
+                assert ours == (value if isinstance(value, str) else pytest.approx(value, rel=1e-8, abs=1e-10)), name
+
+
+def test_networks_divide_evenly_over_devices():
+    assert jax.local_device_count() == 8
+    assert [parallel.devices_for(n) for n in (1, 5, 6, 7, 8, 16, 11, 18)] == [1, 5, 6, 7, 8, 8, 1, 6]
+
+
+def test_continues_from_given_networks():
+    c = small(total_steps=2, **{"optim.lr": 1e-9})
+    variables, first = seeds.train(c, [0, 1])
+    _, second = seeds.train(c, [0, 1], variables)
+    np.testing.assert_allclose(second[-1]["loss"], first[-1]["loss"], rtol=0.05)
+    with pytest.raises(BadInput, match="networks of the stage before"):
+        seeds.train(c, [0, 1, 2], variables)
