@@ -177,8 +177,11 @@ def activation(name: str | Derivative) -> Callable[..., jax.Array]:
 
 
 def mean_abs(w: jax.Array) -> jax.Array:
-    """alpha_o = mean |W_o|, one scale per output channel: [..., cout] -> [cout]."""
-    return jnp.maximum(jnp.mean(jnp.abs(w), axis=tuple(range(w.ndim - 1))), MIN_SCALE)
+    """alpha_o = mean |W_o|, one scale per output channel: [..., cout] -> [cout].
+
+    |W| is written W sign(W), so that its derivative at 0 is sign(0) = +1.
+    """
+    return jnp.maximum(jnp.mean(w * sign(w), axis=tuple(range(w.ndim - 1))), MIN_SCALE)
 
 
 @jax.custom_vjp

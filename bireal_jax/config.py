@@ -53,6 +53,7 @@ def default() -> ConfigDict:
     c.optim.weight_decay = 0.0
     c.optim.decay_on = ("binary", "decay")  # which labels weight decay acts on
     c.optim.binary_lr = 1.0  # the rate of binary weights is so many times lr
+    c.optim.latent_clip = 0.0  # latent weights are kept within ± this; 0: no limit
     c.optim.frozen = ""  # regular expression: parameters whose path it is found in are not trained
     c.ema_decay = 0.0  # 0: off; else evaluation uses this moving average of the variables
 
@@ -100,6 +101,7 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optim.warmup_steps": _at_least(0),
     "optim.weight_decay": _at_least(0),
     "optim.binary_lr": POSITIVE,
+    "optim.latent_clip": _at_least(0),
     "ema_decay": _between(0, 1),
     "log_epochs": _at_least(0),
     "log_steps": _at_least(0),

@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
     if any(arg in ("--help", "-h", "-help", "--helpfull") for arg in argv[1:]):
         print(HELP)
         return
-    _cache_compilations()  # before the recipe, which may import jax
+    cache_compilations()  # before the recipe, which may import jax
     config, workdir, mode = parse(argv)
     import jax  # heavy, hence here
 
@@ -139,7 +139,7 @@ def _recipe(argv):
     raise BadInput("--config is missing; for a first run: --config=configs/digits.py (--help shows more)")
 
 
-def _cache_compilations():
+def cache_compilations():
     """Compiled steps are kept on disk, so that a run that was cut off continues in seconds."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bireal_jax" / "compiled"

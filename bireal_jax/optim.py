@@ -1,6 +1,7 @@
 """Optimizers, learning-rate schedules, and the labels that say which parameter is what."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +97,16 @@ def _sgd(decay, rate):
 OPTIMIZERS = {"adam": _adam, "adamw": _adamw, "sgd": _sgd}
 
 
-def make(name, learning_rate, params, weight_decay=0.0, decay_on=("binary", "decay"), binary_lr=1.0, frozen=""):
+def make(
+    name,
+    learning_rate,
+    params,
+    weight_decay=0.0,
+    decay_on=("binary", "decay"),
+    binary_lr=1.0,
+    latent_clip=0.0,
+    frozen="",
+):
     """The optimizer as an optax transformation.
 
     Args:
@@ -106,6 +116,7 @@ def make(name, learning_rate, params, weight_decay=0.0, decay_on=("binary", "dec
       weight_decay: coefficient; 0 for none.
       decay_on: the labels of the parameters that it acts on.
       binary_lr: factor of the learning rate for parameters labelled "binary".
+      latent_clip: parameters labelled "binary" are kept within ± this; 0 for no limit.
       frozen: regular expression; parameters whose path, such as "stage1_block1/bn/scale", it is found in stay as they
         are. Empty for none.
 
@@ -118,13 +129,19 @@ def make(name, learning_rate, params, weight_decay=0.0, decay_on=("binary", "dec
     mask = jax.tree.map(lambda label: label in decay_on, labels(params))
     decay = optax.add_decayed_weights(weight_decay, mask) if weight_decay else optax.identity()
     parts = [lookup(OPTIMIZERS, name, "optimizer")(decay, optax.scale_by_learning_rate(learning_rate))]
+    binary = jax.tree.map(lambda label: label == "binary", labels(params))
     if binary_lr != 1:
-        parts.append(
-            optax.masked(optax.scale(binary_lr), jax.tree.map(lambda label: label == "binary", labels(params)))
-        )
+        parts.append(optax.masked(optax.scale(binary_lr), binary))
+    if latent_clip:
+        parts.append(optax.masked(_within(latent_clip), binary))
     if frozen:
         parts.append(optax.masked(optax.set_to_zero(), _found(frozen, params)))
     return optax.chain(*parts)
+
+
+def _within(limit):
+    """Cuts updates so that the parameters stay within ± limit."""
+    return optax.stateless(partial(jax.tree.map, lambda update, param: jnp.clip(param + update, -limit, limit) - param))
 
 
 def _found(pattern, params):

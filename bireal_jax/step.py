@@ -159,7 +159,14 @@ class Plan:
         epoch_steps = len(source.train) / config.batch_size
         self.rate = optim.schedule(c.schedule, c.lr, self.total, epoch_steps, c.milestones, warmup)
         self.tx = optim.make(
-            c.name, self.rate, self.shapes["params"], c.weight_decay, c.decay_on, c.binary_lr, c.frozen
+            c.name,
+            self.rate,
+            self.shapes["params"],
+            c.weight_decay,
+            c.decay_on,
+            binary_lr=c.binary_lr,
+            latent_clip=c.latent_clip,
+            frozen=c.frozen,
         )
         loss = losses.get(config.loss)
         smoothed = partial(loss, label_smoothing=config.label_smoothing)

@@ -3,6 +3,7 @@
 # 3x3 weights. bireal20: six convolutions at 16, 32 and 64 channels; bireal_tiny: four at 32 and 64.
 B20 = 9 * (6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64 + 5 * 64 * 64)
 TINY = 9 * (4 * 32 * 32 + 32 * 64 + 3 * 64 * 64)
+VGG = 9 * (128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 512 * 512)
 
 # model -> parameters, binary weights, binary convolutions, image for a quick forward pass [h, w, c]
 # 18, 34, 50, 152: counted on the authors' PyTorch code, at 1000 classes (152: their blocks in ResNet-152's layout).
@@ -14,5 +15,16 @@ MODELS = {
     # At 10 classes, counted by hand: stem, its batch norm, binary weights [, biases], batch norms [, shortcut], head.
     "bireal20": (432 + 32 + B20 + 672 + 1344 + 650, B20, 18, (32, 32, 3)),
     "bireal18_cifar": (11_689_512 - (9408 - 1728) - 513 * 990, 10_985_472, 16, (32, 32, 3)),  # 3x3 stem, 10 classes
+    # Shortcuts around two convolutions take the same parameters; without any, three 1x1 convolutions and their batch
+    # norms go; XNOR-Net's batch norm has the channels of the input.
+    "res18": (11_689_512, 10_985_472, 16, (64, 64, 3)),
+    "plain18": (11_689_512 - 64 * 128 - 128 * 256 - 256 * 512 - 2 * (128 + 256 + 512), 10_985_472, 16, (64, 64, 3)),
+    "xnor18": (11_689_512 - 2 * (64 + 128 + 256), 10_985_472, 16, (64, 64, 3)),
+    "res_tiny": (288 + 64 + TINY + 768 + (2048 + 128) + 650, TINY, 8, (8, 8, 1)),
+    "plain_tiny": (288 + 64 + TINY + 768 + 650, TINY, 8, (8, 8, 1)),
+    "xnor_tiny": (288 + 64 + TINY + 768 - 64 + (2048 + 128) + 650, TINY, 8, (8, 8, 1)),
+    "vgg_small": (3456 + 256 + VGG + 2 * (128 + 2 * 256 + 2 * 512) + 8192 * 10 + 10, VGG, 5, (32, 32, 3)),
+    # "about 10.35 M weights": 3x3 convolutions, then 4608x1024, 1024x1024 and 1024x10; batch norms have biases only
+    "binarynet": (10_352_000 + 2 * (128 + 256 + 512 + 1024) + 10, 10_352_000, 9, (32, 32, 3)),
     "bireal_tiny": (288 + 64 + TINY + 768 + (2048 + 128) + 650, TINY, 8, (8, 8, 1)),
 }

@@ -1,5 +1,6 @@
 """Every recipe: valid, buildable, short, and with a text golden of its parameters."""
 
+import re
 from pathlib import Path
 
 import jax
@@ -37,13 +38,8 @@ def test_recipe_is_valid_and_matches_its_golden(path, request):
 def parameters(stage):
     """path, shape, label, bits, weight decay of every parameter."""
     size = stage.data.image_size
-    model = models.build(
-        stage.model.name,
-        CLASSES[stage.data.name],
-        act=stage.model.act,
-        weight=stage.model.weight,
-        latent_init=stage.model.latent_init,
-    )
+    m = stage.model
+    model = models.build(m.name, CLASSES[stage.data.name], act=m.act, weight=m.weight, latent_init=m.latent_init)
     image = jax.ShapeDtypeStruct((1, size, size, 1 if stage.data.name == "digits" else 3), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
     labels = traverse_util.flatten_dict(optim.labels(params), sep="/")
@@ -51,8 +47,10 @@ def parameters(stage):
         label = labels[name]
         decay = stage.optim.weight_decay if label in stage.optim.decay_on else 0.0
         shape = "x".join(map(str, leaf.shape))
+        bits = 1 if label == "binary" and m.weight != "real" else 32
+        frozen = "frozen" if stage.optim.frozen and re.search(stage.optim.frozen, name) else ""
         init = stage.model.latent_init if label == "binary" else "-"
-        yield f"{name:<45} {shape:<15} {label:<9} {1 if label == 'binary' else 32:>2} bit  decay {decay:g}  init {init}"
+        yield f"{name:<45} {shape:<15} {label:<9} {bits:>2} bit  decay {decay:g}  init {init}  {frozen}".rstrip()
 
 
 def test_the_default_is_the_released_recipe():

@@ -98,12 +98,6 @@ def test_max_pool_sends_the_gradient_to_the_first_maximum():
     np.testing.assert_array_equal(g[0, :, :, 0], [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 
 
-def test_leaky_clip():
-    np.testing.assert_allclose(
-        binarize.leaky_clip(jnp.asarray([-3.0, -1.0, 0.5, 2.0])), [-1.2, -1.0, 0.5, 1.1], rtol=1e-6
-    )
-
-
 def test_latent_init_starts_all_positive_and_below_a_thousandth():
     w = layers.uniform_001(jax.random.key(0), (3, 3, 64, 64))
     assert w.min() >= 0 and w.max() < 0.001

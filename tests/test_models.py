@@ -1,11 +1,17 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from expected import MODELS
+from flax import traverse_util
+from test_layers import conv_by_hand
 
 from bireal_jax import binarize, models, optim
 from bireal_jax.errors import BadInput
+from bireal_jax.layers import BatchNorm, BinaryConv, Conv
+from bireal_jax.models import bireal
 
 
 def shapes_of(name):
@@ -30,7 +36,8 @@ def test_named_binary_convolutions_in_the_jaxpr(name):
     model, variables = shapes_of(name)
     image = jax.ShapeDtypeStruct((1, *MODELS[name][3]), jnp.float32)
     text = str(jax.make_jaxpr(model.apply)(variables, image))
-    assert text.count("name=binary_conv2d") == MODELS[name][2]
+    real_inputs = 1 if name == "binarynet" else 0  # its first convolution sees the image itself
+    assert text.count("name=binary_conv2d") == MODELS[name][2] - real_inputs
 
 
 @pytest.mark.parametrize("name", ["bireal20", "bireal_tiny"])
@@ -51,6 +58,92 @@ def test_forward_and_backward_are_finite_and_reach_every_weight(name):
         assert np.isfinite(g).all() and (np.abs(g).max() > 0 or "bias" in str(path)), path
 
 
+@pytest.mark.parametrize("name", ["res_tiny", "plain_tiny", "xnor_tiny", "vgg_small", "binarynet"])
+def test_baselines_are_built_as_their_docstrings_say(name):
+    """Every convolution by its own: where its input comes from, and what stands between."""
+    model = models.build(name, 10, latent_init="he")
+    image = jax.ShapeDtypeStruct((2, *MODELS[name][3]), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    _, state = jax.eval_shape(lambda v, x: model.apply(v, x, capture_intermediates=True), variables, image)
+    seen = traverse_util.flatten_dict(state["intermediates"])
+    shape = {"/".join(path[:-1]): leaves[0].shape for path, leaves in seen.items()}
+    if name == "res_tiny":
+        assert shape["stage1_block2/binary_conv2"] == (2, 8, 8, 32) and "stage1_block3" not in shape
+        assert shape["stage2_block1/binary_conv1"] == shape["stage2_block1/downsample_bn"] == (2, 4, 4, 64)
+    if name == "plain_tiny":
+        assert shape["stage2_block1/binary_conv"] == (2, 4, 4, 64) and "stage2_block1/downsample_bn" not in shape
+    if name == "xnor_tiny":
+        assert shape["stage2_block1/bn1"] == (2, 8, 8, 32) and shape["stage2_block1/bn2"] == (2, 4, 4, 64)
+    if name == "vgg_small":
+        assert [shape[f"bn{i}"][1] for i in range(1, 6)] == [16, 16, 8, 8, 4] and shape["binary_conv5"][1] == 8
+    if name == "binarynet":
+        assert [shape[f"binary_conv{i}"][1] for i in range(6)] == [30, 30, 15, 15, 7, 7]
+        assert shape["binary_dense0"] == (2, 1, 1, 1024)
+
+
+def test_shortcuts_are_where_they_should_be():
+    """With batch norms that give 0, a residual block passes its input on and a plain one passes nothing."""
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
+    for name, blocks in (("bireal_tiny", 4), ("res_tiny", 2), ("plain_tiny", 4)):
+        model = models.build(name, 10, latent_init="he")
+        variables = jax.jit(model.init)(jax.random.key(0), x)
+        flat = traverse_util.flatten_dict(variables)
+        silenced = lambda p: "_block" in p[1] and "bn" in p[-2] and p[-1] == "scale"
+        silent = {p: jnp.zeros_like(v) if silenced(p) else v for p, v in flat.items()}
+        _, state = model.apply(traverse_util.unflatten_dict(silent), x, capture_intermediates=True)
+        seen = state["intermediates"]
+        ends = [seen[f"stage1_block{j}"]["__call__"][0] for j in range(1, blocks + 1)]
+        stem = seen["stem_bn"]["__call__"][0]
+        for end in ends:
+            np.testing.assert_array_equal(end, jnp.zeros_like(stem) if name == "plain_tiny" else stem)
+
+
+def test_xnor_net_normalizes_before_the_sign():
+    """So its sign is blind to the scale and the offset of a channel."""
+    x = jax.random.normal(jax.random.key(1), (4, 8, 8, 32))
+    block = bireal.Block(
+        32, 1, partial(BinaryConv, activation=binarize.activation("ste"), weight=binarize.weight("through_scale")),
+        Conv, BatchNorm, bireal.pooled_shortcut, convs=2, norm_first=True,
+    )  # fmt: skip
+    variables = block.init(jax.random.key(0), x, True)
+    grown = 3 * x + 1
+    (y, _), (z, _) = (block.apply(variables, v, True, mutable=["batch_stats"]) for v in (x, grown))
+    np.testing.assert_allclose(y - x, z - grown, atol=1e-4)
+
+
+@pytest.mark.parametrize("act", binarize.REAL)
+def test_real_valued_networks(act):
+    model = models.build("bireal_tiny", 10, act=act, weight="real", latent_init="he")
+    x = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    assert "name=binary_conv2d" not in str(jax.make_jaxpr(model.apply)(variables, x))
+    block = variables["params"]["stage1_block1"]["binary_conv"]["latent"]
+    _, state = model.apply(variables, x, capture_intermediates=True)
+    seen = state["intermediates"]
+    inputs = np.asarray(seen["stem_bn"]["__call__"][0], np.float64)
+    expected = conv_by_hand(np.asarray(binarize.REAL[act](inputs)), np.asarray(block, np.float64), 1, 1)
+    np.testing.assert_allclose(seen["stage1_block1"]["binary_conv"]["__call__"][0], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["bireal_tiny", "vgg_small", "binarynet"])
+def test_progress_reaches_every_convolution(name):
+    """With weights of scale `progress` every binary convolution gives 0 at the start of the training."""
+    model = models.build(
+        name, 10, act=lambda x, progress: jnp.full_like(x, progress), latent_init="he",
+        weight=lambda w, progress: (binarize.sign(w), jnp.full(w.shape[-1], progress)),
+    )  # fmt: skip
+    x = jax.random.normal(jax.random.key(1), (1, *MODELS[name][3]))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    run = jax.jit(lambda v, p: model.apply(v, x, progress=p, capture_intermediates=True)[1]["intermediates"])
+    for progress in (0.0, 0.5):
+        seen = traverse_util.flatten_dict(run(variables, progress))
+        outputs = [leaves[0] for path, leaves in seen.items() if len(path) > 1 and "binary" in path[-2]]
+        assert len(outputs) == MODELS[name][2]
+        assert all((np.abs(y).max() > 0) == (progress > 0) for y in outputs)
+    slope = lambda p: jax.grad(lambda x: jnp.sum(model.activation(x, p)))(x)
+    np.testing.assert_array_equal(slope(0.25), 0.25)
+
+
 def test_float64_model_has_float64_parameters(x64):
     model = models.build("bireal_tiny", 10, jnp.float64)
     variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float64))
@@ -65,9 +158,8 @@ def test_bfloat16_model_keeps_float32_parameters():
 
 
 def test_names():
-    with pytest.raises(BadInput, match="unknown model 'bireal19'; known: bireal152, bireal18"):
+    with pytest.raises(BadInput, match="unknown model 'bireal19'; known: binarynet, bireal152, bireal18"):
         models.build("bireal19")
     with pytest.raises(BadInput, match="unknown latent_init"):
         models.build("bireal18", latent_init="zeros")
-    model = models.build("bireal_tiny", act=lambda x: jnp.exp(-jnp.abs(x)), weight=binarize.magnitude_aware)
-    assert model.weight is binarize.magnitude_aware
+    models.build("bireal_tiny", act=lambda x: jnp.exp(-jnp.abs(x)), weight=binarize.magnitude_aware)

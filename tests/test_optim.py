@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -48,6 +49,27 @@ def test_warmup_does_not_shift_what_is_counted_in_epochs():
     np.testing.assert_allclose([epochs(s) for s in (19, 20, 99)], [0.8, 0.7, 0.0], rtol=1e-5, atol=1e-7)
     linear = optim.schedule("linear", 1.0, 100, warmup_steps=20)
     np.testing.assert_allclose([linear(s) for s in (20, 60, 100)], [1, 0.5, 0], atol=1e-6)
+
+
+def test_binary_rate_latent_limit_and_frozen_parameters():
+    g = jax.tree.map(lambda p: jnp.full_like(p, -1.0), PARAMS)
+
+    def after_one_step(**options):
+        tx = optim.make("sgd", lambda _: 0.1, PARAMS, **options)
+        updates, _ = tx.update(g, tx.init(PARAMS), PARAMS)
+        params = jax.tree.map(jnp.add, PARAMS, updates)
+        return [float(jnp.ravel(v)[0]) for v in (params["a"]["latent"], params["b"]["kernel"], params["b"]["bias"])]
+
+    np.testing.assert_allclose(after_one_step(), [0.6, 0.6, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(after_one_step(binary_lr=4.0), [0.9, 0.6, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(after_one_step(binary_lr=4.0, latent_clip=0.7), [0.7, 0.6, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(after_one_step(latent_clip=0.2), [0.2, 0.6, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(after_one_step(frozen="^b/kern"), [0.6, 0.5, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(after_one_step(frozen="latent|bias", weight_decay=0.5), [0.5, 0.575, 0.5], rtol=1e-6)
+    with pytest.raises(BadInput, match=r"optim.frozen='conv' is found in no parameter; they are called a/latent"):
+        after_one_step(frozen="conv")
+    with pytest.raises(BadInput, match=r"optim.frozen='\(' is no regular expression"):
+        after_one_step(frozen="(")
 
 
 def train(name, weight_decay, decay_on, steps=3):

@@ -3,6 +3,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 from small import small
 
 from bireal_jax import parallel, seeds, train
@@ -47,3 +48,22 @@ def test_continues_from_given_networks():
     np.testing.assert_allclose(second[-1]["loss"], first[-1]["loss"], rtol=0.05)
     with pytest.raises(BadInput, match="networks of the stage before"):
         seeds.train(c, [0, 1, 2], variables)
+
+
+def test_batch_norm_is_retrained_with_frozen_convolutions():
+    """The last stage of the step-by-step training: weights of ±1 without scale, nothing moves but norms and head."""
+    c = small(total_steps=2, **{"optim.name": "sgd", "model.latent_init": "he", "optim.lr": 0.1, "log_steps": 1})
+    before, first = seeds.train(c, [0])
+    c.update_from_flattened_dict({"model.weight": "sign", "optim.frozen": "conv"})
+    after, second = seeds.train(c, [0], before)
+    flat = [traverse_util.flatten_dict(v["params"], sep="/") for v in (before, after)]
+    for name, old in flat[0].items():
+        assert np.array_equal(old, flat[1][name]) == ("conv" in name), name
+    assert first[0]["flipped"] > 0 and second[0]["flipped"] == 0
+    old, new = (v["batch_stats"]["stage1_block1"]["bn"]["var"] for v in (before, after))
+    assert new.mean() > 5 * old.mean(), "the running variance takes up the scale that is gone"
+
+
+def test_real_valued_stages_report_no_flips():
+    _, records = seeds.train(small(total_steps=1, **{"model.act": "relu", "model.weight": "real"}), [0])
+    assert "flipped" not in records[0]

@@ -1,0 +1,190 @@
+"""Figures of an ablation: the gallery of estimators, accuracy with intervals, flip rates, latent weights.
+
+python -m experiments.estimators.plot runs/estimators
+"""
+
+import argparse
+import inspect
+import itertools
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments.estimators.table import AXES, interval, ordered
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999", "#000000")  # Okabe and Ito
+MARKERS = "osD^vPX*"
+STYLE = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "legend.frameon": False,
+    "figure.constrained_layout.use": True, "savefig.dpi": 200,
+}  # fmt: skip
+
+
+def gallery(path):
+    """Every derivative and what it is the derivative of; scheduled ones at the start, the middle and the end."""
+    import jax.numpy as jnp
+
+    from bireal_jax import binarize
+
+    x = np.linspace(-2, 2, 1601)
+    figure, axes = plt.subplots(
+        2, len(binarize.DERIVATIVES), figsize=(1.7 * len(binarize.DERIVATIVES), 3.1), sharex=True, sharey="row"
+    )
+    for column, (name, d) in enumerate(binarize.DERIVATIVES.items()):
+        scheduled = "progress" in inspect.signature(d).parameters
+        for progress, shade in ((0.0, 0.35), (0.5, 0.65), (1.0, 1.0)) if scheduled else ((1.0, 1.0),):
+            slope = np.asarray(binarize.with_progress(d)(jnp.asarray(x), progress), float)
+            forward = np.concatenate([[0], np.cumsum((slope[1:] + slope[:-1]) / 2 * np.diff(x))])
+            label = f"progress {progress:g}" if scheduled else None
+            for axis, y in zip(axes[:, column], (forward - forward[len(x) // 2], slope), strict=True):
+                axis.plot(x, y, color=COLOURS[0], alpha=shade, lw=1.4, label=label)
+        axes[0, column].plot(x, np.sign(x), color="0.6", lw=0.8, ls="--", zorder=0)
+        axes[0, column].set_title(name, family="monospace")
+        axes[1, column].set_xlabel("x")
+        if scheduled:
+            axes[1, column].legend(fontsize=6, handlelength=1, loc="upper right", borderpad=0)
+    axes[0, 0].set_ylabel("surrogate F(x)")
+    axes[1, 0].set_ylabel("derivative d(x)")
+    axes[0, 0].set_ylim(-2.2, 2.2)
+    axes[1, 0].set_ylim(-0.8, 5.4)
+    save(figure, path)
+
+
+def accuracy(rows, path):
+    """Dots with 95 % intervals: one panel an architecture and optimizer, x is init and activation, colour the rule."""
+    binary = [r for r in rows if r["cell"]["weight"] != "real"]
+    archs, optimizers, weights = (ordered(binary, axis) for axis in ("arch", "optimizer", "weight"))
+    places = list(itertools.product(ordered(binary, "init"), ordered(binary, "act")))
+    figure, axes = plt.subplots(
+        len(optimizers), len(archs), squeeze=False, sharex=True, sharey="row",
+        figsize=(1.2 + max(2.1, 0.55 * len(places)) * len(archs), 0.9 + 1.9 * len(optimizers)),
+    )  # fmt: skip
+    for (i, optimizer), (j, arch) in itertools.product(enumerate(optimizers), enumerate(archs)):
+        axis = axes[i, j]
+        for k, weight in enumerate(weights):
+            offset = (k - (len(weights) - 1) / 2) * 0.2
+            for place, (init, act) in enumerate(places):
+                cell = dict(zip(AXES, (arch, init, weight, act, optimizer), strict=True))
+                values = [r["top1"] for r in binary if r["cell"] == cell]
+                if values:
+                    mean, half = interval(values)
+                    axis.plot([place + offset] * len(values), values, ".", color=COLOURS[k], ms=3, alpha=0.35, mew=0)
+                    axis.errorbar(
+                        place + offset, mean, 0 if np.isnan(half) else half, fmt=MARKERS[k], color=COLOURS[k], ms=4,
+                        lw=1, capsize=2, label=weight if place == 0 else None,
+                    )  # fmt: skip
+        axis.set_xticks(range(len(places)), [f"{init}\n{act}" for init, act in places], fontsize=7)
+        axis.grid(axis="y", color="0.9", lw=0.6)
+        axis.set_title(f"{arch}, {optimizer}", family="monospace", fontsize=8)
+        if j == 0:
+            axis.set_ylabel("test top-1, %")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, title="weight rule", loc="outside right upper", fontsize=8, title_fontsize=8)
+    save(figure, path)
+
+
+def flip_rates(rows, path):
+    """Share of binary weights that flip an epoch, mean and range over seeds: one panel a network and optimizer."""
+    binary = [r for r in rows if r["cell"]["weight"] != "real" and r["flipped"]]
+    if not binary:
+        return
+    archs, optimizers, weights = (ordered(binary, axis) for axis in ("arch", "optimizer", "weight"))
+    init, act = ordered(binary, "init")[-1], ordered(binary, "act")[-1]
+    figure, axes = plt.subplots(
+        len(optimizers), len(archs), squeeze=False, sharex=True, sharey=True,
+        figsize=(1.2 + 2.2 * len(archs), 0.7 + 1.7 * len(optimizers)),
+    )  # fmt: skip
+    for (i, optimizer), (j, arch) in itertools.product(enumerate(optimizers), enumerate(archs)):
+        axis = axes[i, j]
+        for k, weight in enumerate(weights):
+            cell = dict(zip(AXES, (arch, init, weight, act, optimizer), strict=True))
+            curves = 100 * np.asarray([r["flipped"] for r in binary if r["cell"] == cell])
+            if len(curves):
+                epochs = np.arange(1, curves.shape[1] + 1)
+                axis.fill_between(epochs, curves.min(0), curves.max(0), color=COLOURS[k], alpha=0.15, lw=0)
+                axis.plot(epochs, curves.mean(0), color=COLOURS[k], lw=1.3, label=weight)
+        axis.set_yscale("symlog", linthresh=0.1)
+        axis.set_yticks([0, 0.1, 1, 10], ["0", "0.1", "1", "10"])
+        axis.set_ylim(0, 50)
+        axis.grid(axis="y", color="0.9", lw=0.6)
+        axis.set_title(f"{arch}, {optimizer}", family="monospace", fontsize=8)
+        if j == 0:
+            axis.set_ylabel("flipped an epoch, %")
+        if i == len(optimizers) - 1:
+            axis.set_xlabel("epoch")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    title = f"weight rule\n(init {init},\n{act})"
+    figure.legend(handles, labels, title=title, loc="outside right upper", fontsize=8, title_fontsize=8)
+    save(figure, path)
+
+
+def latents(rows, path):
+    """Histograms of the latent weights at the end, all seeds together: one panel an init and optimizer."""
+    from experiments.estimators.run import HISTOGRAM
+
+    binary = [r for r in rows if r["cell"]["weight"] != "real"]
+    arch, act = ordered(binary, "arch")[0], ordered(binary, "act")[-1]
+    inits, optimizers, weights = (ordered(binary, axis) for axis in ("init", "optimizer", "weight"))
+    low, high, bins = HISTOGRAM
+    edges = np.linspace(low, high, bins + 1)
+    figure, axes = plt.subplots(
+        len(optimizers), len(inits), squeeze=False, sharex=True, sharey=True,
+        figsize=(1.2 + 2.8 * len(inits), 0.7 + 1.7 * len(optimizers)),
+    )  # fmt: skip
+    for (i, optimizer), (j, init) in itertools.product(enumerate(optimizers), enumerate(inits)):
+        axis = axes[i, j]
+        start = [
+            r["latents"]
+            for r in rows
+            if r["cell"]["weight"] == "real" and r["cell"]["init"] == init and r["cell"]["arch"] == arch
+        ]
+        if start:
+            counts = np.sum(start, 0)
+            axis.stairs(counts / counts.sum() * 100, edges, color="0.85", fill=True, label="at the start", lw=0)
+        for k, weight in enumerate(weights):
+            cell = dict(zip(AXES, (arch, init, weight, act, optimizer), strict=True))
+            found = [r["latents"] for r in binary if r["cell"] == cell]
+            if found:
+                counts = np.sum(found, 0)
+                axis.stairs(counts / counts.sum() * 100, edges, color=COLOURS[k], lw=1.2, label=weight)
+        axis.set_title(f"{init}, {optimizer}", family="monospace", fontsize=8)
+        if j == 0:
+            axis.set_ylabel("% of the weights")
+        if i == len(optimizers) - 1:
+            axis.set_xlabel("latent weight")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, title=f"{arch},\n{act}", loc="outside right upper", fontsize=8, title_fontsize=8)
+    save(figure, path)
+
+
+def save(figure, path):
+    """As PNG and as PDF."""
+    figure.savefig(path.with_suffix(".png"))
+    figure.savefig(path.with_suffix(".pdf"))
+    plt.close(figure)
+    print(path.with_suffix(".png"))
+
+
+def write(rows, out):
+    """All figures, into OUT/figures."""
+    place = out / "figures"
+    place.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context(STYLE):
+        gallery(place / "gallery")
+        if any(row["cell"]["weight"] != "real" for row in rows):
+            accuracy(rows, place / "accuracy")
+            flip_rates(rows, place / "flips")
+            latents(rows, place / "latents")
+
+
+if __name__ == "__main__":
+    from experiments.estimators.run import read_rows
+
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("out", type=Path)
+    out = parser.parse_args().out
+    write(read_rows(out / "rows.jsonl"), out)

@@ -1,0 +1,169 @@
+"""Tables of an ablation: means with 95 % intervals, paired comparisons of neighbouring cells, flip rates.
+
+python -m experiments.estimators.table runs/estimators
+"""
+
+import argparse
+import collections
+import itertools
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+AXES = ("arch", "init", "weight", "act", "optimizer")
+ALPHA = 0.05
+
+
+def interval(values):
+    """(mean, half of the 95 % interval) by Student's t; the half is nan for a single value."""
+    values = np.asarray(values, float)
+    if len(values) < 2:
+        return values.mean(), np.nan
+    return values.mean(), stats.t.ppf(1 - ALPHA / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+
+
+def shown(values):
+    """ "97.1 ± 0.4 (5)": mean, half of the 95 % interval, number of seeds."""
+    if not len(values):
+        return "not run"
+    mean, half = interval(values)
+    return f"{mean:.1f} ± {half:.1f} ({len(values)})" if np.isfinite(half) else f"{mean:.1f} ({len(values)})"
+
+
+def by_cell(rows, name="top1"):
+    """{cell, a tuple in the order of AXES: {seed: value}}."""
+    cells = collections.defaultdict(dict)
+    for row in rows:
+        cells[tuple(row["cell"][axis] for axis in AXES)][row["seed"]] = row[name]
+    return cells
+
+
+def ordered(rows, axis):
+    """The values of an axis, in the order in which they were run."""
+    return list(dict.fromkeys(row["cell"][axis] for row in rows))
+
+
+def paper_table(rows, optimizer):
+    """Rows init x weight x act, columns architectures, as the paper's table; then the real-valued networks."""
+    cells, archs = by_cell(rows), ordered(rows, "arch")
+    lines = [["init", "weight rule", "activation derivative", *archs]]
+    for init in ordered(rows, "init"):
+        of_init = [r for r in rows if r["cell"]["init"] == init]
+        for weight, act in itertools.product(ordered(of_init, "weight"), ordered(of_init, "act")):
+            if weight == "real":
+                continue
+            found = [cells.get((arch, init, weight, act, optimizer), {}) for arch in archs]
+            if any(found):
+                lines.append([init, weight, act, *(shown(list(f.values())) for f in found)])
+        real = [
+            [row["top1"] for row in of_init if row["cell"]["weight"] == "real" and row["cell"]["arch"] == arch]
+            for arch in archs
+        ]
+        if any(real):
+            lines.append([init, "real-valued network", "", *map(shown, real)])
+    return markdown(lines)
+
+
+def comparisons(rows):
+    """For every axis and pair of its values: all pairs of cells that differ in nothing else, seed by seed.
+
+    Returns:
+      Dicts with axis, before, after, where (the rest of the cell), difference (mean, points), half (of its 95 %
+      interval), p (paired t test), seeds, and significant (Holm's correction over all comparisons of the axis).
+    """
+    cells, found = by_cell([row for row in rows if row["cell"]["weight"] != "real"]), []
+    for i, axis in enumerate(AXES):
+        group = []
+        for one, other in itertools.combinations(cells, 2):
+            if one[:i] + one[i + 1 :] != other[:i] + other[i + 1 :]:
+                continue
+            seeds = sorted(set(cells[one]) & set(cells[other]))
+            change = np.asarray([cells[other][s] - cells[one][s] for s in seeds])
+            if len(change) < 2:
+                continue
+            mean, half = interval(change)
+            p = 1.0 if not change.any() else float(stats.ttest_1samp(change, 0).pvalue) if change.std() else 0.0
+            group.append({
+                "axis": axis, "before": one[i], "after": other[i], "where": one[:i] + one[i + 1 :], "difference": mean,
+                "half": half, "p": p, "seeds": len(seeds), "changes": dict(zip(seeds, change, strict=True)),
+            })  # fmt: skip
+        for rank, entry in enumerate(sorted(group, key=lambda e: e["p"])):  # Holm: stop at the first that fails
+            entry["significant"] = entry["p"] <= ALPHA / (len(group) - rank) and (
+                rank == 0 or sorted(group, key=lambda e: e["p"])[rank - 1]["significant"]
+            )
+        found += group
+    return found
+
+
+def pooled(entries):
+    """One line an axis, pair of values and optimizer: the mean over cells, each seed counted once."""
+    groups = collections.defaultdict(list)
+    for entry in entries:
+        optimizer = entry["where"][-1] if entry["axis"] != "optimizer" else ""
+        groups[entry["axis"], entry["before"], entry["after"], optimizer].append(entry)
+    lines = [["axis", "from", "to", "optimizer", "cells", "mean change, points", "significant cells"]]
+    for (axis, before, after, optimizer), members in groups.items():
+        seeds = set.intersection(*(set(m["changes"]) for m in members))
+        per_seed = [np.mean([m["changes"][s] for m in members]) for s in sorted(seeds)]
+        mean, half = interval(per_seed) if per_seed else (np.nan, np.nan)
+        counts = [sum(m["significant"] and np.sign(m["difference"]) == s for m in members) for s in (1, -1)]
+        change, marked = f"{mean:+.1f} ± {half:.1f}", f"{counts[0]} up, {counts[1]} down"
+        lines.append([axis, before, after, optimizer, len(members), change, marked])
+    return markdown(lines)
+
+
+def neighbours(entries, axis):
+    """Every comparison along one axis, in words."""
+    rest = [a for a in AXES if a != axis]
+    lines = [[*rest, "from", "to", "change, points", "p", "significant"]]
+    for e in entries:
+        if e["axis"] == axis:
+            mark = "yes" if e["significant"] else "no"
+            change = f"{e['difference']:+.1f} ± {e['half']:.1f}"
+            lines.append([*e["where"], e["before"], e["after"], change, f"{e['p']:.1g}", mark])
+    return markdown(lines)
+
+
+def flips(rows):
+    """How many binary weights flip an epoch, in percent: in the first, the middle and the last epoch, and in all."""
+    lines = [[*AXES, "first", "middle", "last", "sum"]]
+    for cell in by_cell([r for r in rows if r["cell"]["weight"] != "real"]):
+        curves = [r["flipped"] for r in rows if tuple(r["cell"].values()) == cell]
+        mean = 100 * np.mean(curves, 0)
+        lines.append([*cell, *(f"{v:.2f}" for v in (mean[0], mean[len(mean) // 2], mean[-1], mean.sum()))])
+    return markdown(lines)
+
+
+def markdown(lines):
+    """A Markdown table; the first line is the head."""
+    text = [f"| {' | '.join(map(str, line))} |" for line in lines]
+    return "\n".join([text[0], "|" + "---|" * len(lines[0]), *text[1:]]) + "\n"
+
+
+def write(rows, out):
+    """OUT/table.md."""
+    binary = [row for row in rows if row["cell"]["weight"] != "real"]
+    entries = comparisons(rows)
+    parts = ["# Ablation of gradient estimators\n\nTop-1, percent: mean ± half of the 95 % interval (seeds).\n"]
+    for optimizer in ordered(binary, "optimizer"):
+        parts.append(f"## {optimizer}\n\n{paper_table(rows, optimizer)}")
+    parts.append(
+        "## What a change of one axis does\n\nMean over all cells that differ in nothing else, paired by seed; ± is "
+        "half of the 95 % interval over seeds.\nSignificant: paired t test, Holm's correction over all comparisons "
+        f"of the axis, 5 %.\n\n{pooled(entries)}"
+    )
+    for axis in dict.fromkeys(e["axis"] for e in entries):
+        parts.append(f"## Neighbours along {axis}\n\n{neighbours(entries, axis)}")
+    parts.append(f"## Binary weights that flip an epoch, percent\n\n{flips(rows)}")
+    (out / "table.md").write_text("\n".join(parts))
+    print(out / "table.md")
+
+
+if __name__ == "__main__":
+    from experiments.estimators.run import read_rows
+
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("out", type=Path)
+    out = parser.parse_args().out
+    write(read_rows(out / "rows.jsonl"), out)

@@ -1,0 +1,162 @@
+"""The ablation command: what it trains, what it does not train twice, and the statistics of its table."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bireal_jax import seeds
+from bireal_jax.errors import BadInput
+from experiments.estimators import plot, run, table
+
+ARGS = ["--arch", "bireal_tiny", "--weight", "sign", "released", "--act", "ste", "--epochs", "0.1"]
+
+
+@pytest.fixture
+def fake_training(monkeypatch):
+    """Training that costs nothing: accuracy is 50 + seed, and more for the rule `released` and a start from clip."""
+    calls = []
+
+    def train(c, chosen, variables=None):
+        calls.append((c.model.weight, c.model.act, tuple(chosen), c.optim.binary_lr, c.optim.name))
+        if variables is None:
+            latent = np.full((len(chosen), 1, 1, 4, 2), 0.25)
+            latent[..., 1] = 0.5
+            variables = {"params": {"conv": {"latent": latent}}, "batch_stats": {}}
+        top1 = 50.0 + np.asarray(chosen) + 10 * (c.model.weight == "released")
+        stage = len(c.stages) - 1 if c.stages else 0
+        common = {"stage": stage, "step": 1, "loss": np.ones(len(chosen)), "top1": top1}
+        records = [common | {"split": "eval"}, common | {"split": "train", "flipped": np.full(len(chosen), 0.01)}]
+        return variables, records
+
+    monkeypatch.setattr(seeds, "train", train)
+    return calls
+
+
+def grid(out, *more):
+    g = run.Grid(run.parse([*ARGS, "--out", str(out), *more]))
+    g.check()
+    g.train()
+    return run.read_rows(out / "rows.jsonl")
+
+
+def test_no_run_is_repeated_and_none_is_lost(tmp_path, fake_training):
+    rows = grid(tmp_path, "--init", "relu", "clip", "--seeds", "3")
+    keys = [(tuple(r["cell"].values()), r["seed"]) for r in rows]
+    assert len(set(keys)) == len(keys) == 3 * (2 + 2 * 2)  # two real-valued networks, two rules on each
+    assert len(fake_training) == 6
+    assert grid(tmp_path, "--init", "relu", "clip", "--seeds", "3") == rows and len(fake_training) == 6
+    # A kill in the middle of writing: the last row is cut off, and only it is done again.
+    text = (tmp_path / "rows.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text(text[:-30])
+    assert grid(tmp_path, "--init", "relu", "clip", "--seeds", "3") != []
+    assert fake_training[6:] == [("released", "ste", (2,), 1.0, "sgd")]
+    again = run.read_rows(tmp_path / "rows.jsonl")
+    assert sorted(keys) == sorted((tuple(r["cell"].values()), r["seed"]) for r in again)
+    # A larger grid trains what is new.
+    grid(tmp_path, "--init", "relu", "clip", "--seeds", "4", "--optimizer", "sgd:0.01")
+    assert {call[2] for call in fake_training[7:]} == {(3,)}
+
+
+def test_parts_divide_the_cells(tmp_path, fake_training):
+    first = grid(tmp_path, "--init", "he", "--part", "1/2", "--seeds", "1")
+    both = grid(tmp_path, "--init", "he", "--part", "2/2", "--seeds", "1")
+    assert [r["cell"]["weight"] for r in first] == ["sign"]
+    assert [r["cell"]["weight"] for r in both] == ["sign", "released"]
+
+
+def test_matched_rate_is_the_mean_of_one_over_alpha(tmp_path, fake_training):
+    grid(tmp_path, "--init", "relu", "--optimizer", "sgd:0.01:matched", "sgd:0.01:2.5", "--seeds", "2")
+    factors = {call[0]: call[3] for call in fake_training if call[3] not in (1.0, 2.5)}
+    np.testing.assert_allclose([factors["sign"], factors["released"]], [3, 1 / 3])  # alphas 1/4 and 1/2
+    assert [call[3] for call in fake_training].count(2.5) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--act", "aprox"], "unknown activation derivative 'aprox'"),
+        (["--arch", "vgg"], "unknown model 'vgg'"),
+        (["--optimizer", "sgd"], "must be NAME:LR"),
+        (["--optimizer", "sgd:-1"], "config.optim.lr is -1.0; it must be above 0"),
+        (["--part", "3/2"], "I must be from 1 to N"),
+        (["--part", "1"], "must be I/N"),
+        (["--config", "configs/none.py"], "no recipe configs/none.py"),
+    ],
+)
+def test_bad_grids_are_refused_before_anything_is_trained(more, message, tmp_path, fake_training):
+    with pytest.raises(BadInput, match=message):
+        grid(tmp_path, *more)
+    assert not fake_training
+
+
+def test_another_length_needs_another_folder(tmp_path, fake_training):
+    grid(tmp_path, "--init", "he", "--seeds", "1")
+    with pytest.raises(BadInput, match="another base recipe or length; use another --out"):
+        grid(tmp_path, "--init", "he", "--seeds", "1", "--epochs", "2")
+
+
+def rows_of(values):
+    """Rows of cells that differ in the weight rule: {rule: top-1 of each seed}."""
+    return [
+        {"cell": {"arch": "a", "init": "clip", "weight": rule, "act": "ste", "optimizer": "sgd:0.1"}, "seed": s,
+         "top1": v, "flipped": [0.1, 0.05, 0.0], "latents": [1] * 100}
+        for rule, tops in values.items() for s, v in enumerate(tops)
+    ]  # fmt: skip
+
+
+def test_interval_is_students():
+    mean, half = table.interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert mean == 3 and half == pytest.approx(2.7764451 * np.sqrt(2.5 / 5))
+    assert (
+        table.shown([1.0, 3.0]) == "2.0 ± 12.7 (2)" and table.shown([7.0]) == "7.0 (1)" and table.shown([]) == "not run"
+    )
+
+
+def test_comparisons_are_paired_by_seed():
+    """The seeds differ by far more than the rules do, which only a paired comparison sees."""
+    values = {"sign": [50.0, 60.0, 70.0, 80.0, 90.0], "released": [51.1, 60.9, 71.0, 81.1, 90.9]}
+    (entry,) = table.comparisons(rows_of(values))
+    reference = stats.ttest_rel(values["released"], values["sign"])
+    assert entry["p"] == pytest.approx(reference.pvalue) and entry["difference"] == pytest.approx(1.0)
+    low, high = reference.confidence_interval()
+    assert entry["half"] == pytest.approx((high - low) / 2) and entry["significant"]
+    assert stats.ttest_ind(values["released"], values["sign"]).pvalue > 0.9
+
+
+def test_holms_correction():
+    """p of 0.02 and 0.04 in three comparisons: neither is significant, though one test alone would be."""
+    rng = np.random.default_rng(0)
+    rows = rows_of({rule: list(50 + rng.normal(shift, 1.0, 5)) for rule, shift in (("a", 0), ("b", 1.2), ("c", 2.2))})
+    entries = sorted(table.comparisons(rows), key=lambda e: e["p"])
+    for rank, entry in enumerate(entries):
+        expected = all(e["p"] <= 0.05 / (len(entries) - k) for k, e in enumerate(entries[: rank + 1]))
+        assert entry["significant"] == expected
+    assert any(e["p"] < 0.05 and not e["significant"] for e in entries)
+
+
+def test_table_and_figures_are_written(tmp_path):
+    rows = rows_of({"sign": [50.0, 52.0], "released": [60.0, 61.0], "real": [97.0, 98.0]})
+    table.write(rows, tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    assert (
+        "| clip | sign | ste | 51.0 ± 12.7 (2) |" in text
+        and "| clip | real-valued network |  | 97.5 ± 6.4 (2) |" in text
+    )
+    assert "| weight | sign | released | sgd:0.1 | 1 | +9.5 ± 6.4 | 1 up, 0 down |" in text
+    assert "| a | clip | sign | ste | sgd:0.1 | 10.00 | 5.00 | 0.00 | 15.00 |" in text
+    plot.write(rows, tmp_path)
+    assert {p.name for p in (tmp_path / "figures").glob("*.png")} == {
+        "gallery.png", "accuracy.png", "flips.png", "latents.png"
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_command_trains_for_real(tmp_path, monkeypatch):
+    args = [*ARGS, "--init", "clip", "--seeds", "2", "--pretrain-epochs", "0.1", "0.1", "0.1", "--out", str(tmp_path)]
+    run.main([*args, "--optimizer", "sgd:0.01", "sgd:0.01:matched"])
+    rows = run.read_rows(tmp_path / "rows.jsonl")
+    assert len(rows) == 2 * (2 + 2 * 2)
+    assert all(sum(r["latents"]) == 165_888 and 0 <= r["top1"] <= 100 for r in rows)
+    assert json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[0])["cell"]["weight"] == "real"
