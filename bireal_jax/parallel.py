@@ -38,12 +38,13 @@ def networks(
 
     Args:
       function: a step of one network. It may average over AXIS, which has one member.
-      count: how many networks; a multiple of `devices_for(count)`.
+      count: how many networks; one that `layout` gave.
       shared: for each argument whether it is the same for all networks; if not, all its leaves have a leading axis of
         length `count`, as the results have.
       donate: reuse the memory of the first argument.
     """
-    mesh = Mesh(np.asarray(jax.local_devices()[: devices_for(count)])[:, None], ("networks", AXIS))
+    devices, _ = layout(count)
+    mesh = Mesh(np.asarray(jax.local_devices()[:devices])[:, None], ("networks", AXIS))
     mapped = jax.shard_map(
         jax.vmap(function, [None if s else 0 for s in shared]), mesh=mesh, check_vma=False,
         in_specs=tuple(PartitionSpec() if s else PartitionSpec("networks") for s in shared),
@@ -52,9 +53,14 @@ def networks(
     return jax.jit(mapped, donate_argnums=(0,) if donate else ())
 
 
-def devices_for(count: int) -> int:
-    """The most local devices over which `count` networks divide evenly."""
-    return max(d for d in range(1, jax.local_device_count() + 1) if count % d == 0)
+def layout(count: int) -> tuple[int, int]:
+    """How `count` networks lie on the local devices: (devices, networks), as many on each and as few as can be.
+
+    Five networks on two devices are three on each: two devices, six networks.
+    """
+    each = -(-count // jax.local_device_count())
+    devices = -(-count // each)
+    return devices, devices * each
 
 
 def _sharding(*spec):

@@ -18,8 +18,8 @@ def train(config: ConfigDict, seeds: Sequence[int], variables: Any = None) -> tu
     """Trains one network per seed through all stages, in memory: no workdir, no checkpoints.
 
     Each network sees the batches and starts from the weights of a run of its own with config.seed = seed, and gets
-    where that run gets, but for the rounding of sums. All of them share one compiled program and divide evenly over
-    the local devices (five seeds use one or five devices, six seeds one, two, three or six).
+    where that run gets, but for the rounding of sums. All of them share one compiled program and divide over the local
+    devices, as many on each: where their number does not divide, the last one is trained again to fill up.
 
     Args:
       config: a recipe. config.seed is not used.
@@ -34,6 +34,11 @@ def train(config: ConfigDict, seeds: Sequence[int], variables: Any = None) -> tu
       BadInput: the config cannot work.
     """
     records: list[dict[str, Any]] = []
+    wanted, (_, count) = len(seeds), parallel.layout(len(seeds))
+
+    def fill(row):
+        return [*row, *[row[-1]] * (count - wanted)]
+
     for index, stage in enumerate(build.stages(config)):
         plan = Plan(stage)
         if variables is None:
@@ -44,7 +49,10 @@ def train(config: ConfigDict, seeds: Sequence[int], variables: Any = None) -> tu
             name = f"stage {config_lib.stage_name(config, index)!r}: the networks of the stage before"
             shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct((len(seeds), *s.shape), s.dtype), plan.shapes)
             variables = checkpoint.merge(variables, shapes, name)
-        variables = _train_stage(plan, index, seeds, variables, records)
+        variables = jax.tree.map(lambda leaf: np.stack(fill(leaf)), variables)
+        variables = jax.tree.map(lambda leaf: leaf[:wanted], _train_stage(plan, index, fill(seeds), variables, records))
+    for record in records:
+        record |= {name: v[:wanted] for name, v in record.items() if isinstance(v, np.ndarray)}
     return variables, records
 
 

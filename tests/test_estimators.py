@@ -83,6 +83,7 @@ def test_matched_rate_is_the_mean_of_one_over_alpha(tmp_path, fake_training):
         (["--part", "3/2"], "I must be from 1 to N"),
         (["--part", "1"], "must be I/N"),
         (["--config", "configs/none.py"], "no recipe configs/none.py"),
+        (["--config.batchsize=3"], "no field config.batchsize; did you mean config.batch_size"),
     ],
 )
 def test_bad_grids_are_refused_before_anything_is_trained(more, message, tmp_path, fake_training):

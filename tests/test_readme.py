@@ -16,16 +16,17 @@ def test_own_estimator(request, tmp_path, monkeypatch):
     root = request.config.rootpath
     monkeypatch.chdir(root)
     monkeypatch.syspath_prepend(str(root))
-    recipe = tmp_path / "triangle.py"
-    recipe.write_text(next(b for b in blocks(root, "python") if "triangle" in b))
+    recipe = tmp_path / "narrowing.py"
+    recipe.write_text(next(b for b in blocks(root, "python") if "def narrowing" in b))
     try:
         config, workdir, _ = main.parse(
             ["main", f"--config={recipe}", f"--workdir={tmp_path / 'w'}", "--config.total_steps=4"]
         )
         assert train.run(config, workdir)["steps"] == 4
-        assert jax.grad(models.build("bireal_tiny", act=config.model.act).activation)(jnp.float32(0.25)) == 0.75
+        slope = jax.grad(models.build("bireal_tiny", act=config.model.act).activation)
+        assert (slope(jnp.float32(1.2), 0.0), slope(jnp.float32(1.2), 1.0)) == (0.5, 0.0)
     finally:
-        binarize.DERIVATIVES.pop("triangle", None)
+        binarize.DERIVATIVES.pop("narrowing", None)
 
 
 def test_links_and_recipes_exist(request):

@@ -36,9 +36,21 @@ def test_seeds_trained_at_once_are_the_runs_one_by_one(count, tmp_path, x64):
                 assert ours == (value if isinstance(value, str) else pytest.approx(value, rel=1e-8, abs=1e-10)), name
 
 
-def test_networks_divide_evenly_over_devices():
+def test_networks_lie_on_as_many_devices_as_help():
     assert jax.local_device_count() == 8
-    assert [parallel.devices_for(n) for n in (1, 5, 6, 7, 8, 16, 11, 18)] == [1, 5, 6, 7, 8, 8, 1, 6]
+    layouts = {n: parallel.layout(n) for n in (1, 5, 8, 9, 11, 16, 17)}
+    assert layouts == {1: (1, 1), 5: (5, 5), 8: (8, 8), 9: (5, 10), 11: (6, 12), 16: (8, 16), 17: (6, 18)}
+
+
+@pytest.mark.slow
+def test_nine_networks_on_eight_devices_are_nine_of_their_own():
+    c = small(total_steps=3, **{"model.dtype": "float32"})
+    variables, records = seeds.train(c, range(9))
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(variables)} == {9} and records[-1]["top1"].shape == (9,)
+    alone, expected = seeds.train(c, [8])
+    np.testing.assert_allclose(records[-1]["loss"][8], expected[-1]["loss"][0], rtol=1e-5)
+    for ours, theirs in zip(jax.tree.leaves(variables), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(ours[8], theirs[0], rtol=1e-3, atol=1e-5)
 
 
 def test_continues_from_given_networks():

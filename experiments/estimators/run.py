@@ -4,6 +4,7 @@
     python -m experiments.estimators.run --optimizer sgd:0.01 adam:0.001     and under Adam
     python -m experiments.estimators.run --arch bireal_tiny --act ste approx_sign swish_sign tanh triangle power
     python -m experiments.estimators.run --part 1/2                          half of the cells; 2/2 in another terminal
+    python -m experiments.estimators.run --config configs/cifar10_sgd.py --config.data.dir=cifar10.npz ...
 
 The seeds of a cell train as one vmapped program. A cell whose rows are in OUT/rows.jsonl is not trained again, so the
 same command continues a grid that was cut off, and adds what is new in a larger one. Networks that start from a
@@ -23,7 +24,8 @@ import time
 from pathlib import Path
 
 from bireal_jax.errors import BadInput
-from bireal_jax.main import cache_compilations, keep_freed_memory, load_recipe
+from bireal_jax.main import cache_compilations, keep_freed_memory
+from bireal_jax.main import parse as parse_recipe
 
 INITS = ("relu", "clip", "uniform_001", "glorot", "he")  # the first two are pretrained real-valued networks
 HISTOGRAM = (-0.5, 0.5, 100)  # of latent weights: lowest, highest, bins; what lies beyond counts in the outermost
@@ -47,9 +49,7 @@ def parse(argv=None):
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add(
-        "--config", type=Path, default=Path("configs/digits.py"), help="base recipe: data, batch size, length, schedule"
-    )
+    add("--config", default="configs/digits.py", help="base recipe; --config.FIELD=VALUE sets a field of it")
     add("--arch", nargs="+", default=["bireal_tiny", "res_tiny", "plain_tiny"], help="keys of models.MODELS")
     add(
         "--init",
@@ -72,7 +72,11 @@ def parse(argv=None):
     add("--out", type=Path, default=Path("runs/estimators"))
     add("--part", default="1/1", help="I/N: the I-th of N shares of the cells, for several processes on one --out")
     add("--devices", type=int, default=0, help="virtual CPU devices for the seeds to divide over; 0: leave as it is")
-    return parser.parse_args(argv)
+    args, fields = parser.parse_known_args(argv)
+    if wrong := [field for field in fields if not field.startswith("--config.")]:
+        parser.error(f"unknown argument {wrong[0]}")
+    args.fields = fields
+    return args
 
 
 def main(argv=None):
@@ -108,7 +112,7 @@ class Grid:
     """
 
     def __init__(self, args):
-        self.args, self.base = args, load_recipe(args.config)
+        self.args, self.base = args, parse_recipe(["run", f"--config={args.config}", *args.fields])[0]
         self.base.stages = ()
         self.seeds = list(range(args.seeds))
         cells = [Cell(*c) for c in itertools.product(args.arch, args.init, args.weight, args.act, args.optimizer)]
