@@ -80,6 +80,7 @@ class BinaryConv(nn.Module):
       kernel_size, strides: of the convolution.
       padding: zeros around the activation; None for half of the kernel.
       real_input: the input is not binarized, as in the first layer of BinaryNet.
+      learned_threshold: a parameter `shift` [cin], at first 0, is added before the activation (RSign of ReActNet).
       use_bias: add a real-valued bias per output channel.
       latent_init: initializer of the latent weight, the parameter `latent` [kh, kw, cin, cout].
       dtype, param_dtype: of the computation and of the parameters.
@@ -92,6 +93,7 @@ class BinaryConv(nn.Module):
     strides: tuple[int, int] = (1, 1)
     padding: Padding | None = None
     real_input: bool = False
+    learned_threshold: bool = False
     use_bias: bool = False
     latent_init: Callable = uniform_001
     dtype: Any = jnp.float32
@@ -103,6 +105,8 @@ class BinaryConv(nn.Module):
         latent = self.param("latent", self.latent_init, shape, self.param_dtype)
         b, alpha = self.weight(latent)
         x, b = x.astype(self.dtype), b.astype(self.dtype)
+        if self.learned_threshold:
+            x = x + self.param("shift", nn.initializers.zeros, x.shape[-1:], self.param_dtype).astype(self.dtype)
         how = (self.strides, symmetric(self.kernel_size) if self.padding is None else self.padding)
         if self.real_input or alpha is None:
             y = conv2d(x if self.real_input else self.activation(x), b, *how)
@@ -113,6 +117,25 @@ class BinaryConv(nn.Module):
             bias = self.param("bias", torch_uniform(shape[0] * shape[1] * shape[2]), (self.features,), self.param_dtype)
             y = y + bias.astype(self.dtype)
         return y
+
+
+class RPReLU(nn.Module):
+    """PReLU with learned shifts, per channel: y = max(u, 0) + slope min(u, 0) + shift_out, u = x + shift_in (ReActNet).
+
+    Shifts start at 0, slopes at 0.25.
+    """
+
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):  # [..., c] -> [..., c]
+        def param(name, value):
+            init = nn.initializers.constant(value)
+            return self.param(name, init, x.shape[-1:], self.param_dtype).astype(self.dtype)
+
+        u = x + param("shift_in", 0.0)
+        return jnp.where(u >= 0, u, param("slope", 0.25) * u) + param("shift_out", 0.0)
 
 
 class Conv(nn.Module):

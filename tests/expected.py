@@ -3,6 +3,11 @@
 # 3x3 weights. bireal20: six convolutions at 16, 32 and 64 channels; bireal_tiny: four at 32 and 64.
 B20 = 9 * (6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64 + 5 * 64 * 64)
 TINY = 9 * (4 * 32 * 32 + 32 * 64 + 3 * 64 * 64)
+# ReActNet-A: a 3x3 convolution on the input of each block, and a pointwise one.
+REACT_A = 9 * (32**2 + 64**2 + 2 * 128**2 + 2 * 256**2 + 6 * 512**2 + 1024**2) + (
+    32 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 5 * 512 * 512 + 512 * 1024 + 1024 * 1024
+)
+REACT_TINY = 9 * (16 * 16 + 32 * 32 + 64 * 64) + 16 * 32 + 32 * 64 + 64 * 64
 VGG = 9 * (128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 512 * 512)
 
 # model -> parameters, binary weights, binary convolutions, image for a quick forward pass [h, w, c]
@@ -26,5 +31,11 @@ MODELS = {
     "vgg_small": (3456 + 256 + VGG + 2 * (128 + 2 * 256 + 2 * 512) + 8192 * 10 + 10, VGG, 5, (32, 32, 3)),
     # "about 10.35 M weights": 3x3 convolutions, then 4608x1024, 1024x1024 and 1024x10; batch norms have biases only
     "binarynet": (10_352_000 + 2 * (128 + 256 + 512 + 1024) + 10, 10_352_000, 9, (32, 32, 3)),
+    # Counted on the authors' code: 29,343,592 and 11,704,424. Their 31 convolutions are 26 here: five pairs are one.
+    # react_r34: 34 layers, with shifts and slopes of one input and three outputs in each block.
+    "react_a": (29_343_592, REACT_A, 26, (64, 64, 3)),
+    "react_r18": (11_704_424, 10_985_472, 16, (64, 64, 3)),
+    "react_r34": (21_797_672 + 1536 + 4032 + 12160 + 12032, 21_086_208, 32, (64, 64, 3)),
+    "react_tiny": (144 + 32 + REACT_TINY + 272 + 544 + 768 + 650, REACT_TINY, 6, (8, 8, 1)),
     "bireal_tiny": (288 + 64 + TINY + 768 + (2048 + 128) + 650, TINY, 8, (8, 8, 1)),
 }

@@ -14,11 +14,14 @@ def random_variables(name, size, channels=3, classes=10):
     return jax.tree.map(lambda s: rng.normal(size=s.shape), shapes)
 
 
-@pytest.mark.parametrize(("name", "size"), [("bireal18", 64), ("bireal50", 64), ("bireal152", 64), ("bireal20", 32)])
-def test_round_trip(name, size):
+@pytest.mark.parametrize(
+    ("name", "size", "split"),  # split: leaves of theirs beyond ours; ReActNet-A has five convolutions and norms in two
+    [("bireal18", 64, 0), ("bireal50", 64, 0), ("bireal20", 32, 0), ("react_r18", 64, 0), ("react_a", 64, 5 * 5)],
+)
+def test_round_trip(name, size, split):
     variables = random_variables(name, size)
     state = importers.to_torch(name, variables)
-    assert len(state) == len(jax.tree.leaves(variables))
+    assert len(state) == len(jax.tree.leaves(variables)) + split
     back = importers.from_torch(
         name, {f"module.{k}": v for k, v in state.items()} | {"module.bn1.num_batches_tracked": 7}
     )

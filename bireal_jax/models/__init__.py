@@ -10,6 +10,7 @@ from bireal_jax import binarize
 from bireal_jax.errors import lookup
 from bireal_jax.layers import uniform_001
 from bireal_jax.models.bireal import BIREAL, RESNETS, BiRealNet
+from bireal_jax.models.reactnet import REACTNET
 from bireal_jax.models.vgg import BinaryNet, VGGSmall
 
 LATENT_INITS = {
@@ -20,7 +21,7 @@ LATENT_INITS = {
 
 # name -> constructor that still lacks num_classes, binarizers, initializer, dtypes
 MODELS = {name: partial(BiRealNet, **row) for name, row in (BIREAL | RESNETS).items()}
-MODELS |= {"vgg_small": VGGSmall, "binarynet": BinaryNet}
+MODELS |= {"vgg_small": VGGSmall, "binarynet": BinaryNet, **REACTNET}
 
 
 def build(

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from bireal_jax.binarize import leaky_clip
-from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense
+from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense, RPReLU
 from bireal_jax.pool import avg_pool, max_pool
 
 Module = Callable[..., Any]
@@ -34,7 +34,8 @@ def padded_shortcut(x, features, strides, conv, norm, train):
 class Block(nn.Module):
     """y = BN(binary_conv3x3(x)) + shortcut(x): one convolution, one shortcut, or as many convolutions as `convs` says.
 
-    Without a `shortcut` nothing is added. With `norm_first` the batch norm stands before the sign (XNOR-Net).
+    Without a `shortcut` nothing is added. With `norm_first` the batch norm stands before the sign (XNOR-Net). `after`,
+    where given, makes the layer behind the sum (RPReLU of ReActNet).
     """
 
     features: int
@@ -45,6 +46,7 @@ class Block(nn.Module):
     shortcut: Callable | None
     convs: int = 1
     norm_first: bool = False
+    after: Module | None = None
 
     @nn.compact
     def __call__(self, x, train):  # [n, h, w, c] -> [n, h / strides, w / strides, features]
@@ -59,7 +61,7 @@ class Block(nn.Module):
             return y
         if self.strides > 1 or x.shape[-1] != self.features:
             x = self.shortcut(x, self.features, self.strides, self.conv, self.norm, train)
-        return y + x
+        return y + x if self.after is None else self.after(name="rprelu")(y + x)
 
 
 class Bottleneck(nn.Module):
@@ -113,6 +115,7 @@ class BiRealNet(nn.Module):
       convs_per_shortcut: 1 for Bi-Real Net, 2 for ResNet's, 0 for no shortcuts at all. Not with bottlenecks.
       norm_first: batch norm before the sign instead of behind the convolution. Not with bottlenecks.
       conv_bias: binary convolutions have a bias.
+      react: learned thresholds before the sign and RPReLU behind the sum, as ReActNet. Not with bottlenecks.
       bn_axis: pmapped axis of cross-replica batch norm, or None.
       dtype, param_dtype: of the computation and of the parameters.
     """
@@ -129,6 +132,7 @@ class BiRealNet(nn.Module):
     convs_per_shortcut: int = 1
     norm_first: bool = False
     conv_bias: bool = False
+    react: bool = False
     bn_axis: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -146,7 +150,7 @@ class BiRealNet(nn.Module):
         binary_conv = partial(
             BinaryConv, activation=partial(self.activation, progress=progress),
             weight=partial(self.weight, progress=progress), latent_init=self.latent_init, use_bias=self.conv_bias,
-            **precision,
+            learned_threshold=self.react, **precision,
         )  # fmt: skip
         stem = (
             conv(self.widths[0], (7, 7), (2, 2), name="stem_conv")
@@ -169,9 +173,11 @@ class BiRealNet(nn.Module):
                     block = Bottleneck(**shared, first_in_stage=j == 0, first_in_net=i + j == 0, name=name)
                     narrow, x = block(narrow, x, train)
                 else:
-                    shortcut = self.shortcut if self.convs_per_shortcut else None
-                    convs = max(1, self.convs_per_shortcut)
-                    x = Block(**shared, shortcut=shortcut, convs=convs, norm_first=self.norm_first, name=name)(x, train)
+                    x = Block(
+                        **shared, shortcut=self.shortcut if self.convs_per_shortcut else None,
+                        convs=max(1, self.convs_per_shortcut), norm_first=self.norm_first,
+                        after=partial(RPReLU, **precision) if self.react else None, name=name,
+                    )(x, train)  # fmt: skip
         x = jnp.mean(x, (1, 2))
         return Dense(self.num_classes, **precision, name="head")(x)
 

@@ -1,0 +1,103 @@
+"""ReActNet (Liu et al., ECCV 2020, arXiv 2003.03488): MobileNet's layout with 1-bit convolutions and learned shifts.
+
+The rules of the authors' code. Its ResNet form is `bireal.BiRealNet` with `react=True`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense, RPReLU
+from bireal_jax.models.bireal import BiRealNet
+from bireal_jax.pool import avg_pool
+
+Module = Callable[..., Any]
+
+STEM = 32
+# Channels behind each block; the size halves where they change, but for the first block.
+WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
+
+
+class Block(nn.Module):
+    """A 3x3 convolution and a pointwise one, each with RSign, batch norm, shortcut and RPReLU.
+
+    y = RPReLU(BN(conv3x3(RSign(x))) + pool(x)), out = RPReLU(BN(conv1x1(RSign(y))) + y). Where the channels double, the
+    authors have two pointwise convolutions on the same sign and concatenate; that is one convolution of twice as many
+    outputs and a shortcut that repeats y.
+    """
+
+    features: int
+    strides: int
+    binary_conv: Module
+    pointwise: Module
+    norm: Module
+    rprelu: Module
+
+    @nn.compact
+    def __call__(self, x, train):  # [n, h, w, c] -> [n, h / strides, w / strides, features]
+        channels = x.shape[-1]
+        y = self.binary_conv(channels, strides=(self.strides, self.strides), name="binary_conv1")(x)
+        y = self.norm(name="bn1")(y, train) + (avg_pool(x, self.strides) if self.strides > 1 else x)
+        y = self.rprelu(name="rprelu1")(y)
+        pointwise = self.pointwise if self.features > channels else self.binary_conv
+        z = pointwise(self.features, kernel_size=(1, 1), name="binary_conv2")(y)
+        y = jnp.concatenate([y] * (self.features // channels), -1)
+        return self.rprelu(name="rprelu2")(self.norm(name="bn2")(z, train) + y)
+
+
+class ReActNet(nn.Module):
+    """Real-valued 3x3 stem at stride 2, 13 blocks, global average pool, linear head.
+
+    Attributes:
+      num_classes: outputs of the head.
+      activation, weight: binarizers, from `binarize.activation` and `binarize.weight`.
+      latent_init: initializer of the latent weights.
+      stem, widths: channels behind the stem and behind each block.
+      bn_axis: pmapped axis of cross-replica batch norm, or None.
+      dtype, param_dtype: of the computation and of the parameters.
+    """
+
+    num_classes: int
+    activation: Callable
+    weight: Callable
+    latent_init: Callable
+    stem: int = STEM
+    widths: tuple[int, ...] = WIDTHS
+    bn_axis: str | None = None
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @property
+    def total_stride(self) -> int:
+        """The product of all strides: the smallest image side, in pixels, and what a side should divide by."""
+        return 2 ** len({self.stem, *self.widths} - {self.widths[0]})
+
+    @nn.compact
+    def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
+        """`progress`: how far the training is, from 0 to 1, for binarizers that change with it."""
+        precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm = partial(BatchNorm, self.bn_axis, **precision)
+        binary_conv = partial(
+            BinaryConv, activation=partial(self.activation, progress=progress),
+            weight=partial(self.weight, progress=progress), latent_init=self.latent_init, learned_threshold=True,
+            **precision,
+        )  # fmt: skip
+        x = Conv(self.stem, strides=(2, 2), **precision, name="stem_conv")(x)
+        x = norm(name="stem_bn")(x, train)
+        for i, features in enumerate(self.widths):
+            x = Block(
+                features, 2 if i > 0 and features > x.shape[-1] else 1, binary_conv, binary_conv, norm,
+                partial(RPReLU, **precision), name=f"block{i + 1}",
+            )(x, train)  # fmt: skip
+        return Dense(self.num_classes, **precision, name="head")(jnp.mean(x, (1, 2)))
+
+
+REACTNET = {
+    "react_a": ReActNet,
+    "react_tiny": partial(ReActNet, stem=16, widths=(32, 64, 64)),
+    "react_r18": partial(BiRealNet, blocks=(4, 4, 4, 4), widths=(64, 128, 256, 512), react=True),
+    "react_r34": partial(BiRealNet, blocks=(6, 8, 12, 6), widths=(64, 128, 256, 512), react=True),
+}

@@ -1,0 +1,110 @@
+"""Milliseconds of one training step of one seed: several seeds as one program against one seed after the other.
+
+    python -m experiments.speed.seeds                            5 seeds of the digits network on two virtual devices
+    python -m experiments.speed.seeds --seeds 8 --devices 0      on the accelerators that are there
+
+All three programs take turns in one process, so that a machine that slows down slows all of them. A step is forward,
+backward and SGD on batches already in memory; compilation is reported on its own.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+
+def parse():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="bireal_tiny")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--devices", type=int, default=2, help="virtual CPU devices; 0: what is there")
+    parser.add_argument("--steps", type=int, default=20, help="in a round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, help="append the results to this .jsonl file")
+    return parser.parse_args()
+
+
+def one_seed(plan, batch):
+    """A step of one network on the first device; with XLA's threads it has the whole machine."""
+    import jax
+
+    from bireal_jax import parallel
+
+    step = jax.pmap(
+        plan.train_step, parallel.AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=jax.devices()[:1]
+    )
+    return step, plan.fresh(plan.initial(0), 0), jax.tree.map(lambda a: a[None], batch), 1
+
+
+def many_seeds(plan, batch, seeds):
+    """A step of all networks, over all devices."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from bireal_jax import parallel
+
+    _, count = parallel.layout(seeds)
+    variables = jax.tree.map(lambda leaf: np.stack([leaf] * count), plan.initial(0))
+    state = parallel.networks(plan.fresh, count)(variables, jnp.arange(count))
+    batches = jax.tree.map(lambda a: np.stack([a] * count), batch)
+    return parallel.networks(plan.train_step, count, donate=True), state, batches, seeds
+
+
+def main():
+    """Prints a line each, and the ratio."""
+    args = parse()
+    import jax
+
+    if args.devices:
+        jax.config.update("jax_num_cpu_devices", args.devices)
+    from bireal_jax.config import default
+    from bireal_jax.data import batching
+    from bireal_jax.main import keep_freed_memory
+    from bireal_jax.step import Plan
+
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
+    c = default()
+    c.update_from_flattened_dict({
+        "model.name": args.model, "data.name": "digits", "data.image_size": 8, "batch_size": 64, "optim.name": "sgd",
+    })  # fmt: skip
+    plan = Plan(c)
+    batch = {name: a[0] for name, a in next(batching.train_batches(plan.source, 64, 0, 0, devices=1)).items()}
+    programs = {"one after the other": one_seed(plan, batch), "one program": many_seeds(plan, batch, args.seeds)}
+    times, compiling, states = {name: [] for name in programs}, {}, {}
+    for name, (step, state, data, _) in programs.items():
+        begin = time.perf_counter()
+        for _ in range(3):  # the second call may compile again, for the state lies elsewhere then
+            state, loss = step(state, data)
+        states[name] = jax.block_until_ready(state)
+        compiling[name] = time.perf_counter() - begin
+    for _ in range(args.rounds):
+        for name, (step, _, data, seeds) in programs.items():
+            begin = time.perf_counter()
+            for _ in range(args.steps):
+                states[name], loss = step(states[name], data)
+            jax.block_until_ready(loss)
+            times[name].append(1000 * (time.perf_counter() - begin) / args.steps / seeds)
+    found = {
+        "model": args.model, "seeds": args.seeds, "devices": jax.local_device_count(), "cpu": platform.processor(),
+        "device": jax.devices()[0].device_kind, "jax": jax.__version__, "batch": 64, "rounds": args.rounds,
+    }  # fmt: skip
+    print(found)
+    for name, values in times.items():
+        low, middle, high = statistics.quantiles(values, n=4)
+        found[name] = {"ms": round(middle, 2), "quartiles": [round(low, 2), round(high, 2)]}
+        print(f"{name:<20} {middle:6.2f} ms ({low:.2f} to {high:.2f}), compiled in {compiling[name]:.1f} s")
+    first, second = (found[name]["ms"] for name in programs)
+    found["speedup"] = round(first / second, 2)
+    print(f"speed-up {found['speedup']}")
+    if args.out:
+        with open(args.out, "a") as file:
+            file.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()
