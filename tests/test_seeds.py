@@ -10,7 +10,7 @@ from bireal_jax import parallel, seeds, train
 from bireal_jax.errors import BadInput
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_seeds_trained_at_once_are_the_runs_one_by_one(count, tmp_path, x64):
     """Two stages, a scheduled estimator, flips: every number of metrics.jsonl, for the first and the last seed.
 
@@ -24,6 +24,9 @@ def test_seeds_trained_at_once_are_the_runs_one_by_one(count, tmp_path, x64):
     )
     chosen = list(range(5, 5 + count))
     _, records = seeds.train(c, chosen)
+    assert all(("flipped" in r) == (r["stage"] == 1) for r in records if r["split"] == "train"), (
+        "real weights do not flip"
+    )
     for place in (0, count - 1):
         c.seed = chosen[place]
         train.run(c, tmp_path / str(place))
@@ -53,15 +56,6 @@ def test_nine_networks_on_eight_devices_are_nine_of_their_own():
         np.testing.assert_allclose(ours[8], theirs[0], rtol=1e-3, atol=1e-5)
 
 
-def test_continues_from_given_networks():
-    c = small(total_steps=2, **{"optim.lr": 1e-9})
-    variables, first = seeds.train(c, [0, 1])
-    _, second = seeds.train(c, [0, 1], variables)
-    np.testing.assert_allclose(second[-1]["loss"], first[-1]["loss"], rtol=0.05)
-    with pytest.raises(BadInput, match="networks of the stage before"):
-        seeds.train(c, [0, 1, 2], variables)
-
-
 def test_batch_norm_is_retrained_with_frozen_convolutions():
     """The last stage of the step-by-step training: weights of ±1 without scale, nothing moves but norms and head."""
     c = small(total_steps=2, **{"optim.name": "sgd", "model.latent_init": "he", "optim.lr": 0.1, "log_steps": 1})
@@ -74,8 +68,5 @@ def test_batch_norm_is_retrained_with_frozen_convolutions():
     assert first[0]["flipped"] > 0 and second[0]["flipped"] == 0
     old, new = (v["batch_stats"]["stage1_block1"]["bn"]["var"] for v in (before, after))
     assert new.mean() > 5 * old.mean(), "the running variance takes up the scale that is gone"
-
-
-def test_real_valued_stages_report_no_flips():
-    _, records = seeds.train(small(total_steps=1, **{"model.act": "relu", "model.weight": "real"}), [0])
-    assert "flipped" not in records[0]
+    with pytest.raises(BadInput, match="networks of the stage before"):
+        seeds.train(c, [0, 1, 2], before)
