@@ -68,7 +68,7 @@ def with_progress(rule: Callable) -> Callable:
 
 
 # ---------------------------------------------------------------------------------------------- activation derivatives
-# Every one integrates to about 2, the step of the sign, but for those that say otherwise.
+# Every one integrates to 2, the step of the sign, but for `tanh` in the first half and `power`.
 
 
 def ste(x):
@@ -112,9 +112,12 @@ def tanh(x, progress):
 
 
 def triangle(x, progress):
-    """d(x) = max(0, k (sqrt(2) t - t² |x|)), k = max(1/t, 1), t from 0.01 to 10 (RBNN). The area is 2k."""
-    t = _sharpness(progress, 0.01, 10.0)
-    return (jnp.maximum(1.0, t) * jnp.maximum(0, 2**0.5 - t * jnp.abs(x))).astype(x.dtype)
+    """d(x) = max(0, sqrt(2) t - t² |x|), t = max(1, what grows from 0.01 to 10 by equal factors) (RBNN).
+
+    The derivative of RBNN's activations; the one of its weights has a factor max(1/t, 1) and t below 1, too.
+    """
+    t = jnp.maximum(1.0, _sharpness(progress, 0.01, 10.0))
+    return (t * jnp.maximum(0, 2**0.5 - t * jnp.abs(x))).astype(x.dtype)
 
 
 def power(x, progress):
@@ -226,7 +229,8 @@ def identity(w):
 def through_scale(w):
     """The gradient also through the scale: dL/dW = dL/dW_b * alpha * 1[|W| <= 1] + sign(W) dL/dalpha / n (XNOR-Net).
 
-    dL/dalpha = sum of dL/dW_b * sign(W) over the n weights of the filter.
+    dL/dalpha = sum of dL/dW_b * sign(W) over the n weights of the filter. This is the chain rule; XNOR-Net's paper
+    writes it weight by weight, dL/dW = dL/dW_b (1/n + alpha * 1[|W| <= 1]).
     """
     return sign_with(ste)(w), mean_abs(w)
 

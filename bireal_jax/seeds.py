@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from bireal_jax import build, checkpoint, metrics, parallel
 from bireal_jax import config as config_lib
 from bireal_jax.data import batching
+from bireal_jax.errors import BadInput
 from bireal_jax.step import Plan, close_window
 
 
@@ -18,8 +19,9 @@ def train(config: ConfigDict, seeds: Sequence[int], variables: Any = None) -> tu
     """Trains one network per seed through all stages, in memory: no workdir, no checkpoints.
 
     Each network sees the batches and starts from the weights of a run of its own with config.seed = seed, and gets
-    where that run gets, but for the rounding of sums. All of them share one compiled program and divide over the local
-    devices, as many on each: where their number does not divide, the last one is trained again to fill up.
+    where that run gets, but for the rounding of sums, if it runs on one device or with config.model.sync_bn. All share
+    one compiled program and divide over the local devices, as many on each: where their number does not divide, the
+    last one is trained again to fill up.
 
     Args:
       config: a recipe. config.seed is not used.
@@ -31,18 +33,19 @@ def train(config: ConfigDict, seeds: Sequence[int], variables: Any = None) -> tu
       step, split ("train" or "eval") and a numpy array over seeds of every metric that metrics.jsonl has.
 
     Raises:
-      BadInput: the config cannot work.
+      BadInput: the config cannot work, or there are no seeds.
     """
+    if not len(seeds):
+        raise BadInput("no seeds; give one or more")
     records: list[dict[str, Any]] = []
     wanted, (_, count) = len(seeds), parallel.layout(len(seeds))
 
     def fill(row):
         return [*row, *[row[-1]] * (count - wanted)]
 
-    for index, stage in enumerate(build.stages(config)):
-        plan = Plan(stage)
+    for index, plan in enumerate([Plan(stage) for stage in build.stages(config)]):
         if variables is None:
-            drawn = build.variables(stage, plan.shapes) if config.init_from else None
+            drawn = build.variables(plan.config, plan.shapes) if config.init_from else None
             each = [drawn or parallel.fetch(plan.initial(seed)) for seed in seeds]
             variables = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
         else:
@@ -63,7 +66,6 @@ def _train_stage(plan, index, seeds, variables, records):
     eval_step = parallel.networks(plan.eval_step, count, (False, True))
     state = parallel.networks(plan.fresh, count)(variables, jnp.asarray(seeds))
     batches = _batches(plan, [batching.stage_seed(seed, index) for seed in seeds])
-    tests = [_flat(b) for b in batching.eval_batches(plan.source, plan.config.batch_size, devices=1)]
     for number in range(1, plan.total + 1):
         state, loss = step(state, next(batches))
         if number % 2 == 0:
@@ -75,26 +77,28 @@ def _train_stage(plan, index, seeds, variables, records):
             values = _means(totals) | ({"flipped": np.asarray(flips) / plan.latents} if plan.latents else {})
             records.append(head | {"split": "train", "learning_rate": float(plan.rate(number - 1))} | values)
         if last or (plan.eval_every and number % plan.eval_every == 0):
-            sums = [jax.tree.map(np.asarray, eval_step(state.variables, batch)) for batch in tests]
-            records.append(head | {"split": "eval"} | _means(jax.tree.map(lambda *parts: sum(parts), *sums)))
+            totals = _evaluate(plan, eval_step, state.variables)
+            records.append(head | {"split": "eval"} | _means(totals))
     return jax.tree.map(np.asarray, state.variables)
+
+
+def _evaluate(plan, eval_step, variables):
+    """The sums over source.eval, of every network."""
+    totals: dict[str, Any] = {}
+    for batch in batching.eval_batches(plan.source, plan.config.batch_size, devices=1, **plan.loading):
+        sums = eval_step(variables, {name: array[0] for name, array in batch.items()})
+        totals = {name: totals.get(name, 0.0) + np.asarray(value, np.float64) for name, value in sums.items()}
+    if (totals["seen"] != len(plan.source.eval)).any():
+        raise RuntimeError(f"evaluation saw {totals['seen']} of {len(plan.source.eval)} examples")
+    return totals
 
 
 def _batches(plan, seeds):
     """One batch for each seed, stacked: image [seeds, n, h, w, c], label and mask [seeds, n]."""
-    config = plan.config
-    streams = [
-        batching.train_batches(
-            plan.source, config.batch_size, seed, 0, devices=1, threads=config.data.threads, workers=config.data.workers
-        )
-        for seed in seeds
-    ]
+    size = plan.config.batch_size
+    streams = [batching.train_batches(plan.source, size, seed, 0, devices=1, **plan.loading) for seed in seeds]
     for batches in zip(*streams, strict=True):
         yield jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
-
-
-def _flat(batch):
-    return {name: array[0] for name, array in batch.items()}
 
 
 def _means(totals):

@@ -142,6 +142,7 @@ class Plan:
       total, log_every, eval_every, save_every: in steps.
       rate, tx: learning rate by the step, and the optimizer.
       train_step, eval_step: from `make_train_step` and `evaluate.make_eval_step`.
+      loading: arguments of the functions of `batching`.
       latents: how many binary weights there are, 0 while they are real-valued.
 
     Raises:
@@ -172,6 +173,7 @@ class Plan:
         smoothed = partial(loss, label_smoothing=config.label_smoothing)
         self.train_step = make_train_step(self.model, smoothed, self.tx, source, config.ema_decay, self.total)
         self.eval_step = make_eval_step(self.model, loss, source)
+        self.loading = {"threads": config.data.threads, "workers": config.data.workers}
         self.latents = 0 if config.model.weight == "real" else optim.count_latents(self.shapes["params"])
 
     def fresh(self, variables: Any, seed: Any) -> State:

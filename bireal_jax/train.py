@@ -103,7 +103,6 @@ class Stage(Plan):
         self.step = parallel.pmap(self.train_step, donate=True)
         self.close_window = parallel.on_all(close_window, donate=True)
         self.mapped_eval_step = parallel.pmap(self.eval_step)
-        self.loading = {"threads": config.data.threads, "workers": config.data.workers}
 
     def run(self, variables: Any) -> tuple[Any, dict[str, Any]]:
         """Trains from the newest sound checkpoint of this stage, or else from `variables`, or else from the config.

@@ -12,8 +12,10 @@ and flip. Published, by the code of the papers (ours: not run):
     ResNet-18, bireal18_cifar      91.5    92.2   92.8   92.5   92.63   mostly around every two
     VGG-small, vgg_small           90.4    91.3   92.2   92.5   92.55
 
-at 300 to 2000 epochs. Their estimators: --config.model.act=tanh (IR-Net), triangle (RBNN), power (ReSTE);
---config.model.weight=standardized (IR-Net), clamped (ReCU). configs/cifar10_r20.py is another recipe, of Adam.
+at 300 to 2000 epochs; ReSTE's VGG has another order of layers. The gradient estimators of these papers, without what
+else they do (rotation of the weights, learned scales, normalized activations): --config.model.act=tanh (IR-Net),
+triangle (RBNN), power (ReSTE); --config.model.weight=standardized (IR-Net), clamped (ReCU). configs/cifar10_r20.py is
+another recipe, of Adam.
 """
 
 from bireal_jax import config

@@ -17,7 +17,7 @@ Expect 56.4 % top-1 (the authors). Ours: not run; configs/digits_step.py is the 
 The weight rule is "identity", which their Caffe code applies, not the formula of the paper ("magnitude_aware"), which
 in front of a batch norm is no other than the plain straight-through estimator (experiments/estimators). Departures
 from their code: random resized crop instead of a random crop of 224 from 256, no bias in stem and shortcut
-convolutions, batch norm in the shortcut.
+convolutions, batch norm in the shortcut, sign(0) of +1, images divided by their deviation.
 """
 
 from bireal_jax import config

@@ -24,8 +24,8 @@ def tanh(x, p):
 
 
 def triangle(x, p):
-    t = 10 ** (-2 + 3 * p)
-    return np.clip(max(1 / t, 1) * (2 * np.sqrt(t**2 / 2) - np.abs(t**2 * x)), 0, None)
+    t = max(10 ** (-2 + 3 * p), 1.0)
+    return np.clip(2 * np.sqrt(t**2 / 2) - np.abs(t**2 * x), 0, None)
 
 
 def power(x, p):
@@ -50,7 +50,7 @@ SHAPES = {
     "approx_sign": lambda p: (2, 1),
     "swish_sign": lambda p: (2, np.inf),
     "tanh": lambda p: (2 * max(1, 10 ** (1 - 2 * p)), np.inf),
-    "triangle": lambda p: (2 * max(1, 10 ** (2 - 3 * p)), np.sqrt(2) * 10 ** (2 - 3 * p)),
+    "triangle": lambda p: (2, np.sqrt(2) * min(1, 10 ** (2 - 3 * p))),
     "power": lambda p: (2 * 1.5 ** (1 / (1 + 2 * (1 - np.cos(np.pi / 2 * p)))), 1.5),
 }
 

@@ -8,15 +8,19 @@ from scipy import stats
 
 from bireal_jax import seeds
 from bireal_jax.errors import BadInput
-from experiments.estimators import plot, run, table
+from experiments.estimators import plot, rows, run, table
 
 ARGS = ["--arch", "bireal_tiny", "--weight", "sign", "released", "--act", "ste", "--epochs", "0.1"]
+
+
+class Calls(list):
+    """What was trained; `train` is the function that notes it."""
 
 
 @pytest.fixture
 def fake_training(monkeypatch):
     """Training that costs nothing: accuracy is 50 + seed, and more for the rule `released` and a start from clip."""
-    calls = []
+    calls = Calls()
 
     def train(c, chosen, variables=None):
         calls.append((c.model.weight, c.model.act, tuple(chosen), c.optim.binary_lr, c.optim.name))
@@ -31,6 +35,7 @@ def fake_training(monkeypatch):
         return variables, records
 
     monkeypatch.setattr(seeds, "train", train)
+    calls.train = train
     return calls
 
 
@@ -38,21 +43,21 @@ def grid(out, *more):
     g = run.Grid(run.parse([*ARGS, "--out", str(out), *more]))
     g.check()
     g.train()
-    return run.read_rows(out / "rows.jsonl")
+    return rows.read(out / "rows.jsonl")
 
 
 def test_no_run_is_repeated_and_none_is_lost(tmp_path, fake_training):
-    rows = grid(tmp_path, "--init", "relu", "clip", "--seeds", "3")
-    keys = [(tuple(r["cell"].values()), r["seed"]) for r in rows]
+    found = grid(tmp_path, "--init", "relu", "clip", "--seeds", "3")
+    keys = [(tuple(r["cell"].values()), r["seed"]) for r in found]
     assert len(set(keys)) == len(keys) == 3 * (2 + 2 * 2)  # two real-valued networks, two rules on each
     assert len(fake_training) == 6
-    assert grid(tmp_path, "--init", "relu", "clip", "--seeds", "3") == rows and len(fake_training) == 6
+    assert grid(tmp_path, "--init", "relu", "clip", "--seeds", "3") == found and len(fake_training) == 6
     # A kill in the middle of writing: the last row is cut off, and only it is done again.
     text = (tmp_path / "rows.jsonl").read_text()
     (tmp_path / "rows.jsonl").write_text(text[:-30])
     assert grid(tmp_path, "--init", "relu", "clip", "--seeds", "3") != []
     assert fake_training[6:] == [("released", "ste", (2,), 1.0, "sgd")]
-    again = run.read_rows(tmp_path / "rows.jsonl")
+    again = rows.read(tmp_path / "rows.jsonl")
     assert sorted(keys) == sorted((tuple(r["cell"].values()), r["seed"]) for r in again)
     # A larger grid trains what is new.
     grid(tmp_path, "--init", "relu", "clip", "--seeds", "4", "--optimizer", "sgd:0.01")
@@ -66,11 +71,32 @@ def test_parts_divide_the_cells(tmp_path, fake_training):
     assert [r["cell"]["weight"] for r in both] == ["sign", "released"]
 
 
-def test_matched_rate_is_the_mean_of_one_over_alpha(tmp_path, fake_training):
-    grid(tmp_path, "--init", "relu", "--optimizer", "sgd:0.01:matched", "sgd:0.01:2.5", "--seeds", "2")
-    factors = {call[0]: call[3] for call in fake_training if call[3] not in (1.0, 2.5)}
-    np.testing.assert_allclose([factors["sign"], factors["released"]], [3, 1 / 3])  # alphas 1/4 and 1/2
-    assert [call[3] for call in fake_training].count(2.5) == 2
+def test_a_kill_between_network_and_row_counts_no_run_twice(tmp_path, fake_training, monkeypatch):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", killed)  # rows of the real-valued networks are written, the networks are not
+    with pytest.raises(KeyboardInterrupt):
+        grid(tmp_path, "--init", "relu", "--seeds", "3")
+    monkeypatch.undo()
+    monkeypatch.setattr(seeds, "train", fake_training.train)
+    found = grid(tmp_path, "--init", "relu", "--seeds", "3")
+    assert sorted(r["seed"] for r in found if r["cell"]["weight"] == "real") == [0, 1, 2]
+
+
+def test_matched_and_slowed_bring_all_rules_to_one_step(tmp_path, fake_training):
+    """With alphas of 1/4 and 1/2 the mean of 1/alpha is 3."""
+    words = ["sgd:0.01:matched", "sgd:0.01:slowed", "sgd:0.01:2.5"]
+    more = ["--weight", "sign", "magnitude_aware", "released", "--init", "relu", "--seeds", "2"]
+    found = {
+        (r["cell"]["weight"], r["cell"]["optimizer"].split(":")[-1]): r["binary_lr"]
+        for r in grid(tmp_path, *more, "--optimizer", *words)
+    }
+    assert found == {
+        ("real", "0.1"): 1, ("sign", "matched"): 3, ("magnitude_aware", "matched"): 3, ("released", "matched"): 1,
+        ("sign", "slowed"): 1, ("magnitude_aware", "slowed"): 1, ("released", "slowed"): 0.3333,
+        ("sign", "2.5"): 2.5, ("magnitude_aware", "2.5"): 2.5, ("released", "2.5"): 2.5,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -78,7 +104,14 @@ def test_matched_rate_is_the_mean_of_one_over_alpha(tmp_path, fake_training):
     [
         (["--act", "aprox"], "unknown activation derivative 'aprox'"),
         (["--arch", "vgg"], "unknown model 'vgg'"),
-        (["--optimizer", "sgd"], "must be NAME:LR"),
+        (["--optimizer", "sgd"], "an optimizer is NAME:LR"),
+        (["--optimizer", "adm:0.01"], "unknown optimizer 'adm'"),
+        (["--pretrain-optimizer", "sgd:0.1:a"], "an optimizer is NAME:LR"),
+        (["--init", "he", "--optimizer", "sgd:0.01:matched"], "needs --init relu or clip"),
+        (["--weight", "clamped", "--optimizer", "sgd:0.01:slowed"], "not known for the weight rule clamped"),
+        (["--config.optim.lr=0.1"], "the grid sets config.optim.lr itself"),
+        (["--config.optim.warmup_epochs=50.0"], "leaves nothing of"),
+        (["--config", "configs/digits_step.py"], "has stages or init_from"),
         (["--optimizer", "sgd:-1"], "config.optim.lr is -1.0; it must be above 0"),
         (["--part", "3/2"], "I must be from 1 to N"),
         (["--part", "1"], "must be I/N"),
@@ -94,15 +127,21 @@ def test_bad_grids_are_refused_before_anything_is_trained(more, message, tmp_pat
 
 def test_another_length_needs_another_folder(tmp_path, fake_training):
     grid(tmp_path, "--init", "he", "--seeds", "1")
-    with pytest.raises(BadInput, match="another base recipe or length; use another --out"):
+    with pytest.raises(BadInput, match=r"another base recipe: epochs 0.1 -> 2.0\nuse another --out"):
         grid(tmp_path, "--init", "he", "--seeds", "1", "--epochs", "2")
+    with pytest.raises(BadInput, match=r"another base recipe: batch_size 64 -> 32"):
+        grid(tmp_path, "--init", "he", "--seeds", "1", "--config.batch_size=32")
+    grid(tmp_path, "--init", "he", "--seeds", "1", "--config.data.threads=1")
+    (tmp_path / "base.json").unlink()
+    with pytest.raises(BadInput, match="not empty and has no base.json"):
+        grid(tmp_path, "--init", "he", "--seeds", "1")
 
 
 def rows_of(values):
     """Rows of cells that differ in the weight rule: {rule: top-1 of each seed}."""
     return [
         {"cell": {"arch": "a", "init": "clip", "weight": rule, "act": "ste", "optimizer": "sgd:0.1"}, "seed": s,
-         "top1": v, "flipped": [0.1, 0.05, 0.0], "latents": [1] * 100}
+         "top1": v, "loss": 1.0, "binary_lr": 1.0, "flipped": [0.1, 0.05, 0.0], "latents": [1] * 100}
         for rule, tops in values.items() for s, v in enumerate(tops)
     ]  # fmt: skip
 
@@ -127,27 +166,32 @@ def test_comparisons_are_paired_by_seed():
 
 
 def test_holms_correction():
-    """p of 0.02 and 0.04 in three comparisons: neither is significant, though one test alone would be."""
-    rng = np.random.default_rng(0)
-    rows = rows_of({rule: list(50 + rng.normal(shift, 1.0, 5)) for rule, shift in (("a", 0), ("b", 1.2), ("c", 2.2))})
-    entries = sorted(table.comparisons(rows), key=lambda e: e["p"])
-    for rank, entry in enumerate(entries):
-        expected = all(e["p"] <= 0.05 / (len(entries) - k) for k, e in enumerate(entries[: rank + 1]))
-        assert entry["significant"] == expected
-    assert any(e["p"] < 0.05 and not e["significant"] for e in entries)
+    assert table.holm([0.04, 0.01, 0.02]) == [True] * 3  # Bonferroni would keep one
+    assert table.holm([0.03, 0.04, 0.045]) == [False] * 3  # the last would pass, had the first not failed
+    assert table.holm([0.02, 0.01, 0.5]) == [True, True, False]
+
+
+def test_the_table_does_not_depend_on_the_order_of_the_rows(tmp_path):
+    values = {"sign": [50.0, 52.0], "released": [60.0, 61.0], "magnitude_aware": [51.0, 53.0], "real": [97.0, 98.0]}
+    texts = []
+    for name, order in (("a", 1), ("b", -1)):
+        (tmp_path / name).mkdir()
+        table.write(rows_of(values)[::order], tmp_path / name)
+        texts.append((tmp_path / name / "table.md").read_text())
+    assert texts[0] == texts[1] and "| weight | sign | released |" in texts[0]
 
 
 def test_table_and_figures_are_written(tmp_path):
-    rows = rows_of({"sign": [50.0, 52.0], "released": [60.0, 61.0], "real": [97.0, 98.0]})
-    table.write(rows, tmp_path)
+    found = rows_of({"sign": [50.0, 52.0], "released": [60.0, 61.0], "real": [97.0, 98.0]})
+    table.write(found, tmp_path)
     text = (tmp_path / "table.md").read_text()
     assert (
         "| clip | sign | ste | 51.0 ± 12.7 (2) |" in text
         and "| clip | real-valued network |  | 97.5 ± 6.4 (2) |" in text
     )
     assert "| weight | sign | released | sgd:0.1 | 1 | +9.5 ± 6.4 | 1 up, 0 down |" in text
-    assert "| a | clip | sign | ste | sgd:0.1 | 10.00 | 5.00 | 0.00 | 15.00 |" in text
-    plot.write(rows, tmp_path)
+    assert "| a | clip | sign | ste | sgd:0.1 | 1 | 10.00 | 5.00 | 0.00 | 15.00 |" in text
+    plot.write(found, tmp_path)
     assert {p.name for p in (tmp_path / "figures").glob("*.png")} == {
         "gallery.png", "accuracy.png", "flips.png", "latents.png"
     }  # fmt: skip
@@ -157,7 +201,7 @@ def test_table_and_figures_are_written(tmp_path):
 def test_the_command_trains_for_real(tmp_path, monkeypatch):
     args = [*ARGS, "--init", "clip", "--seeds", "2", "--pretrain-epochs", "0.1", "0.1", "0.1", "--out", str(tmp_path)]
     run.main([*args, "--optimizer", "sgd:0.01", "sgd:0.01:matched"])
-    rows = run.read_rows(tmp_path / "rows.jsonl")
-    assert len(rows) == 2 * (2 + 2 * 2)
-    assert all(sum(r["latents"]) == 165_888 and 0 <= r["top1"] <= 100 for r in rows)
+    found = rows.read(tmp_path / "rows.jsonl")
+    assert len(found) == 2 * (2 + 2 * 2)
+    assert all(sum(r["latents"]) == 165_888 and 0 <= r["top1"] <= 100 for r in found)
     assert json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[0])["cell"]["weight"] == "real"

@@ -131,6 +131,31 @@ def test_unfolded_weight_gradient_is_xlas(kernel, strides, pads, x64, monkeypatc
         np.testing.assert_allclose(conv.weight_gradient_unfolded(x, w, g, **how), expected, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("shared", [None, "x", "w"])
+def test_vmapped_convolutions_are_one_by_one(strides, shared, x64, monkeypatch):
+    """On CPUs a loop, elsewhere XLA's grouped convolution: both against each network on its own."""
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(3, 2, 6, 6, 4)), rng.normal(size=(3, 3, 3, 4, 5))
+    axes = [None if shared == name else 0 for name in ("x", "w")]
+    x, w = (a[0] if axis is None else a for a, axis in zip((x, w), axes, strict=True))
+    weight = jnp.asarray(rng.normal(size=(2, -(-6 // strides[0]), -(-6 // strides[0]), 5)))
+
+    def both(x, w):
+        loss = lambda x, w: jnp.sum(weight * jnp.sin(conv.conv(x, w, strides, ((1, 1), (1, 1)))))
+        return loss(x, w), *jax.grad(loss, (0, 1))(x, w)
+
+    together = jax.vmap(both, axes)(x, w)
+    for i, ours in enumerate(zip(*together, strict=True)):
+        alone = both(*(a if axis is None else a[i] for a, axis in zip((x, w), axes, strict=True)))
+        for a, b in zip(ours, alone, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+    everywhere = lambda *args, default, **_: default(*args)  # what other platforms run
+    monkeypatch.setattr(conv.lax, "platform_dependent", everywhere)
+    for ours, theirs in zip(jax.vmap(both, axes)(x, w), together, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-12)
+
+
 def test_batch_norm_gradient_is_that_of_its_formula(x64):
     rng = np.random.default_rng(0)
     x, g = (jnp.asarray(rng.normal(2, 3, (5, 2, 3, 4))) for _ in range(2))

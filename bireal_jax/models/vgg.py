@@ -21,7 +21,8 @@ class VGGSmall(nn.Module):
     """Six 3x3 convolutions, a 2x2 maximum behind every second one, one fully connected layer.
 
     The first convolution and the fully connected layer are real-valued. Order: convolution, pooling, batch norm, clip,
-    sign. The layout of IR-Net's code, which RBNN, ReCU and ReSTE share.
+    sign. The layout of IR-Net's code, which RBNN and ReCU share. The clip is there with every activation, a
+    real-valued one included.
 
     Attributes:
       num_classes: outputs of the head.

@@ -49,8 +49,9 @@ def gallery(path):
             axes[1, column].legend(fontsize=6, handlelength=1, loc="upper right", borderpad=0)
     axes[0, 0].set_ylabel("surrogate F(x)")
     axes[1, 0].set_ylabel("derivative d(x)")
-    axes[0, 0].set_ylim(-2.2, 2.2)
-    axes[1, 0].set_ylim(-0.8, 5.4)
+    axes[1, 0].set_yscale("symlog", linthresh=2, linscale=2)
+    axes[1, 0].set_yticks([0, 1, 2, 5, 10], ["0", "1", "2", "5", "10"])
+    axes[1, 0].set_ylim(-0.8, 20)
     save(figure, path)
 
 
@@ -75,15 +76,17 @@ def accuracy(rows, path):
                     axis.plot([place + offset] * len(values), values, ".", color=COLOURS[k], ms=3, alpha=0.35, mew=0)
                     axis.errorbar(
                         place + offset, mean, 0 if np.isnan(half) else half, fmt=MARKERS[k], color=COLOURS[k], ms=4,
-                        lw=1, capsize=2, label=weight if place == 0 else None,
+                        lw=1, capsize=2,
                     )  # fmt: skip
         axis.set_xticks(range(len(places)), [f"{init}\n{act}" for init, act in places], fontsize=7)
         axis.grid(axis="y", color="0.9", lw=0.6)
         axis.set_title(f"{arch}, {optimizer}", family="monospace", fontsize=8)
         if j == 0:
             axis.set_ylabel("test top-1, %")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, title="weight rule", loc="outside right upper", fontsize=8, title_fontsize=8)
+    handles = [
+        axes[0, 0].plot([], [], MARKERS[k], color=COLOURS[k], ms=4, label=weight)[0] for k, weight in enumerate(weights)
+    ]
+    figure.legend(handles=handles, title="weight rule", loc="outside right upper", fontsize=8, title_fontsize=8)
     save(figure, path)
 
 
@@ -108,8 +111,8 @@ def flip_rates(rows, path):
                 axis.fill_between(epochs, curves.min(0), curves.max(0), color=COLOURS[k], alpha=0.15, lw=0)
                 axis.plot(epochs, curves.mean(0), color=COLOURS[k], lw=1.3, label=weight)
         axis.set_yscale("symlog", linthresh=0.1)
-        axis.set_yticks([0, 0.1, 1, 10], ["0", "0.1", "1", "10"])
-        axis.set_ylim(0, 50)
+        axis.set_yticks([0, 0.1, 1, 10, 100], ["0", "0.1", "1", "10", "100"])
+        axis.set_ylim(0, 100)
         axis.grid(axis="y", color="0.9", lw=0.6)
         axis.set_title(f"{arch}, {optimizer}", family="monospace", fontsize=8)
         if j == 0:
@@ -124,7 +127,7 @@ def flip_rates(rows, path):
 
 def latents(rows, path):
     """Histograms of the latent weights at the end, all seeds together: one panel an init and optimizer."""
-    from experiments.estimators.run import HISTOGRAM
+    from experiments.estimators.rows import HISTOGRAM
 
     binary = [r for r in rows if r["cell"]["weight"] != "real"]
     arch, act = ordered(binary, "arch")[0], ordered(binary, "act")[-1]
@@ -182,9 +185,9 @@ def write(rows, out):
 
 
 if __name__ == "__main__":
-    from experiments.estimators.run import read_rows
+    from experiments.estimators.rows import read
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path)
     out = parser.parse_args().out
-    write(read_rows(out / "rows.jsonl"), out)
+    write(read(out / "rows.jsonl"), out)

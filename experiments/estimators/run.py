@@ -14,8 +14,6 @@ from there on through leaky clip to clip. These runs are rows too, with weight "
 
 import argparse
 import dataclasses
-import fcntl
-import hashlib
 import itertools
 import json
 import os
@@ -23,12 +21,24 @@ import sys
 import time
 from pathlib import Path
 
+from bireal_jax import config as config_lib
 from bireal_jax.errors import BadInput
 from bireal_jax.main import cache_compilations, keep_freed_memory
 from bireal_jax.main import parse as parse_recipe
+from experiments.estimators import rows as rows_lib
 
-INITS = ("relu", "clip", "uniform_001", "glorot", "he")  # the first two are pretrained real-valued networks
-HISTOGRAM = (-0.5, 0.5, 100)  # of latent weights: lowest, highest, bins; what lies beyond counts in the outermost
+PRETRAINED = ("relu", "clip")
+INITS = (*PRETRAINED, "uniform_001", "glorot", "he")
+
+# In front of a batch norm the gradient of these rules is 1/alpha times that of the plain one, or equal to it.
+FAST, SLOW = ("released", "identity"), ("sign", "magnitude_aware", "through_scale")
+
+# What a cell and the command line say, not the base recipe.
+OVERRIDDEN = (
+    "model.name", "model.act", "model.weight", "model.latent_init", "optim.name", "optim.lr", "optim.binary_lr",
+    "total_epochs", "total_steps", "eval_epochs", "eval_steps", "log_epochs", "log_steps", "stages", "init_from",
+    "seed",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +72,8 @@ def parse(argv=None):
     add("--act", nargs="+", default=["ste", "approx_sign"], help="keys of binarize.DERIVATIVES")
     add(
         "--optimizer", nargs="+", default=["sgd:0.01"],
-        help="NAME:LR[:FACTOR], the factor for binary weights alone; 'matched' is the mean of 1/alpha at the start, "
-        "which gives the other rules the step of `released` (and its inverse for `released` itself)",
+        help="NAME:LR[:FACTOR], a factor for the rate of binary weights; 'matched' and 'slowed' give all weight rules "
+        "one step, that of `released` or of `sign`: the factor is the mean of 1/alpha at the start, or its inverse",
     )  # fmt: skip
     add("--seeds", type=int, default=5)
     add("--epochs", type=float, default=12.0, help="of the binary networks")
@@ -96,7 +106,7 @@ def main(argv=None):
     grid = Grid(args)
     grid.check()
     grid.train()
-    rows = read_rows(args.out / "rows.jsonl")
+    rows = rows_lib.read(args.out / "rows.jsonl")
     table.write(rows, args.out)
     plot.write(rows, args.out)
 
@@ -108,12 +118,16 @@ class Grid:
       args: from `parse`.
 
     Raises:
-      BadInput: the base recipe cannot be read, or --part is not I/N.
+      BadInput: the base recipe cannot be read or sets what a cell sets, or --part is not I/N.
     """
 
     def __init__(self, args):
         self.args, self.base = args, parse_recipe(["run", f"--config={args.config}", *args.fields])[0]
-        self.base.stages = ()
+        for field in args.fields:
+            if (name := field.split("=")[0].removeprefix("--config.")) in OVERRIDDEN:
+                raise BadInput(f"{field}: the grid sets config.{name} itself; --help lists its own options")
+        if self.base.stages or self.base.init_from:
+            raise BadInput(f"{args.config} has stages or init_from; take a recipe without")
         self.seeds = list(range(args.seeds))
         cells = [Cell(*c) for c in itertools.product(args.arch, args.init, args.weight, args.act, args.optimizer)]
         try:
@@ -121,109 +135,132 @@ class Grid:
             self.cells = cells[part - 1 :: parts]
         except ValueError:
             raise BadInput(f"--part {args.part}: must be I/N, such as 1/2") from None
-        if not 1 <= part <= parts:
-            raise BadInput(f"--part {args.part}: I must be from 1 to N")
+        if not 1 <= part <= parts or not self.seeds:
+            raise BadInput(f"--part {args.part}, --seeds {args.seeds}: I must be from 1 to N, and seeds 1 or more")
 
     def check(self):
         """Raises BadInput for a cell that cannot work, before anything is trained."""
-        from bireal_jax import config as config_lib
-        from bireal_jax import models
+        from bireal_jax import binarize, build
+        from bireal_jax.step import Plan
 
+        for rule, act in {(cell.weight, cell.act) for cell in self.cells}:
+            binarize.weight(rule)
+            binarize.activation(act)
+        configs = [self.config(cell) for cell in {(c.arch, c.optimizer): c for c in self.cells}.values()]
+        for arch, init in {(c.arch, c.init) for c in self.cells if c.init in PRETRAINED}:
+            configs.append(self.pretraining(arch, init))
+        for config in configs:
+            for stage in build.stages(config):
+                Plan(stage)
         for cell in self.cells:
-            models.build(cell.arch, act=cell.act, weight=cell.weight)
-            config_lib.validate(self.config(cell, 1.0))
+            if cell.optimizer.endswith((":matched", ":slowed")):
+                if cell.weight not in FAST + SLOW:
+                    raise BadInput(f"--optimizer {cell.optimizer}: not known for the weight rule {cell.weight}")
+                if cell.init not in PRETRAINED:
+                    raise BadInput(f"--optimizer {cell.optimizer} needs --init relu or clip")
 
-    def config(self, cell, factor):
-        """The recipe of a cell; `factor` where the cell says "matched"."""
-        try:
-            name, rate, *more = cell.optimizer.split(":")
-            rate, binary = float(rate), (factor if more == ["matched"] else float(*more or [1.0]))
-        except (ValueError, TypeError):
-            raise BadInput(f"--optimizer {cell.optimizer}: must be NAME:LR or NAME:LR:FACTOR") from None
+    def config(self, cell, factor=1.0):
+        """The recipe of a cell; `factor`: of the rate of binary weights, where the cell says matched or slowed."""
+        name, rate, *more = _split(cell.optimizer)
         c = self.base.copy_and_resolve_references()
         c.update_from_flattened_dict({
             "model.name": cell.arch, "model.act": cell.act, "model.weight": cell.weight, "optim.name": name,
-            "optim.lr": rate, "optim.binary_lr": float(binary), "total_epochs": self.args.epochs, "eval_epochs": 1.0,
-            "model.latent_init": cell.init if cell.init not in ("relu", "clip") else "he",
+            "optim.lr": rate, "optim.binary_lr": more[0] if more and isinstance(more[0], float) else float(factor),
+            "total_epochs": self.args.epochs, "eval_epochs": 1.0, "log_epochs": 1.0, "total_steps": 0, "eval_steps": 0,
+            "log_steps": 0, "model.latent_init": "he" if cell.init in PRETRAINED else cell.init,
         })  # fmt: skip
         return c
 
-    def fingerprint(self):
-        """A digest of all that a row depends on and that its own fields do not say."""
-        from bireal_jax import config as config_lib
+    def pretraining(self, arch, init):
+        """The recipe of the real-valued networks; for clip without the ReLU stage, whose networks are there."""
+        relu, leaky, clip = self.args.pretrain_epochs
+        _, rate, *_ = _split(self.args.pretrain_optimizer)
+        c = self.config(Cell(arch, init, "real", init, self.args.pretrain_optimizer))
+        finetune = {"optim.lr": rate / 10, "optim.warmup_epochs": 0.0, "optim.warmup_steps": 0}
+        c.stages = {
+            "relu": ({"name": "relu", "model.act": "relu", "total_epochs": relu},),
+            "clip": (
+                {"name": "leaky_clip", "model.act": "leaky_clip", "total_epochs": leaky, **finetune},
+                {"name": "clip", "model.act": "clip", "total_epochs": clip, **finetune},
+            ),
+        }[init]
+        return c
 
-        a = self.args
-        text = f"{config_lib.to_json(self.base)} {a.epochs} {a.pretrain_epochs} {a.pretrain_optimizer}"
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+    def claim(self):
+        """Makes OUT, or checks that the rows there are of this base recipe and these lengths.
+
+        Raises:
+          BadInput: they are not, or OUT is in other use.
+        """
+        self.args.out.mkdir(parents=True, exist_ok=True)
+        place = self.args.out / "base.json"
+        lengths = {name: getattr(self.args, name) for name in ("epochs", "pretrain_epochs", "pretrain_optimizer")}
+        wanted = {"config": json.loads(config_lib.to_json(self.base)), **lengths}
+        with rows_lib.lock(self.args.out / "lock"):
+            if place.exists():
+                found = json.loads(place.read_text())
+                changes = config_lib.differences(*(json.dumps(d["config"]) for d in (found, wanted)))
+                changes = [change for change in changes if change.split()[0] not in OVERRIDDEN]
+                changes += [
+                    f"{name} {found[name]} -> {wanted[name]}" for name in lengths if found[name] != wanted[name]
+                ]
+                if changes:
+                    raise BadInput(
+                        f"{self.args.out} is of another base recipe: {', '.join(changes)}\nuse another --out"
+                    )
+            elif any(path.name != "lock" for path in self.args.out.iterdir()):
+                raise BadInput(f"{self.args.out} is not empty and has no base.json; use another --out")
+            else:
+                place.write_text(json.dumps(wanted, indent=1) + "\n")
+            rows_lib.note_start(self.args.out / "starts.jsonl")
 
     def train(self):
         """Trains the cells whose rows are missing."""
-        path, mark = self.args.out / "rows.jsonl", self.fingerprint()
-        self.args.out.mkdir(parents=True, exist_ok=True)
-        rows = read_rows(path)
-        if any(row["fingerprint"] != mark for row in rows):
-            raise BadInput(f"{path} holds rows of another base recipe or length; use another --out")
-        done = {(Cell(**row["cell"]), row["seed"]) for row in rows}
-        todo = [(cell, [s for s in self.seeds if (cell, s) not in done]) for cell in self.cells]
-        todo = [(cell, seeds) for cell, seeds in todo if seeds]
-        print(f"{len(self.cells)} cells, {len(todo)} to train; rows go to {path}")
-        begin = time.monotonic()
-        for number, (cell, seeds) in enumerate(todo, 1):
+        self.claim()
+        path, begin, trained = self.args.out / "rows.jsonl", time.monotonic(), 0
+        for number, cell in enumerate(self.cells, 1):
+            done = {(Cell(**row["cell"]), row["seed"]) for row in rows_lib.read(path)}  # others may be at it, too
+            seeds = [seed for seed in self.seeds if (cell, seed) not in done]
+            if not seeds:
+                continue
             rows = self.train_cell(cell, seeds)
-            append(path, rows)
-            left = (time.monotonic() - begin) / number * (len(todo) - number)
+            rows_lib.append(path, rows)
+            trained += 1
+            left = (time.monotonic() - begin) / trained * (len(self.cells) - number)
             mean = sum(row["top1"] for row in rows) / len(rows)
             shown = " ".join(dataclasses.astuple(cell))
-            print(f"{number}/{len(todo)}  {shown}  top-1 {mean:.1f} %  left {left / 60:.0f} min", flush=True)
+            print(f"{number}/{len(self.cells)}  {shown}  top-1 {mean:.1f} %  left {left / 60:.0f} min", flush=True)
 
     def train_cell(self, cell, seeds):
         """The rows of a cell."""
-        import numpy as np
-
-        from bireal_jax import optim
         from bireal_jax import seeds as seeds_lib
 
-        start = self.pretrained(cell.arch, cell.init, seeds) if cell.init in ("relu", "clip") else None
-        factor = 1.0
-        if start and cell.optimizer.endswith(":matched"):
-            latents = optim.latents(start["params"])  # [seeds, kh, kw, cin, cout]
-            sums = [np.sum(w[0].size / w.shape[-1] / np.abs(w).mean((1, 2, 3))) for w in latents]
-            inverse = sum(sums) / sum(w.size for w in latents)  # mean of 1/alpha over all weights
-            factor = 1 / inverse if cell.weight == "released" else inverse
-        begin, c = time.monotonic(), self.config(cell, factor)
+        start = self.pretrained(cell.arch, cell.init, seeds) if cell.init in PRETRAINED else None
+        begin, c = time.monotonic(), self.config(cell, self.factor(cell))
         variables, records = seeds_lib.train(c, seeds, start)
-        return self.rows(cell, seeds, variables, records, c.optim.binary_lr, time.monotonic() - begin)
+        return rows_lib.make(cell, seeds, variables, records, c.optim.binary_lr, time.monotonic() - begin)
 
-    def rows(self, cell, seeds, variables, records, factor, seconds):
-        """One row a seed, from what `seeds.train` returned. `factor`: of the rate of binary weights."""
+    def factor(self, cell):
+        """What brings the step of the cell's weight rule to that of the others, from the network of seed 0."""
         import numpy as np
 
         from bireal_jax import optim
 
-        latents = optim.latents(variables["params"])
-        low, high, bins = HISTOGRAM
-
-        def of(name, split):  # the curve of seed number `place`
-            return [round(float(r[name][place]), 6) for r in records if r["split"] == split and name in r]
-
-        rows = []
-        for place, seed in enumerate(seeds):
-            weights = np.clip(np.concatenate([w[place].ravel() for w in latents]), low, high)
-            rows.append({
-                "cell": dataclasses.asdict(cell), "seed": seed, "top1": of("top1", "eval")[-1],
-                "best_top1": max(of("top1", "eval")), "loss": of("loss", "eval")[-1],
-                "train_loss": of("loss", "train")[-1], "curve": of("top1", "eval"), "flipped": of("flipped", "train"),
-                "latents": np.histogram(weights, bins, (low, high))[0].tolist(), "binary_lr": round(float(factor), 4),
-                "seconds": round(seconds / len(seeds), 2), "fingerprint": self.fingerprint(),
-            })  # fmt: skip
-        return rows
+        word = cell.optimizer.split(":")[-1]
+        if (word, cell.weight) not in itertools.product(["matched"], SLOW) and (
+            (word, cell.weight) not in itertools.product(["slowed"], FAST)
+        ):
+            return 1.0
+        latents = optim.latents(self.pretrained(cell.arch, cell.init, [0])["params"])  # [1, kh, kw, cin, cout]
+        totals = [np.sum(w[..., 0].size / np.abs(w).mean((0, 1, 2, 3))) for w in latents]
+        inverse = sum(totals) / sum(w.size for w in latents)  # mean of 1/alpha over all weights
+        return inverse if word == "matched" else 1 / inverse
 
     def pretrained(self, arch, init, seeds):
         """Variables of the real-valued networks, stacked over seeds, from OUT/pretrained or trained now."""
         place = self.args.out / "pretrained"
         place.mkdir(exist_ok=True)
-        with open(place / f"{arch}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another part of the grid may be at it
+        with rows_lib.lock(place / f"{arch}.lock"):  # another part of the grid may be at it
             return self._load(arch, init, seeds, place)
 
     def _load(self, arch, init, seeds, place):
@@ -249,44 +286,26 @@ class Grid:
     def _pretrain(self, arch, init, seeds, place):
         from bireal_jax import seeds as seeds_lib
 
-        name, rate = self.args.pretrain_optimizer.split(":")
-        relu, *finetuning = self.args.pretrain_epochs
-        start, stages = None, [("relu", relu, float(rate))]
-        if init == "clip":
-            start = self._load(arch, "relu", seeds, place)
-            stages = [(act, n, float(rate) / 10) for act, n in zip(("leaky_clip", "clip"), finetuning, strict=True)]
-        cell = Cell(arch, init, "real", init, f"{name}:{rate}")
-        c = self.config(cell, 1.0)
-        c.stages = tuple(
-            {"name": act, "model.act": act, "total_epochs": epochs, "optim.lr": lr} for act, epochs, lr in stages
-        )
+        start = self._load(arch, "relu", seeds, place) if init == "clip" else None
         begin = time.monotonic()
-        variables, records = seeds_lib.train(c, seeds, start)
-        last = [record for record in records if record["stage"] == len(stages) - 1]
-        append(self.args.out / "rows.jsonl", self.rows(cell, seeds, variables, last, 1.0, time.monotonic() - begin))
+        variables, records = seeds_lib.train(self.pretraining(arch, init), seeds, start)
+        last = [record for record in records if record["stage"] == records[-1]["stage"]]
+        cell = Cell(arch, init, "real", init, self.args.pretrain_optimizer)
+        rows = rows_lib.make(cell, seeds, variables, last, 1.0, time.monotonic() - begin)
+        rows_lib.append(self.args.out / "rows.jsonl", rows)
         return variables
 
 
-def read_rows(path):
-    """The rows that are there; a last line cut off in the middle does not count."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-
-def append(path, rows):
-    """Adds rows in one write, so that a kill leaves whole lines but for the last."""
-    with open(path, "a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        size = file.seek(0, os.SEEK_END)
-        if size:
-            file.seek(size - 1)
-            if file.read(1) != b"\n":  # a line cut off by a kill
-                whole = path.read_bytes()
-                file.truncate(whole.rfind(b"\n") + 1)
-        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
-        file.flush()
-        os.fsync(file.fileno())
+def _split(optimizer):
+    """[name, rate] or [name, rate, factor or word] of NAME:LR[:FACTOR]."""
+    try:
+        name, rate, *more = optimizer.split(":")
+        more = [word if word in ("matched", "slowed") else float(word) for word in more]
+        if len(more) < 2:
+            return [name, float(rate), *more]
+    except ValueError:
+        pass
+    raise BadInput(f"{optimizer}: an optimizer is NAME:LR or NAME:LR:FACTOR, FACTOR a number, matched or slowed")
 
 
 if __name__ == "__main__":

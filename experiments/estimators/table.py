@@ -31,17 +31,29 @@ def shown(values):
     return f"{mean:.1f} ± {half:.1f} ({len(values)})" if np.isfinite(half) else f"{mean:.1f} ({len(values)})"
 
 
-def by_cell(rows, name="top1"):
-    """{cell, a tuple in the order of AXES: {seed: value}}."""
+def by_cell(rows):
+    """{cell, a tuple in the order of AXES: {seed: top-1}}, the cells in a fixed order, whichever came first."""
     cells = collections.defaultdict(dict)
     for row in rows:
-        cells[tuple(row["cell"][axis] for axis in AXES)][row["seed"]] = row[name]
-    return cells
+        cells[tuple(row["cell"][axis] for axis in AXES)][row["seed"]] = row["top1"]
+    return dict(sorted(cells.items(), key=lambda pair: [_rank(value) for value in pair[0]]))
+
+
+# What is compared with what: a change goes from the earlier to the later. Other names come behind, by the alphabet.
+ORDER = (
+    "bireal_tiny", "res_tiny", "plain_tiny", "bireal18", "res18", "plain18", "uniform_001", "glorot", "he", "relu",
+    "clip", "sign", "magnitude_aware", "through_scale", "released", "identity", "standardized", "clamped", "ste",
+    "approx_sign",
+)  # fmt: skip
+
+
+def _rank(value):
+    return (ORDER.index(value), "") if value in ORDER else (len(ORDER) + value.startswith("adam"), value)
 
 
 def ordered(rows, axis):
-    """The values of an axis, in the order in which they were run."""
-    return list(dict.fromkeys(row["cell"][axis] for row in rows))
+    """The values of an axis, in a fixed order."""
+    return sorted({row["cell"][axis] for row in rows}, key=_rank)
 
 
 def paper_table(rows, optimizer):
@@ -57,12 +69,26 @@ def paper_table(rows, optimizer):
             if any(found):
                 lines.append([init, weight, act, *(shown(list(f.values())) for f in found)])
         real = [
-            [row["top1"] for row in of_init if row["cell"]["weight"] == "real" and row["cell"]["arch"] == arch]
+            [
+                top1
+                for c, seeds in cells.items()
+                if (c[0], c[1], c[2]) == (arch, init, "real")
+                for top1 in seeds.values()
+            ]
             for arch in archs
         ]
         if any(real):
             lines.append([init, "real-valued network", "", *map(shown, real)])
     return markdown(lines)
+
+
+def holm(values):
+    """Which p values are significant at ALPHA by Holm's correction: in rising order, until the first that fails."""
+    rejected, going_on = [False] * len(values), True
+    for rank, i in enumerate(np.argsort(values, kind="stable")):
+        going_on = going_on and values[i] <= ALPHA / (len(values) - rank)
+        rejected[i] = bool(going_on)
+    return rejected
 
 
 def comparisons(rows):
@@ -88,10 +114,8 @@ def comparisons(rows):
                 "axis": axis, "before": one[i], "after": other[i], "where": one[:i] + one[i + 1 :], "difference": mean,
                 "half": half, "p": p, "seeds": len(seeds), "changes": dict(zip(seeds, change, strict=True)),
             })  # fmt: skip
-        for rank, entry in enumerate(sorted(group, key=lambda e: e["p"])):  # Holm: stop at the first that fails
-            entry["significant"] = entry["p"] <= ALPHA / (len(group) - rank) and (
-                rank == 0 or sorted(group, key=lambda e: e["p"])[rank - 1]["significant"]
-            )
+        for entry, rejected in zip(group, holm([entry["p"] for entry in group]), strict=True):
+            entry["significant"] = rejected
         found += group
     return found
 
@@ -127,11 +151,12 @@ def neighbours(entries, axis):
 
 def flips(rows):
     """How many binary weights flip an epoch, in percent: in the first, the middle and the last epoch, and in all."""
-    lines = [[*AXES, "first", "middle", "last", "sum"]]
+    lines = [[*AXES, "factor of the binary rate", "first", "middle", "last", "sum"]]
     for cell in by_cell([r for r in rows if r["cell"]["weight"] != "real"]):
-        curves = [r["flipped"] for r in rows if tuple(r["cell"].values()) == cell]
-        mean = 100 * np.mean(curves, 0)
-        lines.append([*cell, *(f"{v:.2f}" for v in (mean[0], mean[len(mean) // 2], mean[-1], mean.sum()))])
+        members = [r for r in rows if tuple(r["cell"][axis] for axis in AXES) == cell]
+        mean = 100 * np.mean([r["flipped"] for r in members], 0)
+        shares = (mean[0], mean[len(mean) // 2], mean[-1], mean.sum())
+        lines.append([*cell, f"{members[0]['binary_lr']:g}", *(f"{share:.2f}" for share in shares)])
     return markdown(lines)
 
 
@@ -156,14 +181,16 @@ def write(rows, out):
     for axis in dict.fromkeys(e["axis"] for e in entries):
         parts.append(f"## Neighbours along {axis}\n\n{neighbours(entries, axis)}")
     parts.append(f"## Binary weights that flip an epoch, percent\n\n{flips(rows)}")
+    if diverged := sum(row["loss"] is None for row in rows):
+        parts.insert(1, f"{diverged} runs diverged: their loss is not finite. They count with the accuracy they had.\n")
     (out / "table.md").write_text("\n".join(parts))
     print(out / "table.md")
 
 
 if __name__ == "__main__":
-    from experiments.estimators.run import read_rows
+    from experiments.estimators.rows import read
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path)
     out = parser.parse_args().out
-    write(read_rows(out / "rows.jsonl"), out)
+    write(read(out / "rows.jsonl"), out)
