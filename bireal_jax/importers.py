@@ -8,8 +8,10 @@ concatenated along the output channels.
 
 import math
 import zipfile
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -167,7 +169,7 @@ def _to_theirs(array, flat, shift):
     return array.reshape(-1, 1) if flat else array
 
 
-def _items(tree):
+def _items(tree) -> Iterable[tuple[tuple[str, ...], Any]]:
     return traverse_util.flatten_dict(tree).items()
 
 

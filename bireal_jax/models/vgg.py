@@ -91,8 +91,8 @@ class BinaryNet(nn.Module):
             **precision,
         )
         for i, width in enumerate(WIDTHS):
-            first = {"padding": NO_PADDING, "real_input": True} if i == 0 else {}
-            x = layer(width, **first, name=f"binary_conv{i}")(x)
+            padding = NO_PADDING if i == 0 else None
+            x = layer(width, padding=padding, real_input=i == 0, name=f"binary_conv{i}")(x)
             x = norm(name=f"bn{i}")(_pool(x) if i % 2 else x, train)
         x = x.reshape(len(x), 1, 1, -1)  # fully connected layers are 1x1 convolutions of one pixel
         for i, width in enumerate((1024, 1024, self.num_classes)):

@@ -20,6 +20,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from bireal_jax import config as config_lib
 from bireal_jax.errors import BadInput
@@ -174,7 +175,7 @@ class Grid:
     def pretraining(self, arch, init):
         """The recipe of the real-valued networks; for clip without the ReLU stage, whose networks are there."""
         relu, leaky, clip = self.args.pretrain_epochs
-        _, rate, *_ = _split(self.args.pretrain_optimizer)
+        rate = _split(self.args.pretrain_optimizer)[1]
         c = self.config(Cell(arch, init, "real", init, self.args.pretrain_optimizer))
         finetune = {"optim.lr": rate / 10, "optim.warmup_epochs": 0.0, "optim.warmup_steps": 0}
         c.stages = {
@@ -273,7 +274,9 @@ class Grid:
         if missing:
             variables = self._pretrain(arch, init, list(missing), place)
             for i, path in enumerate(missing.values()):
-                flat = traverse_util.flatten_dict(jax.tree.map(lambda leaf, i=i: leaf[i], variables), sep="/")
+                flat: dict[str, Any] = traverse_util.flatten_dict(
+                    jax.tree.map(lambda leaf, i=i: leaf[i], variables), sep="/"
+                )
                 scratch = path.with_name("." + path.name)
                 np.savez(scratch, **flat)
                 os.replace(scratch, path)
@@ -296,13 +299,13 @@ class Grid:
         return variables
 
 
-def _split(optimizer):
-    """[name, rate] or [name, rate, factor or word] of NAME:LR[:FACTOR]."""
+def _split(optimizer) -> tuple[Any, ...]:
+    """(name, rate) or (name, rate, factor or word) of NAME:LR[:FACTOR]."""
     try:
         name, rate, *more = optimizer.split(":")
         more = [word if word in ("matched", "slowed") else float(word) for word in more]
         if len(more) < 2:
-            return [name, float(rate), *more]
+            return name, float(rate), *more
     except ValueError:
         pass
     raise BadInput(f"{optimizer}: an optimizer is NAME:LR or NAME:LR:FACTOR, FACTOR a number, matched or slowed")

@@ -7,6 +7,7 @@ import argparse
 import collections
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -126,7 +127,7 @@ def pooled(entries):
     for entry in entries:
         optimizer = entry["where"][-1] if entry["axis"] != "optimizer" else ""
         groups[entry["axis"], entry["before"], entry["after"], optimizer].append(entry)
-    lines = [["axis", "from", "to", "optimizer", "cells", "mean change, points", "significant cells"]]
+    lines: list[list[Any]] = [["axis", "from", "to", "optimizer", "cells", "mean change, points", "significant cells"]]
     for (axis, before, after, optimizer), members in groups.items():
         seeds = set.intersection(*(set(m["changes"]) for m in members))
         per_seed = [np.mean([m["changes"][s] for m in members]) for s in sorted(seeds)]
