@@ -9,6 +9,7 @@ import itertools
 from pathlib import Path
 
 import matplotlib
+import matplotlib.ticker
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -31,27 +32,29 @@ def gallery(path):
     from bireal_jax import binarize
 
     x = np.linspace(-2, 2, 1601)
-    figure, axes = plt.subplots(
-        2, len(binarize.DERIVATIVES), figsize=(1.7 * len(binarize.DERIVATIVES), 3.1), sharex=True, sharey="row"
-    )
+    shades = {0.0: 0.3, 0.5: 0.6, 1.0: 1.0}
+    count = len(binarize.DERIVATIVES)
+    figure, axes = plt.subplots(2, count, figsize=(1.75 * count, 3.4), sharex=True)
     for column, (name, d) in enumerate(binarize.DERIVATIVES.items()):
         scheduled = "progress" in inspect.signature(d).parameters
-        for progress, shade in ((0.0, 0.35), (0.5, 0.65), (1.0, 1.0)) if scheduled else ((1.0, 1.0),):
+        for progress in shades if scheduled else (1.0,):
             slope = np.asarray(binarize.with_progress(d)(jnp.asarray(x), progress), float)
             forward = np.concatenate([[0], np.cumsum((slope[1:] + slope[:-1]) / 2 * np.diff(x))])
-            label = f"progress {progress:g}" if scheduled else None
             for axis, y in zip(axes[:, column], (forward - forward[len(x) // 2], slope), strict=True):
-                axis.plot(x, y, color=COLOURS[0], alpha=shade, lw=1.4, label=label)
+                axis.plot(x, y, color=COLOURS[0], alpha=shades[progress], lw=1.4)
         axes[0, column].plot(x, np.sign(x), color="0.6", lw=0.8, ls="--", zorder=0)
+        axes[0, column].set_ylim(-2.2, 2.2)
         axes[0, column].set_title(name, family="monospace")
         axes[1, column].set_xlabel("x")
-        if scheduled:
-            axes[1, column].legend(fontsize=6, handlelength=1, loc="upper right", borderpad=0)
+        axes[1, column].axhline(0, color="0.85", lw=0.6, zorder=0)
     axes[0, 0].set_ylabel("surrogate F(x)")
     axes[1, 0].set_ylabel("derivative d(x)")
-    axes[1, 0].set_yscale("symlog", linthresh=2, linscale=2)
-    axes[1, 0].set_yticks([0, 1, 2, 5, 10], ["0", "1", "2", "5", "10"])
-    axes[1, 0].set_ylim(-0.8, 20)
+    handles = [
+        axes[0, 0].plot([], [], color=COLOURS[0], alpha=shade, label=f"progress {p:g}")[0]
+        for p, shade in shades.items()
+    ]
+    title = "those that change with the training, at its"
+    figure.legend(handles=handles, title=title, loc="outside upper right", ncols=3, fontsize=7, title_fontsize=7)
     save(figure, path)
 
 
@@ -62,7 +65,7 @@ def accuracy(rows, path):
     places = list(itertools.product(ordered(binary, "init"), ordered(binary, "act")))
     figure, axes = plt.subplots(
         len(optimizers), len(archs), squeeze=False, sharex=True, sharey="row",
-        figsize=(1.2 + max(2.1, 0.55 * len(places)) * len(archs), 0.9 + 1.9 * len(optimizers)),
+        figsize=(0.8 + max(2.1, 0.7 * len(places)) * len(archs), 1.1 + 1.9 * len(optimizers)),
     )  # fmt: skip
     for (i, optimizer), (j, arch) in itertools.product(enumerate(optimizers), enumerate(archs)):
         axis = axes[i, j]
@@ -73,7 +76,7 @@ def accuracy(rows, path):
                 values = [r["top1"] for r in binary if r["cell"] == cell]
                 if values:
                     mean, half = interval(values)
-                    axis.plot([place + offset] * len(values), values, ".", color=COLOURS[k], ms=3, alpha=0.35, mew=0)
+                    axis.plot([place + offset] * len(values), values, ".", color=COLOURS[k], ms=5, alpha=0.35, mew=0)
                     axis.errorbar(
                         place + offset, mean, 0 if np.isnan(half) else half, fmt=MARKERS[k], color=COLOURS[k], ms=4,
                         lw=1, capsize=2,
@@ -86,7 +89,7 @@ def accuracy(rows, path):
     handles = [
         axes[0, 0].plot([], [], MARKERS[k], color=COLOURS[k], ms=4, label=weight)[0] for k, weight in enumerate(weights)
     ]
-    figure.legend(handles=handles, title="weight rule", loc="outside right upper", fontsize=8, title_fontsize=8)
+    legend(figure, handles, "weight rule")
     save(figure, path)
 
 
@@ -99,7 +102,7 @@ def flip_rates(rows, path):
     init, act = ordered(binary, "init")[-1], ordered(binary, "act")[-1]
     figure, axes = plt.subplots(
         len(optimizers), len(archs), squeeze=False, sharex=True, sharey=True,
-        figsize=(1.2 + 2.2 * len(archs), 0.7 + 1.7 * len(optimizers)),
+        figsize=(0.8 + max(2.3 * len(archs), 3.6), 1.0 + 1.7 * len(optimizers)),
     )  # fmt: skip
     for (i, optimizer), (j, arch) in itertools.product(enumerate(optimizers), enumerate(archs)):
         axis = axes[i, j]
@@ -110,18 +113,17 @@ def flip_rates(rows, path):
                 epochs = np.arange(1, curves.shape[1] + 1)
                 axis.fill_between(epochs, curves.min(0), curves.max(0), color=COLOURS[k], alpha=0.15, lw=0)
                 axis.plot(epochs, curves.mean(0), color=COLOURS[k], lw=1.3, label=weight)
+        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axis.set_yscale("symlog", linthresh=0.1)
-        axis.set_yticks([0, 0.1, 1, 10, 100], ["0", "0.1", "1", "10", "100"])
-        axis.set_ylim(0, 100)
+        axis.set_yticks([0, 0.1, 1, 10, 100], ["0", "0.1", "1", "10", "100"], minor=False)
+        axis.set_ylim(0, 200 * max(max(r["flipped"]) for r in binary))
         axis.grid(axis="y", color="0.9", lw=0.6)
         axis.set_title(f"{arch}, {optimizer}", family="monospace", fontsize=8)
         if j == 0:
             axis.set_ylabel("flipped an epoch, %")
         if i == len(optimizers) - 1:
             axis.set_xlabel("epoch")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    title = f"weight rule\n(init {init},\n{act})"
-    figure.legend(handles, labels, title=title, loc="outside right upper", fontsize=8, title_fontsize=8)
+    legend(figure, axes[0, 0].get_legend_handles_labels()[0], f"weight rule (init {init}, {act})")
     save(figure, path)
 
 
@@ -136,7 +138,7 @@ def latents(rows, path):
     edges = np.linspace(low, high, bins + 1)
     figure, axes = plt.subplots(
         len(optimizers), len(inits), squeeze=False, sharex=True, sharey=True,
-        figsize=(1.2 + 2.8 * len(inits), 0.7 + 1.7 * len(optimizers)),
+        figsize=(0.8 + max(2.8 * len(inits), 4.0), 1.0 + 1.7 * len(optimizers)),
     )  # fmt: skip
     for (i, optimizer), (j, init) in itertools.product(enumerate(optimizers), enumerate(inits)):
         axis = axes[i, j]
@@ -159,9 +161,16 @@ def latents(rows, path):
             axis.set_ylabel("% of the weights")
         if i == len(optimizers) - 1:
             axis.set_xlabel("latent weight")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, title=f"{arch},\n{act}", loc="outside right upper", fontsize=8, title_fontsize=8)
+    totals = np.sum([r["latents"] for r in binary], 0)
+    shown = np.flatnonzero(totals > 5e-4 * totals.sum())
+    axes[0, 0].set_xlim(edges[shown[0]], edges[shown[-1] + 1])
+    legend(figure, axes[0, 0].get_legend_handles_labels()[0], f"{arch}, {act}")
     save(figure, path)
+
+
+def legend(figure, handles, title):
+    """One legend above all panels."""
+    figure.legend(handles=handles, title=title, loc="outside upper center", ncols=4, fontsize=8, title_fontsize=8)
 
 
 def save(figure, path):
