@@ -1,5 +1,7 @@
 """The one error that a user can mend."""
 
+import difflib
+
 
 class BadInput(ValueError):
     """What the user gave cannot work. The message names the value, the limit and the way out.
@@ -18,10 +20,12 @@ def lookup(table, name, what):
       what: what the rows are, for the message ("model", "activation derivative").
 
     Raises:
-      BadInput: `name` is no row of the table; the message lists the known names.
+      BadInput: `name` is no row of the table; the message lists the known names and says which one is close.
     """
     if name not in table:
-        raise BadInput(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}")
+        close = difflib.get_close_matches(name, table, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise BadInput(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}{hint}")
     return table[name]
 
 

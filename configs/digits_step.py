@@ -1,9 +1,9 @@
-"""The step-by-step training of configs/r18_step.py on handwritten digits, in minutes.
+"""The stages of configs/r18_step.py on handwritten digits, in minutes: shorter, linear to 0, without weight decay.
 
     python -m bireal_jax.main --config=configs/digits_step.py
 
 97.3 % (3 seeds: 97.2, 97.8, 96.9) in two minutes on one core. After each stage, means of the 3 seeds: ReLU 98.8, leaky
-clip 97.1, clip 97.5, binary 97.3, batch norm 97.3 %.
+clip 97.1, clip 97.5, binary 97.3, batch norm 97.3 %. The recipe of configs/digits.py, Adam from scratch, gets 98.8 %.
 """
 
 from bireal_jax import config
@@ -30,7 +30,7 @@ def get_config():
         {"name": "leaky", "model.act": "leaky_clip", **FINETUNE},
         {"name": "clip", "model.act": "clip", **FINETUNE},
         {"name": "binary", "model.weight": "identity", **binary, "optim.lr": 0.01, "total_epochs": 20.0},
-        {
+        {   # "sign": no scale; the latent weights stay as they are. "conv": stem, binary and shortcut convolutions
             "name": "bn", "model.weight": "sign", **binary, "total_epochs": 1.0, "optim.schedule": "constant",
             "optim.lr": 1e-4, "optim.frozen": "conv",
         },

@@ -40,7 +40,7 @@ def get_config():
         {"name": "leaky", "model.act": "leaky_clip", **FINETUNE},
         {"name": "clip", "model.act": "clip", **FINETUNE},
         {"name": "binary", "model.weight": "identity", **binary, **FINETUNE},
-        {
+        {   # "sign": no scale; the latent weights stay as they are. "conv": stem, binary and shortcut convolutions
             "name": "bn", "model.weight": "sign", **binary, "total_epochs": 1.0, "optim.schedule": "constant",
             "optim.lr": 1e-4, "optim.frozen": "conv",
         },

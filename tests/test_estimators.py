@@ -2,11 +2,12 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
-from bireal_jax import seeds
+from bireal_jax import binarize, seeds
 from bireal_jax.errors import BadInput
 from experiments.estimators import plot, rows, run, table
 
@@ -102,7 +103,10 @@ def test_matched_and_slowed_bring_all_rules_to_one_step(tmp_path, fake_training)
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--act", "aprox"], "unknown activation derivative 'aprox'"),
+        (["--act", "aprox"], r"unknown activation derivative 'aprox'(?s:.*)registered by the recipe: --config FILE.py"),
+        (["--act", "relu"], "real-valued networks come with --init relu or clip"),
+        (["--weight", "relesed"], "did you mean released"),
+        (["--epochs", "-1"], "--epochs and --pretrain-epochs must be above 0"),
         (["--arch", "vgg"], "unknown model 'vgg'"),
         (["--optimizer", "sgd"], "an optimizer is NAME:LR"),
         (["--optimizer", "adm:0.01"], "unknown optimizer 'adm'"),
@@ -125,11 +129,20 @@ def test_bad_grids_are_refused_before_anything_is_trained(more, message, tmp_pat
     assert not fake_training
 
 
+def test_rows_of_an_estimator_that_was_changed_are_not_its_own(tmp_path, fake_training, monkeypatch):
+    monkeypatch.setitem(binarize.DERIVATIVES, "mine", lambda x: jnp.maximum(0, 1 - jnp.abs(x)))
+    args = ["--act", "mine", "--init", "he", "--seeds", "1"]
+    assert len(grid(tmp_path, *args)) == len(grid(tmp_path, *args)) == 2
+    monkeypatch.setitem(binarize.DERIVATIVES, "mine", lambda x: 2 * jnp.maximum(0, 1 - jnp.abs(x)))
+    with pytest.raises(BadInput, match="mine or (sign|released) is not what it was"):
+        grid(tmp_path, *args)
+
+
 def test_another_length_needs_another_folder(tmp_path, fake_training):
     grid(tmp_path, "--init", "he", "--seeds", "1")
-    with pytest.raises(BadInput, match=r"another base recipe: epochs 0.1 -> 2.0\nuse another --out"):
+    with pytest.raises(BadInput, match=r"another grid: epochs 0.1 -> 2.0\nuse another --out"):
         grid(tmp_path, "--init", "he", "--seeds", "1", "--epochs", "2")
-    with pytest.raises(BadInput, match=r"another base recipe: batch_size 64 -> 32"):
+    with pytest.raises(BadInput, match=r"another grid: batch_size 64 -> 32"):
         grid(tmp_path, "--init", "he", "--seeds", "1", "--config.batch_size=32")
     grid(tmp_path, "--init", "he", "--seeds", "1", "--config.data.threads=1")
     (tmp_path / "base.json").unlink()

@@ -12,9 +12,9 @@ import pytest
 from bireal_jax import importers, losses, models
 
 NETWORKS = ["bireal18", "bireal34", "bireal50", "react_r18", "react_r18_step1", "react_a", "react_a_step1"]
-# What shares its code with another network, ReActNet's backward pass and Adam run with -m slow: they take minutes.
+# What shares its code with another network, ReActNet and Adam run with -m slow: they take minutes.
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
-QUICK = ["bireal18", "bireal50", "react_a"]
+QUICK = ["bireal18", "bireal50"]
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name not in QUICK]
 
 
@@ -86,7 +86,7 @@ def test_evaluation_logits(oracle):
         assert relative(apply(oracle.variables, oracle.batch(*batch)[0]), oracle.answers[f"{key}/logits"]) < 1e-8
 
 
-@pytest.mark.parametrize("oracle", [*QUICK[:2], SLOW[NETWORKS.index("react_a")], *OTHERS], indirect=True)
+@pytest.mark.parametrize("oracle", [*QUICK, *OTHERS], indirect=True)
 def test_training_mode_gradients_and_statistics(oracle):
     answers, params, stats = oracle.answers, oracle.variables["params"], oracle.variables["batch_stats"]
     (loss, (logits, updated)), grads = oracle.loss_and_grad()(params, stats, *oracle.batch(1, 4, 64))

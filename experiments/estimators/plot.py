@@ -53,7 +53,7 @@ def gallery(path):
         axes[0, 0].plot([], [], color=COLOURS[0], alpha=shade, label=f"progress {p:g}")[0]
         for p, shade in shades.items()
     ]
-    title = "those that change with the training, at its"
+    title = "where the derivative changes with the training"
     figure.legend(handles=handles, title=title, loc="outside upper right", ncols=3, fontsize=7, title_fontsize=7)
     save(figure, path)
 
@@ -83,6 +83,7 @@ def accuracy(rows, path):
                     )  # fmt: skip
         axis.set_xticks(range(len(places)), [f"{init}\n{act}" for init, act in places], fontsize=7)
         axis.grid(axis="y", color="0.9", lw=0.6)
+        axis.set_ylim(max(0, axis.get_ylim()[0]), min(100, axis.get_ylim()[1]))
         axis.set_title(f"{arch}, {optimizer}", family="monospace", fontsize=8)
         if j == 0:
             axis.set_ylabel("test top-1, %")
@@ -112,7 +113,7 @@ def flip_rates(rows, path):
             if len(curves):
                 epochs = np.arange(1, curves.shape[1] + 1)
                 axis.fill_between(epochs, curves.min(0), curves.max(0), color=COLOURS[k], alpha=0.15, lw=0)
-                axis.plot(epochs, curves.mean(0), color=COLOURS[k], lw=1.3, label=weight)
+                axis.plot(epochs, curves.mean(0), ".-", ms=3, color=COLOURS[k], lw=1.3, label=weight)
         axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axis.set_yscale("symlog", linthresh=0.1)
         axis.set_yticks([0, 0.1, 1, 10, 100], ["0", "0.1", "1", "10", "100"], minor=False)

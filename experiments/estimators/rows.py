@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -14,19 +15,19 @@ from importlib.metadata import version
 HISTOGRAM = (-0.5, 0.5, 100)  # of latent weights: lowest, highest, bins; what lies beyond counts in the outermost
 
 
-def make(cell, seeds, variables, records, binary_lr, seconds):
+def make(cell, seeds, variables, records, epoch_steps, seconds):
     """One row a seed, from what `seeds.train` returned.
 
     Args:
       cell: a dataclass, of the grid.
       seeds: of the networks.
       variables, records: of `seeds.train`.
-      binary_lr: the factor of the rate of binary weights that was used.
+      epoch_steps: steps between two records of the flips; the last one, if it is shorter, is left out.
       seconds: for all seeds together.
 
     Returns:
       Dicts: cell, seed, top1, best_top1, loss and train_loss (None if not finite), curve (top-1 of every evaluation),
-      flipped (share of binary weights, in every whole epoch), latents (a histogram), binary_lr, seconds.
+      flipped (share of binary weights, in every whole epoch), latents (a histogram), binary_lr (1), seconds.
     """
     import numpy as np
 
@@ -34,11 +35,10 @@ def make(cell, seeds, variables, records, binary_lr, seconds):
 
     latents = optim.latents(variables["params"])
     low, high, bins = HISTOGRAM
-    epoch = records[0]["step"]  # a last, shorter window is no epoch
 
     def curve(name, split):  # of seed number `place`
         found = [r for r in records if r["split"] == split and name in r]
-        return [round(float(r[name][place]), 6) for r in found if name != "flipped" or r["step"] % epoch == 0]
+        return [round(float(r[name][place]), 6) for r in found if name != "flipped" or r["step"] % epoch_steps == 0]
 
     rows = []
     for place, seed in enumerate(seeds):
@@ -49,7 +49,7 @@ def make(cell, seeds, variables, records, binary_lr, seconds):
             "cell": dataclasses.asdict(cell), "seed": seed, "top1": top1[-1], "best_top1": max(top1), "loss": loss,
             "train_loss": train_loss, "curve": top1, "flipped": curve("flipped", "train"),
             "latents": np.histogram(weights[np.isfinite(weights)], bins, (low, high))[0].tolist(),
-            "binary_lr": round(float(binary_lr), 4), "seconds": round(seconds / len(seeds), 2),
+            "binary_lr": 1.0, "seconds": round(seconds / len(seeds), 2),
         })  # fmt: skip
     return rows
 
@@ -73,6 +73,28 @@ def append(path, rows):
         file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def rules_digest(act, weight):
+    """A digest of what the two rules do, so that rows of an estimator that was changed since are not taken for its own.
+
+    Raises:
+      BadInput: no such rule.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from bireal_jax import binarize
+
+    x, w = jnp.linspace(-2.0, 2.0, 41), 0.7 * jnp.sin(jnp.arange(72.0)).reshape(3, 3, 2, 4)
+    activation, rule, values = binarize.activation(act), binarize.weight(weight), []
+    for progress in (0.0, 0.5, 1.0):
+        values.append(jax.grad(lambda x, p=progress: activation(x, p).sum())(x))
+        (b, alpha), back = jax.vjp(lambda w, p=progress: rule(w, p), w)
+        values += [b, alpha, *back((jnp.cos(w), jnp.ones_like(alpha)))]
+    text = " ".join(f"{float(v):.3g}" for v in np.concatenate([np.ravel(v) for v in values]) + 0.0)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ def parse(argv=None):
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("--config", default="configs/digits.py", help="base recipe; --config.FIELD=VALUE sets a field of it")
+    add("--config", default="configs/digits.py", help="base recipe: data, batch size, schedule; own estimators")
     add("--arch", nargs="+", default=["bireal_tiny", "res_tiny", "plain_tiny"], help="keys of models.MODELS")
     add(
         "--init",
@@ -76,16 +76,16 @@ def parse(argv=None):
         help="NAME:LR[:FACTOR], a factor for the rate of binary weights; 'matched' and 'slowed' give all weight rules "
         "one step, that of `released` or of `sign`: the factor is the mean of 1/alpha at the start, or its inverse",
     )  # fmt: skip
-    add("--seeds", type=int, default=5)
+    add("--seeds", type=int, default=5, help="networks a cell, of seeds 0, 1, ...")
     add("--epochs", type=float, default=12.0, help="of the binary networks")
     add("--pretrain-epochs", type=float, nargs=3, default=[12.0, 4.0, 4.0], help="ReLU, leaky clip, clip")
     add("--pretrain-optimizer", default="sgd:0.1", help="of ReLU; leaky clip and clip take a tenth of the rate")
-    add("--out", type=Path, default=Path("runs/estimators"))
+    add("--out", type=Path, default=Path("runs/estimators"), help="rows.jsonl, table.md, figures/, pretrained/")
     add("--part", default="1/1", help="I/N: the I-th of N shares of the cells, for several processes on one --out")
     add("--devices", type=int, default=0, help="virtual CPU devices for the seeds to divide over; 0: leave as it is")
     args, fields = parser.parse_known_args(argv)
-    if wrong := [field for field in fields if not field.startswith("--config.")]:
-        parser.error(f"unknown argument {wrong[0]}")
+    if wrong := [field for field in fields if not (field.startswith("--config.") and "=" in field)]:
+        parser.error(f"unknown argument {wrong[0]}; fields of the base recipe are --config.FIELD=VALUE")
     args.fields = fields
     return args
 
@@ -122,6 +122,8 @@ class Grid:
       BadInput: the base recipe cannot be read or sets what a cell sets, or --part is not I/N.
     """
 
+    epoch_steps = 1  # known after `check`
+
     def __init__(self, args):
         self.args, self.base = args, parse_recipe(["run", f"--config={args.config}", *args.fields])[0]
         for field in args.fields:
@@ -144,15 +146,23 @@ class Grid:
         from bireal_jax import binarize, build
         from bireal_jax.step import Plan
 
+        if min(self.args.epochs, *self.args.pretrain_epochs) <= 0:
+            raise BadInput("--epochs and --pretrain-epochs must be above 0")
         for rule, act in {(cell.weight, cell.act) for cell in self.cells}:
-            binarize.weight(rule)
-            binarize.activation(act)
+            if act in binarize.REAL or rule == "real":
+                raise BadInput(f"--act {act} --weight {rule}: real-valued networks come with --init relu or clip")
+            try:
+                rows_lib.rules_digest(act, rule)
+            except BadInput as error:
+                raise BadInput(
+                    f"{error}\nan estimator of your own is registered by the recipe: --config FILE.py"
+                ) from None
         configs = [self.config(cell) for cell in {(c.arch, c.optimizer): c for c in self.cells}.values()]
         for arch, init in {(c.arch, c.init) for c in self.cells if c.init in PRETRAINED}:
             configs.append(self.pretraining(arch, init))
         for config in configs:
             for stage in build.stages(config):
-                Plan(stage)
+                self.epoch_steps = Plan(stage).log_every
         for cell in self.cells:
             if cell.optimizer.endswith((":matched", ":slowed")):
                 if cell.weight not in FAST + SLOW:
@@ -206,9 +216,7 @@ class Grid:
                     f"{name} {found[name]} -> {wanted[name]}" for name in lengths if found[name] != wanted[name]
                 ]
                 if changes:
-                    raise BadInput(
-                        f"{self.args.out} is of another base recipe: {', '.join(changes)}\nuse another --out"
-                    )
+                    raise BadInput(f"{self.args.out} holds another grid: {', '.join(changes)}\nuse another --out")
             elif any(path.name != "lock" for path in self.args.out.iterdir()):
                 raise BadInput(f"{self.args.out} is not empty and has no base.json; use another --out")
             else:
@@ -219,6 +227,19 @@ class Grid:
         """Trains the cells whose rows are missing."""
         self.claim()
         path, begin, trained = self.args.out / "rows.jsonl", time.monotonic(), 0
+        rows = rows_lib.read(path)
+        for row in rows:
+            act, weight = row["cell"]["act"], row["cell"]["weight"]
+            if weight != "real" and (act, weight) in {(c.act, c.weight) for c in self.cells}:
+                if row["rules"] != rows_lib.rules_digest(act, weight):
+                    raise BadInput(
+                        f"{act} or {weight} is not what it was when rows of {path} were trained\n"
+                        "give it another name, or use another --out"
+                    )
+        print(
+            f"{len(self.cells)} cells of {len(self.seeds)} seeds, {len(rows)} runs are in {path}; compiling ...",
+            flush=True,
+        )
         for number, cell in enumerate(self.cells, 1):
             done = {(Cell(**row["cell"]), row["seed"]) for row in rows_lib.read(path)}  # others may be at it, too
             seeds = [seed for seed in self.seeds if (cell, seed) not in done]
@@ -239,7 +260,9 @@ class Grid:
         start = self.pretrained(cell.arch, cell.init, seeds) if cell.init in PRETRAINED else None
         begin, c = time.monotonic(), self.config(cell, self.factor(cell))
         variables, records = seeds_lib.train(c, seeds, start)
-        return rows_lib.make(cell, seeds, variables, records, c.optim.binary_lr, time.monotonic() - begin)
+        rows = rows_lib.make(cell, seeds, variables, records, self.epoch_steps, time.monotonic() - begin)
+        more = {"binary_lr": round(float(c.optim.binary_lr), 4), "rules": rows_lib.rules_digest(cell.act, cell.weight)}
+        return [row | more for row in rows]
 
     def factor(self, cell):
         """What brings the step of the cell's weight rule to that of the others, from the network of seed 0."""
@@ -294,7 +317,7 @@ class Grid:
         variables, records = seeds_lib.train(self.pretraining(arch, init), seeds, start)
         last = [record for record in records if record["stage"] == records[-1]["stage"]]
         cell = Cell(arch, init, "real", init, self.args.pretrain_optimizer)
-        rows = rows_lib.make(cell, seeds, variables, last, 1.0, time.monotonic() - begin)
+        rows = rows_lib.make(cell, seeds, variables, last, self.epoch_steps, time.monotonic() - begin)
         rows_lib.append(self.args.out / "rows.jsonl", rows)
         return variables
 
@@ -315,4 +338,8 @@ if __name__ == "__main__":
     try:
         main()
     except BadInput as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)

@@ -156,8 +156,9 @@ def flips(rows):
     for cell in by_cell([r for r in rows if r["cell"]["weight"] != "real"]):
         members = [r for r in rows if tuple(r["cell"][axis] for axis in AXES) == cell]
         mean = 100 * np.mean([r["flipped"] for r in members], 0)
-        shares = (mean[0], mean[len(mean) // 2], mean[-1], mean.sum())
-        lines.append([*cell, f"{members[0]['binary_lr']:g}", *(f"{share:.2f}" for share in shares)])
+        shares = (mean[0], mean[len(mean) // 2], mean[-1], mean.sum()) if len(mean) else ()
+        shown = [f"{share:.2f}" for share in shares] or ["-"] * 4
+        lines.append([*cell, f"{members[0]['binary_lr']:g}", *shown])
     return markdown(lines)
 
 
