@@ -10,6 +10,8 @@ import os
 import runpy
 import sys
 import traceback
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 
 from absl import flags
@@ -64,12 +66,9 @@ def main(argv: list[str]) -> None:
         return
     cache_compilations()  # before the recipe, which may import jax
     config, workdir, mode = parse(argv)
-    import jax  # heavy, hence here
+    keep_freed_memory()
+    from bireal_jax import train  # heavy, hence here
 
-    from bireal_jax import train
-
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
     {"train": train.run, "eval": train.run_eval}[mode](config, workdir)
 
 
@@ -150,8 +149,13 @@ def keep_freed_memory() -> None:
     """Tells glibc to keep freed memory for the next step instead of returning it to the system.
 
     A training step allocates and frees gigabytes; fetched anew from the system, page by page, they cost a fifth of the
-    time of a CPU training step, and more where page faults are slow. Does nothing on other C libraries.
+    time of a CPU training step, and more where page faults are slow. To be called before JAX starts its threads: they
+    take memory pools of their own, which no longer obey. Does nothing on other C libraries, and where there is an
+    accelerator.
     """
+    accelerator = entry_points(group="jax_plugins") or find_spec("libtpu")  # JAX itself is not asked: it would start
+    if accelerator and os.environ.get("JAX_PLATFORMS") != "cpu":
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         trim_threshold, mmap_max, arena_max = -1, -4, -8  # M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX of malloc.h

@@ -94,12 +94,11 @@ def main(argv=None):
     """Trains what is missing, then writes table.md and the figures."""
     args = parse(argv)
     cache_compilations()
+    keep_freed_memory()
     import jax
 
     if args.devices:
         jax.config.update("jax_num_cpu_devices", args.devices)
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
     try:
         from experiments.estimators import plot, table
     except ModuleNotFoundError as error:

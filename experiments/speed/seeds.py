@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bireal_jax.main import keep_freed_memory
+
 
 def parse():
     """The command line."""
@@ -58,17 +60,15 @@ def many_seeds(plan, batch, seeds):
 def main():
     """Prints a line each, and the ratio."""
     args = parse()
+    keep_freed_memory()
     import jax
 
     if args.devices:
         jax.config.update("jax_num_cpu_devices", args.devices)
     from bireal_jax.config import default
     from bireal_jax.data import batching
-    from bireal_jax.main import keep_freed_memory
     from bireal_jax.step import Plan
 
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
     c = default()
     c.update_from_flattened_dict({
         "model.name": args.model, "data.name": "digits", "data.image_size": 8, "batch_size": 64, "optim.name": "sgd",
@@ -91,7 +91,7 @@ def main():
             jax.block_until_ready(states[name])
             times[name].append(1000 * (time.perf_counter() - begin) / args.steps / seeds)
     found: dict[str, Any] = {
-        "model": args.model, "seeds": args.seeds, "devices": jax.local_device_count(), "cpu": platform.processor(),
+        "model": args.model, "seeds": args.seeds, "devices": jax.local_device_count(), "cpu": platform.processor() or platform.machine(),
         "device": jax.devices()[0].device_kind, "jax": jax.__version__, "batch": 64, "rounds": args.rounds,
     }  # fmt: skip
     print(found)
