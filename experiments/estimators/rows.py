@@ -92,6 +92,7 @@ def rules_digest(act, weight):
     for progress in (0.0, 0.5, 1.0):
         values.append(jax.grad(lambda x, p=progress: activation(x, p).sum())(x))
         (b, alpha), back = jax.vjp(lambda w, p=progress: rule(w, p), w)
+        assert alpha is not None, "real-valued weights are no rule of the grid"
         values += [b, alpha, *back((jnp.cos(w), jnp.ones_like(alpha)))]
     text = " ".join(f"{float(v):.3g}" for v in np.concatenate([np.ravel(v) for v in values]) + 0.0)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

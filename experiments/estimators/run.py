@@ -252,7 +252,7 @@ class Grid:
             shown = " ".join(dataclasses.astuple(cell))
             print(f"{number}/{len(self.cells)}  {shown}  top-1 {mean:.1f} %  left {left / 60:.0f} min", flush=True)
 
-    def train_cell(self, cell, seeds):
+    def train_cell(self, cell, seeds) -> list[dict[str, Any]]:
         """The rows of a cell."""
         from bireal_jax import seeds as seeds_lib
 

@@ -91,7 +91,7 @@ def main():
             jax.block_until_ready(states[name])
             times[name].append(1000 * (time.perf_counter() - begin) / args.steps / seeds)
     found: dict[str, Any] = {
-        "model": args.model, "seeds": args.seeds, "devices": jax.local_device_count(), "cpu": platform.processor() or platform.machine(),
+        "model": args.model, "seeds": args.seeds, "devices": jax.local_device_count(), "cpu": platform.machine(),
         "device": jax.devices()[0].device_kind, "jax": jax.__version__, "batch": 64, "rounds": args.rounds,
     }  # fmt: skip
     print(found)
