@@ -144,6 +144,17 @@ def test_progress_reaches_every_convolution(name):
     np.testing.assert_array_equal(slope(0.25), 0.25)
 
 
+@pytest.mark.parametrize("name", ["plain_tiny", "vgg_small"])
+def test_progress_reaches_every_derivative(name):
+    """Without shortcuts a derivative that is zero from half of the training on stops all gradients to the stem."""
+    model = models.build(name, 10, act=lambda x, progress: jnp.full_like(x, 1) * (progress < 0.5), latent_init="he")
+    x = jax.random.normal(jax.random.key(1), (2, *MODELS[name][3]))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    loss = lambda v, p: jnp.sum(model.apply(v, x, progress=p)[:, 0])
+    slope = jax.jit(lambda p: jax.grad(loss)(variables, p)["params"]["stem_conv"]["kernel"])
+    assert np.abs(slope(0.25)).max() > 0 and not np.any(slope(0.75))
+
+
 def test_float64_model_has_float64_parameters(x64):
     model = models.build("bireal_tiny", 10, jnp.float64)
     variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float64))

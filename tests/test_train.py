@@ -2,6 +2,7 @@ import dataclasses
 import json
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,6 +117,30 @@ def test_compiles_once(digits):
         counts.append(len(compiled))
     jax.monitoring.clear_event_listeners()
     assert counts[0] >= 3 and counts == [counts[0]] * 4
+
+
+def test_a_step_knows_how_far_the_training_is(digits):
+    """A network whose loss is the progress it is told."""
+
+    class Echo(nn.Module):
+        dtype: type = jnp.float32
+
+        @nn.compact
+        def __call__(self, x, train, progress):
+            self.variable("batch_stats", "mean", jnp.zeros, 1)
+            return self.param("w", nn.initializers.zeros, (10,)) + jnp.full((len(x), 10), progress)
+
+    tx = optim.make("sgd", lambda _: 0.0, {"w": jnp.zeros(10)})
+    state = make_state(
+        {"params": {"w": jnp.zeros(10)}, "batch_stats": {"mean": jnp.zeros(1)}}, tx, 0, False, jnp.float32
+    )
+    step = make_train_step(Echo(), lambda logits, _: logits[:, 0], tx, digits, total_steps=4)
+    run = jax.pmap(step, parallel.AXIS, in_axes=(None, 0), out_axes=None, devices=jax.devices()[:1])
+    seen = []
+    for _, batch in zip(range(4), batching.train_batches(digits, 8, 0, 0, devices=1), strict=False):
+        state, loss = run(state, batch)
+        seen.append(float(loss))
+    assert seen == [0.0, 0.25, 0.5, 0.75]
 
 
 def test_state_goes_through_its_trees():
