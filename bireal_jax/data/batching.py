@@ -67,7 +67,7 @@ def stage_seed(seed: int, stage: int) -> int:
 
 
 def _memory_batches(source, batch_size, seed, start, process, processes, threads, workers):
-    """A stream for examples in memory, a whole batch at a time: Grain spends 250 us on each example, this 5."""
+    """A stream for examples in memory, a whole batch at a time: Grain spends 240 us on each digit, this 3."""
     count = len(source.train)
     order = functools.lru_cache(2)(lambda epoch: np.random.default_rng([seed, 1, epoch]).permutation(count))
     for step in itertools.count(start):
