@@ -167,11 +167,8 @@ def activation(name: str | Derivative) -> Callable[..., jax.Array]:
     """
     if not isinstance(name, str):
         return sign_with(name)
-    if name in REAL:
-        return lambda x, progress=1.0: REAL[name](x)
-    if name not in DERIVATIVES:
-        lookup(DERIVATIVES | REAL, name, "activation derivative")
-    return sign_with(DERIVATIVES[name])
+    rule = lookup(DERIVATIVES | REAL, name, "activation derivative")
+    return (lambda x, progress=1.0: rule(x)) if name in REAL else sign_with(rule)
 
 
 # --------------------------------------------------------------------------------------------------- weight binarizers

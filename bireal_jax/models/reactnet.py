@@ -32,7 +32,6 @@ class Block(nn.Module):
     features: int
     strides: int
     binary_conv: Module
-    pointwise: Module
     norm: Module
     rprelu: Module
 
@@ -42,8 +41,7 @@ class Block(nn.Module):
         y = self.binary_conv(channels, strides=(self.strides, self.strides), name="binary_conv1")(x)
         y = self.norm(name="bn1")(y, train) + (avg_pool(x, self.strides) if self.strides > 1 else x)
         y = self.rprelu(name="rprelu1")(y)
-        pointwise = self.pointwise if self.features > channels else self.binary_conv
-        z = pointwise(self.features, kernel_size=(1, 1), name="binary_conv2")(y)
+        z = self.binary_conv(self.features, kernel_size=(1, 1), name="binary_conv2")(y)
         y = jnp.concatenate([y] * (self.features // channels), -1)
         return self.rprelu(name="rprelu2")(self.norm(name="bn2")(z, train) + y)
 
@@ -89,7 +87,7 @@ class ReActNet(nn.Module):
         x = norm(name="stem_bn")(x, train)
         for i, features in enumerate(self.widths):
             x = Block(
-                features, 2 if i > 0 and features > x.shape[-1] else 1, binary_conv, binary_conv, norm,
+                features, 2 if i > 0 and features > x.shape[-1] else 1, binary_conv, norm,
                 partial(RPReLU, **precision), name=f"block{i + 1}",
             )(x, train)  # fmt: skip
         return Dense(self.num_classes, **precision, name="head")(jnp.mean(x, (1, 2)))

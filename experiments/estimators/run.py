@@ -270,9 +270,7 @@ class Grid:
         from bireal_jax import optim
 
         word = cell.optimizer.split(":")[-1]
-        if (word, cell.weight) not in itertools.product(["matched"], SLOW) and (
-            (word, cell.weight) not in itertools.product(["slowed"], FAST)
-        ):
+        if cell.weight not in {"matched": SLOW, "slowed": FAST}.get(word, ()):
             return 1.0
         latents = optim.latents(self.pretrained(cell.arch, cell.init, [0])["params"])  # [1, kh, kw, cin, cout]
         totals = [np.sum(w[..., 0].size / np.abs(w).mean((0, 1, 2, 3))) for w in latents]
