@@ -32,8 +32,12 @@ WeightBinarizer = Callable[..., tuple[jax.Array, jax.Array | None]]
 MIN_SCALE = 1e-12
 
 
+@jax.jit
 def sign(x: jax.Array) -> jax.Array:
-    """+1 where x >= 0, else -1, in the dtype of x. Zero of either sign gives +1; its own derivative is zero."""
+    """+1 where x >= 0, else -1, in the dtype of x. Zero of either sign gives +1; its own derivative is zero.
+
+    The jit gives the operation its name in the jaxpr, here and below: the op graph finds it by that.
+    """
     return jnp.where(x >= 0, jnp.ones_like(x), -jnp.ones_like(x))
 
 
@@ -141,6 +145,7 @@ DERIVATIVES: dict[str, Derivative] = {
 # ---------------------------------------------------------------------------------------------- real-valued activations
 
 
+@jax.jit
 def leaky_clip(x: jax.Array) -> jax.Array:
     """x on [-1, 1], slope 0.1 beyond (Bi-Real Net's bridge from ReLU to clip)."""
     clipped = clip(x)

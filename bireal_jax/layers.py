@@ -119,8 +119,15 @@ class BinaryConv(nn.Module):
         return y
 
 
+@jax.jit
+def rprelu(x: jax.Array, shift_in: jax.Array, slope: jax.Array, shift_out: jax.Array) -> jax.Array:
+    """PReLU with shifts: y = max(u, 0) + slope min(u, 0) + shift_out, u = x + shift_in; all but x are [c] (ReActNet)."""
+    u = x + shift_in
+    return jnp.where(u >= 0, u, slope * u) + shift_out
+
+
 class RPReLU(nn.Module):
-    """PReLU with learned shifts, per channel: y = max(u, 0) + slope min(u, 0) + shift_out, u = x + shift_in (ReActNet).
+    """`rprelu` with learned shifts and slopes, per channel (ReActNet).
 
     Shifts start at 0, slopes at 0.25.
     """
@@ -134,8 +141,7 @@ class RPReLU(nn.Module):
             init = nn.initializers.constant(value)
             return self.param(name, init, x.shape[-1:], self.param_dtype).astype(self.dtype)
 
-        u = x + param("shift_in", 0.0)
-        return jnp.where(u >= 0, u, param("slope", 0.25) * u) + param("shift_out", 0.0)
+        return rprelu(x, param("shift_in", 0.0), param("slope", 0.25), param("shift_out", 0.0))
 
 
 class Conv(nn.Module):

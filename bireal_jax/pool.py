@@ -1,4 +1,9 @@
-"""Pooling, with a maximum whose gradient is fast on CPUs."""
+"""Pooling, with a maximum whose gradient is fast on CPUs.
+
+The jits name the operations in the jaxpr, where the op graph finds them.
+"""
+
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -8,6 +13,7 @@ from jax import lax
 SIZE, STRIDE, PAD = 3, 2, 1  # of max_pool; its backward pass is written for these
 
 
+@partial(jax.jit, static_argnames="size")
 def avg_pool(x: jax.Array, size: int) -> jax.Array:
     """Average over size x size windows at stride `size`; what fills no window is dropped, as in PyTorch."""
     n, h, w, c = x.shape
@@ -54,6 +60,13 @@ def _backward(residuals, g):
 unscattered_max_pool.defvjp(_forward, _backward)
 
 
+@jax.jit
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """Average over the whole map: [n, h, w, c] -> [n, c]."""
+    return jnp.mean(x, (1, 2))
+
+
+@jax.jit
 def max_pool(x: jax.Array) -> jax.Array:
     """3x3 maximum at stride 2 with padding 1, the pooling of the ImageNet stem: [n, h, w, c] -> [n, h', w', c].
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from bireal_jax.binarize import leaky_clip
 from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense, RPReLU
-from bireal_jax.pool import avg_pool, max_pool
+from bireal_jax.pool import avg_pool, global_avg_pool, max_pool
 
 Module = Callable[..., Any]
 
@@ -178,7 +178,7 @@ class BiRealNet(nn.Module):
                         convs=max(1, self.convs_per_shortcut), norm_first=self.norm_first,
                         after=partial(RPReLU, **precision) if self.react else None, name=name,
                     )(x, train)  # fmt: skip
-        x = jnp.mean(x, (1, 2))
+        x = global_avg_pool(x)
         return Dense(self.num_classes, **precision, name="head")(x)
 
 

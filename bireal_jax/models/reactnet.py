@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense, RPReLU
 from bireal_jax.models.bireal import BiRealNet
-from bireal_jax.pool import avg_pool
+from bireal_jax.pool import avg_pool, global_avg_pool
 
 Module = Callable[..., Any]
 
@@ -90,7 +90,7 @@ class ReActNet(nn.Module):
                 features, 2 if i > 0 and features > x.shape[-1] else 1, binary_conv, norm,
                 partial(RPReLU, **precision), name=f"block{i + 1}",
             )(x, train)  # fmt: skip
-        return Dense(self.num_classes, **precision, name="head")(jnp.mean(x, (1, 2)))
+        return Dense(self.num_classes, **precision, name="head")(global_avg_pool(x))
 
 
 REACTNET = {

@@ -1,0 +1,1 @@
+"""Packed 1-bit networks on CPUs, without JAX."""

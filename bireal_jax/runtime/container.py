@@ -1,0 +1,130 @@
+"""The packed file: one safetensors file with a list of operations, 1-bit weights in bits and a digest of the whole.
+
+The header's one metadata entry, "bireal_jax", is JSON: format, model, image, labels, ops, crc32 of each tensor, digest.
+Operation i reads tensors (0 is the image, j + 1 what operation j gives) and has its weights under "i.weight" and the
+like. Real-valued weights are float32 [kh, kw, cin / groups, cout]. Binary ones are uint8 [cout, kh, kw, ceil(cin /
+groups / 8)]: channel k of a pixel is bit k % 8 of byte k // 8, set for +1; bits beyond the last channel are zero.
+The digest is the SHA-256 of the file in which it reads as 64 zeros.
+
+No file names, no compression, nothing nested: a reader needs JSON and a table of offsets.
+"""
+
+import hashlib
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from bireal_jax.errors import BadInput, first_line
+from bireal_jax.runtime import reference
+
+FORMAT = 1
+NO_DIGEST = "0" * 64
+
+
+@dataclass
+class Program:
+    """A packed network in memory.
+
+    Attributes:
+      spec: what the file's header says, digest and checksums apart.
+      tensors: arrays by name, binary ones packed; float64 ones are for tests, a file has float32.
+    """
+
+    spec: dict[str, Any]
+    tensors: dict[str, np.ndarray]
+
+    def arrays(self, index: int, dtype: Any = np.float32) -> dict[str, np.ndarray]:
+        """The weights of an operation, unpacked."""
+        op = self.spec["ops"][index]
+        found = {name: self.tensors[f"{index}.{name}"] for name in reference.KINDS[op["op"]][1]}
+        if "weight" in found and found["weight"].dtype == np.uint8:
+            found["weight"] = unpack(found["weight"], self.channels(index) // op["groups"])
+        return {name: a.astype(dtype) for name, a in found.items()}
+
+    def channels(self, index: int) -> int:
+        """Channels that an operation reads."""
+        return self.shape(self.spec["ops"][index]["inputs"][0])[2]
+
+    def shape(self, number: int) -> tuple[int, int, int]:
+        """(h, w, c) of a tensor."""
+        return tuple(self.spec["ops"][number - 1]["shape"] if number else self.spec["image"]["shape"])
+
+    def normalize(self, images: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
+        """uint8 [..., c] to (x / 255 - mean) / std; floats, which are normalized, as they are."""
+        if images.dtype != np.uint8:
+            return images.astype(dtype)
+        mean, std = (np.asarray(self.spec["image"][key], dtype) for key in ("mean", "std"))
+        return (images.astype(dtype) / dtype(255) - mean) / std
+
+    def run(self, images: np.ndarray, dtype: Any = np.float32) -> list[np.ndarray]:
+        """Every tensor, the normalized image first and the logits last, by the slow reference."""
+        tensors = [self.normalize(images, dtype)]
+        for i, op in enumerate(self.spec["ops"]):
+            tensors.append(reference.apply(op, self.arrays(i, dtype), [tensors[j] for j in op["inputs"]]))
+        return tensors
+
+
+def pack(weight: np.ndarray) -> np.ndarray:
+    """±1 weights [kh, kw, cin, cout] to bits, uint8 [cout, kh, kw, ceil(cin / 8)]."""
+    return np.packbits(weight.transpose(3, 0, 1, 2) > 0, axis=-1, bitorder="little")
+
+
+def unpack(bits: np.ndarray, channels: int) -> np.ndarray:
+    """The inverse of `pack`, float32."""
+    flat = np.unpackbits(bits, axis=-1, bitorder="little", count=channels)
+    return (flat.transpose(1, 2, 3, 0) * np.float32(2) - 1).astype(np.float32)
+
+
+def dump(program: Program) -> bytes:
+    """The bytes of the packed file: the same for the same program, always."""
+    tensors = {name: np.ascontiguousarray(a) for name, a in sorted(program.tensors.items())}
+    checksums = {name: zlib.crc32(a.tobytes()) for name, a in tensors.items()}
+    spec = program.spec | {"crc32": checksums, "digest": NO_DIGEST}
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    data = safetensors.numpy.save(tensors, metadata={"bireal_jax": text})
+    place = _digest_at(data)
+    return data[:place] + hashlib.sha256(data).hexdigest().encode() + data[place + len(NO_DIGEST) :]
+
+
+def _digest_at(data):
+    """Where the digest's 64 characters lie: quotes within the metadata's string are escaped."""
+    mark, end = rb"\"digest\":\"", 8 + int.from_bytes(data[:8], "little")
+    if data.count(mark, 0, end) != 1:
+        raise BadInput("no packed network: its header has no digest")
+    return data.index(mark) + len(mark)
+
+
+def parse(data: bytes, where: str = "the file") -> Program:
+    """The program of a packed file, its checksums verified.
+
+    Raises:
+      BadInput: no packed network, a damaged one, or of a version that is not known.
+    """
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        spec = json.loads(header["__metadata__"]["bireal_jax"])
+        tensors = safetensors.numpy.load(data)
+    except (ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
+        raise BadInput(f"{where} is no packed network: {first_line(error)}") from None
+    if spec.get("format") != FORMAT:
+        raise BadInput(f"{where} has format {spec.get('format')!r}; this version reads format {FORMAT}")
+    place = _digest_at(data)
+    digest = hashlib.sha256(data[:place] + NO_DIGEST.encode() + data[place + len(NO_DIGEST) :]).hexdigest()
+    if spec["digest"] != digest:
+        damaged = [n for n, a in tensors.items() if spec["crc32"].get(n) != zlib.crc32(a.tobytes())]
+        raise BadInput(f"{where} is damaged, in {', '.join(damaged[:4]) or 'the header'}; take another copy")
+    return Program(spec, tensors)
+
+
+def read(path: str | Path) -> Program:
+    """`parse` of a file. Raises BadInput also where there is none."""
+    try:
+        return parse(Path(path).read_bytes(), str(path))
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
