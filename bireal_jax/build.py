@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from bireal_jax import checkpoint, data, importers, models, parallel
+from bireal_jax import checkpoint, data, importers, models, parallel, readers
 from bireal_jax import config as config_lib
 from bireal_jax.errors import BadInput
 from bireal_jax.evaluate import normalize
@@ -68,14 +68,14 @@ def blank(source: data.Source) -> jax.Array:
 
 
 def variables(config: ConfigDict, shapes: Any) -> Any:
-    """The variables that config.init_from names: an .npz of the authors' names, or the best checkpoint of a workdir.
+    """The variables that config.init_from names: a file for `importers.load`, or the best checkpoint of a workdir.
 
     Raises:
       BadInput: nothing there, or not of this model.
     """
     path = Path(config.init_from)
-    if path.suffix == ".npz":
-        return checkpoint.merge(importers.from_torch(config.model.name, importers.read_npz(path)), shapes, str(path))
+    if path.is_file() or (path.suffix in readers.FORMATS and not path.is_dir()):
+        return checkpoint.merge(importers.load(config.model.name, path), shapes, str(path))
     return best_variables(path, shapes)[0]
 
 
@@ -116,10 +116,15 @@ def trained(directory: str | Path) -> tuple[nn.Module, Any, Callable[[jax.Array]
     config = config_lib.default().unlock()
     config.update(json.loads((directory / "config.json").read_text()))
     last = stages(config)[-1]
+    source = described(directory)
+    module, shapes = model(last, source)
+    return module, best_variables(directory, shapes)[0], lambda images: normalize(images, source, module.dtype)
+
+
+def described(directory: Path) -> data.Source:
+    """The data set of the last stage of a run, as far as its workdir knows it: everything but the examples."""
     stored = json.loads((directory / "data.json").read_text())["stages"][-1]
-    described = data.Source(
-        train=(), eval=(), prepare=dict, image_shape=tuple(stored["image_shape"]),
-        num_classes=stored["classes"], mean=tuple(stored["mean"]), std=tuple(stored["std"]),
+    return data.Source(
+        train=(), eval=(), prepare=dict, image_shape=tuple(stored["image_shape"]), num_classes=stored["classes"],
+        mean=tuple(stored["mean"]), std=tuple(stored["std"]), label_names=tuple(stored["labels"]),
     )  # fmt: skip
-    module, shapes = model(last, described)
-    return module, best_variables(directory, shapes)[0], lambda images: normalize(images, described, module.dtype)

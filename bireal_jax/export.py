@@ -1,16 +1,110 @@
 """From a trained network to one packed file: ±1 weights as bits, batch norm and scales folded, exactly."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from bireal_jax import graph
+from bireal_jax import build, graph, progress, runtime
 from bireal_jax._version import __version__
 from bireal_jax.data import Source
+from bireal_jax.errors import BadInput, first_line
+from bireal_jax.evaluate import normalize
 from bireal_jax.runtime import container
+
+CHECKED = 256  # images at most
+CLOSE = 1e-4  # of the largest logit: what rounding may do; beyond it a sign has flipped
+
+
+def run(config: ConfigDict, directory: Path, out: Path | None = None) -> dict[str, Any]:
+    """Writes the best checkpoint of a workdir, or config.init_from, as a packed file, and checks it against the model.
+
+    Args:
+      config: the recipe. Its last stage counts.
+      directory: the workdir of the run; what it says of its data set is enough where the data set is not at hand.
+      out: the file, by default net.safetensors in the workdir.
+
+    Returns:
+      What was found: bytes, images, and what `compare` says of them.
+
+    Raises:
+      BadInput: no weights, or a network that cannot be packed.
+    """
+    last = build.stages(config)[-1]
+    source, examples = _source(last, directory)
+    module, shapes = build.model(last, source)
+    if last.init_from:
+        variables, origin = build.variables(last, shapes), last.init_from
+    else:
+        variables, origin = build.best_variables(directory, shapes)
+    resize = last.data.resize if last.data.name in ("folder", "imagenet2012") else 0
+    made = program(last.model.name, module, variables, source, resize)
+    out = out or directory / "net.safetensors"
+    size = write(made, out)
+    progress.say(f"{out}: {size:,} bytes, from {origin}")
+    images = _images(examples, source)
+    found = {"bytes": size, "images": len(images), **compare(module, variables, source, out, images)}
+    what = "test images" if examples is not None else "images of noise"
+    progress.say(
+        f"checked with {found['kernels']} kernels on {len(images)} {what}: {found['same_top1']} times the same class\n"
+        f"as the model; {found['flipped']} with signs that rounding flipped, the others within "
+        f"{found['difference']:.1e} of the largest logit"
+    )
+    return found
+
+
+def _source(config, directory):
+    """The data set and its evaluation examples, or what the run noted of it and None."""
+    try:
+        source = build.source(config)
+        return source, source.eval
+    except BadInput:
+        if config.init_from or not (directory / "data.json").exists():
+            raise
+        return build.described(directory), None
+
+
+def _images(examples, source):
+    """uint8 [n, h, w, c]: evenly from the evaluation set, or noise."""
+    if examples is None:
+        return np.random.default_rng(0).integers(0, 256, (16, *source.image_shape)).astype(np.uint8)
+    chosen = np.linspace(0, len(examples) - 1, min(len(examples), CHECKED)).astype(int)
+    return np.stack([source.prepare(examples[int(i)])["image"] for i in chosen])
+
+
+def compare(module: nn.Module, variables: Any, source: Source, path: Path, images: np.ndarray) -> dict[str, Any]:
+    """The packed network against the model in float32, by the engine, or by the reference where there is none.
+
+    An activation within rounding of zero can come out with the other sign and change what follows; such images are
+    counted apart.
+
+    Args:
+      module, variables: the network, as trained.
+      source: how images are normalized.
+      path: of the packed file.
+      images: uint8 [n, h, w, c].
+
+    Returns:
+      kernels; same_top1: images with the same class; flipped: images whose logits differ by more than CLOSE of the
+      largest; difference: the largest of the others, as a share of the largest logit.
+    """
+    net = runtime.load(path, kernels=None if runtime.available() else "reference")
+    module = module.clone(dtype=np.float32, param_dtype=np.float32)
+    apply = jax.jit(lambda images: module.apply(variables, normalize(images, source, np.float32)))
+    difference, same, flipped = 0.0, 0, 0
+    for begin in range(0, len(images), 32):
+        batch = images[begin : begin + 32]
+        theirs, ours = np.asarray(apply(batch), np.float64), net(batch).astype(np.float64)
+        same += int(np.sum(theirs.argmax(-1) == ours.argmax(-1)))
+        apart = np.abs(theirs - ours).max(-1) / np.abs(theirs).max(-1)
+        flipped += int(np.sum(apart > CLOSE))
+        difference = max([difference, *apart[apart <= CLOSE]])
+    return {"kernels": net.kernels, "same_top1": same, "flipped": flipped, "difference": float(difference)}
 
 
 def program(
@@ -48,10 +142,20 @@ def program(
 
 
 def write(program: container.Program, path: Path) -> int:
-    """Writes the packed file, whole or not at all; returns its size in bytes."""
+    """Writes the packed file, whole or not at all; returns its size in bytes.
+
+    Raises:
+      BadInput: it cannot be written.
+    """
     data = container.dump(program)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {first_line(error)}\nname another --out, or free some space") from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
     return len(data)

@@ -79,7 +79,7 @@ def trace(module: nn.Module, variables: Any, image_shape: Shape) -> list[Op]:
         leaves = [
             v if isinstance(v, jax.ShapeDtypeStruct) else np.asarray(v, np.float64) for v in jax.tree.leaves(variables)
         ]
-        tracer = _Tracer()
+        tracer = _Tracer(type(module).__name__)
         constants = [Const(np.asarray(value)) for value in closed.consts]
         (out,) = tracer.run(closed.jaxpr, constants, [*map(Const, leaves), Tensor(0)], "")
         assert isinstance(out, Tensor) and out.number == len(tracer.ops), "the logits are the last operation"
@@ -89,8 +89,9 @@ def trace(module: nn.Module, variables: Any, image_shape: Shape) -> list[Op]:
 class _Tracer:
     """Runs a jaxpr on constants and tensors, and collects operations."""
 
-    def __init__(self):
+    def __init__(self, root: str):
         self.ops: list[Op] = []
+        self.root = root  # the first scope of every name
 
     def run(self, jaxpr, consts, args, path) -> list[Const | Tensor]:
         values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
@@ -99,7 +100,7 @@ class _Tracer:
             return Const(np.asarray(atom.val)) if isinstance(atom, core.Literal) else values[atom]
 
         for eqn in jaxpr.eqns:
-            inner = _joined(path, str(eqn.source_info.name_stack))
+            inner = _joined(path, str(eqn.source_info.name_stack).removeprefix(self.root))
             outputs = self.equation(eqn, [read(atom) for atom in eqn.invars], inner)
             values |= zip(eqn.outvars, outputs, strict=True)
         return [read(atom) for atom in jaxpr.outvars]
@@ -112,7 +113,7 @@ class _Tracer:
             return [OPERATIONS[name](self, eqn, args, [v.aval.shape for v in eqn.invars], path)]
         if called and eqn.primitive.name in CALLS:
             found = self.run(called.jaxpr, [Const(np.asarray(c)) for c in called.consts], args, path)
-            return [dataclasses.replace(v, binary=True) for v in found] if constant and name == "sign" else found
+            return [Const(v.value, True) for v in found if isinstance(v, Const)] if name == "sign" else found
         if constant:
             return _fold(eqn, args)
         raise BadInput(f"{path or 'the model'} uses {name!r}, which graph.py has no operation for")
@@ -141,15 +142,14 @@ def _called(eqn) -> Iterator[core.ClosedJaxpr]:
             yield value
 
 
-def _find(eqn, primitive):
-    """The first equation with that primitive within a call."""
+def _params(eqn, primitive) -> dict[str, Any]:
+    """The parameters of the first equation with that primitive within a call; {} if there is none."""
     for value in eqn.params.values():
-        jaxpr = getattr(value, "jaxpr", value)
-        for inner in getattr(jaxpr, "eqns", ()):
-            found = inner if inner.primitive.name == primitive else _find(inner, primitive)
+        for inner in getattr(getattr(value, "jaxpr", value), "eqns", ()):
+            found = inner.params if inner.primitive.name == primitive else _params(inner, primitive)
             if found:
                 return found
-    return None
+    return {}
 
 
 def _fold(eqn, args):
@@ -168,8 +168,8 @@ def _map_shape(shape) -> Shape:
 
 
 def _joined(*parts):
-    """Names of scopes, without those of transformations and of the root module."""
-    names = [n for part in parts for n in part.split("/") if n and n.replace("_", "").isalnum() and not n[0].isupper()]
+    """Names of scopes, without those of transformations."""
+    names = [n for part in parts for n in part.split("/") if n.replace("_", "").isalnum()]
     return "/".join(n for n in names if n != "linear")
 
 
@@ -189,7 +189,7 @@ def _per_channel(const, channels):
 
 def _conv(tracer, eqn, args, shapes, path):
     x, w, *alpha = args
-    inner = _find(eqn, "conv_general_dilated").params
+    inner = _params(eqn, "conv_general_dilated")
     binary_conv = eqn.params["name"] == "binary_conv2d"
     settings = {
         "strides": list(inner["window_strides"]), "padding": [int(p) for pair in inner["padding"] for p in pair],
@@ -268,7 +268,7 @@ def _reduce_window_max(tracer, eqn, args, shapes, path):
 
 
 def _avg_pool(tracer, eqn, args, shapes, path):
-    size = _find(eqn, "reshape").params["new_sizes"][2]
+    size = _params(eqn, "reshape")["new_sizes"][2]
     return tracer.add("avg_pool", (args[0],), eqn.outvars[0].aval.shape, path, {"window": size})
 
 
@@ -330,7 +330,7 @@ def _merge_affine(ops: list[Op]) -> list[Op]:
         op = dataclasses.replace(op, inputs=tuple(number[j] for j in op.inputs))
         before = merged[op.inputs[0] - 1] if op.inputs[0] else None
         if op.kind == "affine" and before and before.kind == "affine" and readers[ops[i].inputs[0]] == 1:
-            if isinstance(op.arrays["scale"], np.ndarray) and isinstance(before.arrays["scale"], np.ndarray):
+            if all(isinstance(array, np.ndarray) for array in (*op.arrays.values(), *before.arrays.values())):
                 scale, offset = op.arrays["scale"], op.arrays["offset"]
                 before.arrays = {
                     "scale": scale * before.arrays["scale"],

@@ -1,194 +1,136 @@
-"""Weights of other code bases: the authors' PyTorch names to our tree and back, arrays in, arrays out.
+"""Weights of other code bases become ours: `python -m bireal_jax.importers --model=bireal18 WEIGHTS OUT.npz`.
 
-A PyTorch state is a flat dict of numpy arrays under the authors' `state_dict` names. Our tree is what `module.apply`
-takes: {"params": ..., "batch_stats": ...}. Modules are renamed by a table per family, leaves by their kind, and layouts
-follow from the leaf: OIHW <-> HWIO, OI <-> IO. Where one of our modules is two of theirs, side by side, the leaves are
-concatenated along the output channels.
+`readers` knows the formats of files, `pytorch` the names of the authors, `larq` those of larq. What the command writes
+has our names: a leaf's path in the tree, such as "params/stem_conv/kernel".
 """
 
-import math
-import zipfile
-from collections.abc import Iterable
-from functools import partial
+import argparse
+import contextlib
+import logging
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax import traverse_util
 
-from bireal_jax import models
-from bireal_jax.errors import BadInput, lookup
-from bireal_jax.models.bireal import BIREAL
-from bireal_jax.models.reactnet import STEM, WIDTHS
+from bireal_jax import larq, readers
+from bireal_jax.errors import BadInput, first_line, lookup
+from bireal_jax.pytorch import FAMILIES, check_names, from_torch, leaves, some, target_shapes, to_torch
 
-# Our leaf -> theirs. Latent weights are apart: some of the code stores them as `weights` [size, 1].
-LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-    "latent": "weight",
-}
-FLAT_LATENT = ("bireal18", "bireal34", "react_a")
+__all__ = ["FAMILIES", "convert", "from_flat", "from_torch", "load", "main", "save", "summary", "to_torch"]
+log = logging.getLogger("bireal_jax")
 
 
-def _bireal_names(row):
-    """Our module path, or the path of a leaf that is a module of theirs -> the authors' module names."""
-    names = {"stem_conv": ["conv1"], "stem_bn": ["bn1"], "head/linear": ["fc"]}
-    places = [(i, j) for i, count in enumerate(row["blocks"]) for j in range(count)]
-    for k, (i, j) in enumerate(places):
-        ours = f"stage{i + 1}_block{j + 1}"
-        if row.get("bottleneck"):
-            theirs = f"layers.{k}"  # blocks numbered through
-            convs = {f"binary_conv{n}": f"conv{n}" for n in (1, 2, 3)} | {f"bn{n}": f"bn{n}" for n in (1, 2, 3)}
-            convs |= {"conv1": "conv1", "narrow_conv": "down_conv1x1"}
-        else:
-            theirs = f"layer{i + 1}.{j}"
-            convs = {"binary_conv": "binary_conv", "bn": "bn1", "binary_conv/shift": "move0"}
-            convs |= {"rprelu/shift_in": "move1", "rprelu/slope": "prelu", "rprelu/shift_out": "move2"}
-        convs |= {"downsample_conv": "downsample.1", "downsample_bn": "downsample.2"}
-        names |= {f"{ours}/{a}": [f"{theirs}.{b}"] for a, b in convs.items()}
-    return names
-
-
-def _reactnet_names():
-    names = {"stem_conv": ["feature.0.conv1"], "stem_bn": ["feature.0.bn1"], "head/linear": ["fc"]}
-    channels = STEM
-    for k, width in enumerate(WIDTHS, 1):
-        convs = {"binary_conv1": ["binary_3x3"], "bn1": ["bn1"], "binary_conv2": ["binary_pw"], "bn2": ["bn2"]}
-        if width > channels:
-            convs |= {"binary_conv2": ["binary_pw_down1", "binary_pw_down2"], "bn2": ["bn2_1", "bn2_2"]}
-        for n in (1, 2):
-            convs |= {f"binary_conv{n}/shift": [f"move{n}1"], f"rprelu{n}/shift_in": [f"move{n}2"]}
-            convs |= {f"rprelu{n}/slope": [f"prelu{n}"], f"rprelu{n}/shift_out": [f"move{n}3"]}
-        names |= {f"block{k}/{a}": [f"feature.{k}.{b}" for b in found] for a, found in convs.items()}
-        channels = width
-    return names
-
-
-# model -> our module path -> the authors' module names
-FAMILIES = {name: partial(_bireal_names, row) for name, row in BIREAL.items()}
-FAMILIES |= {"react_r18": FAMILIES["bireal18"], "react_r34": FAMILIES["bireal34"], "react_a": _reactnet_names}
-
-
-def _torch_keys(name, names, path):
-    """The authors' keys of our leaf at `path`, a tuple of names below "params" or "batch_stats"."""
-    *module, leaf = path
-    if leaf == "unused":
-        return ["layers.0.down_conv1x1.weight"]
-    if "/".join(path) in names:
-        return [f"{theirs}.{'weight' if leaf == 'slope' else 'bias'}" for theirs in names["/".join(path)]]
-    kind = "weights" if leaf == "latent" and name in FLAT_LATENT else LEAVES[leaf]
-    return [f"{theirs}.{kind}" for theirs in names["/".join(module)]]
-
-
-def from_torch(model_name: str, state: dict[str, np.ndarray]) -> dict:
-    """Our variables from the authors' state.
-
-    Args:
-      model_name: a key of FAMILIES, e.g. "bireal18" or "react_a".
-      state: arrays under the authors' names. A leading `module.` (DataParallel) and `num_batches_tracked` are ignored;
-        latent weights may be called `weight`, as in the authors' first step, or `weights`.
-
-    Returns:
-      {"params": tree, "batch_stats": tree} of numpy arrays in the dtype of `state`.
+def from_flat(model_name: str, flat: dict[str, np.ndarray]) -> dict:
+    """Our variables from arrays under our names, such as "params/stem_conv/kernel", of a model in FAMILIES.
 
     Raises:
       BadInput: the names or shapes are not those of that model.
     """
-    state = {
-        k.removeprefix("module."): np.asarray(v) for k, v in state.items() if not k.endswith("num_batches_tracked")
-    }
-    names = lookup(FAMILIES, model_name, "model with an importer")()
-    stem = names["stem_conv"][0] + ".weight"
-    absent = {stem, "fc.weight"} - set(state)  # without them neither channels nor classes are known
-    if absent:
-        raise BadInput(f"these are not weights of {model_name}: missing {_some(absent)}; found {_some(state)}")
-    module = models.build(model_name, num_classes=len(state["fc.weight"]))
-    image = jax.ShapeDtypeStruct((1, 64, 64, state[stem].shape[1]), np.float32)
-    target = jax.eval_shape(module.init, jax.random.key(0), image)
-    wanted = {path: _torch_keys(model_name, names, path[1:]) for path in traverse_util.flatten_dict(target)}
-    keys = {key for found in wanted.values() for key in found}
-    renamed = {key.removesuffix("s"): key for key in keys if key.endswith(".weights")}
-    state = {renamed.get(key, key): array for key, array in state.items()}
-    missing, extra = keys - set(state), set(state) - keys
-    if missing or extra:
-        raise BadInput(f"these are not weights of {model_name}:\nmissing {_some(missing)}\nunexpected {_some(extra)}")
-    flat = {}
-    for path, leaf in _items(target):
-        found = wanted[path]
-        shape = (*leaf.shape[:-1], leaf.shape[-1] // len(found))
-        flat[path] = np.concatenate([_to_ours(state[key], shape, key) for key in found], -1)
-    return traverse_util.unflatten_dict(flat)
+    lookup(FAMILIES, model_name, "model with an importer")
+    kernels = "params/stem_conv/kernel", "params/head/linear/kernel"
+    target = target_shapes(model_name, flat, *kernels, channels=-2, classes=-1)
+    wanted = {"/".join(path): leaf.shape for path, leaf in leaves(target)}
+    check_names(model_name, set(wanted), flat)
+    for name, shape in wanted.items():
+        if flat[name].shape != shape:
+            raise BadInput(f"{name} has shape {flat[name].shape}, the model wants {shape}")
+    return traverse_util.unflatten_dict({tuple(name.split("/")): array for name, array in flat.items()})
 
 
-def to_torch(model_name: str, tree: dict) -> dict[str, np.ndarray]:
-    """The inverse of `from_torch`.
+def load(model_name: str, path: str | Path, turn: bool = False) -> dict:
+    """Our variables from a file of the authors' weights, of larq's (see `larq`), or of what `save` wrote.
 
     Args:
-      model_name: a key of FAMILIES, e.g. "bireal18" or "react_a".
-      tree: variables with "params" and/or "batch_stats", or a bare tree of the shape of params, such as a gradient.
-
-    Returns:
-      numpy arrays under the authors' names.
+      model_name: a key of FAMILIES.
+      path: of a format that `readers` knows.
+      turn: larq's only: kernels turned by 180 degrees, for images turned likewise.
 
     Raises:
-      BadInput: the tree is not one of that model.
+      BadInput: the file cannot be read, or its weights are not of that model.
     """
-    if not set(tree) <= {"params", "batch_stats"}:
-        tree = {"params": tree}
-    names, state = lookup(FAMILIES, model_name, "model with an importer")(), {}
-    for path, leaf in _items(tree):
-        try:
-            keys = _torch_keys(model_name, names, path[1:])
-        except KeyError:
-            raise BadInput(f"{'/'.join(path)} is no variable of {model_name}") from None
-        for key, part in zip(keys, np.split(np.asarray(leaf), len(keys), -1), strict=True):
-            state[key] = _to_theirs(part, flat=key.endswith(".weights"), shift=path[-1].startswith("shift"))
-    return state
-
-
-def _to_ours(array, shape, key):
-    theirs = (*shape[:-3:-1], *shape[:-2]) if len(shape) > 1 else shape  # HWIO -> OIHW, IO -> OI
-    if array.shape == (1, *shape, 1, 1):  # a learned shift
-        array = array.reshape(shape)
-    if array.size != math.prod(shape) or (array.ndim == len(shape) and array.shape != theirs):
-        raise BadInput(f"{key} has shape {array.shape}, the model wants {theirs}")
-    array = array.reshape(theirs)
-    return np.ascontiguousarray(array.transpose(*range(2, array.ndim), 1, 0) if array.ndim > 1 else array)
-
-
-def _to_theirs(array, flat, shift):
-    if shift:
-        return array.reshape(1, -1, 1, 1)
-    if array.ndim > 1:
-        n = array.ndim
-        array = np.ascontiguousarray(array.transpose(n - 1, n - 2, *range(n - 2)))
-    return array.reshape(-1, 1) if flat else array
-
-
-def _items(tree) -> Iterable[tuple[tuple[str, ...], Any]]:
-    return traverse_util.flatten_dict(tree).items()
-
-
-def _some(names, limit=4):
-    """At most `limit` of the names, for a message."""
-    names = sorted(names)
-    return (", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")) or "nothing"
-
-
-def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file; pickled objects are refused.
-
-    Raises:
-      BadInput: no such file, or not a readable .npz of plain arrays.
-    """
+    state = readers.read(path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except FileNotFoundError:
-        raise BadInput(f"no such file: {path}") from None
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise BadInput(f"{path} is not a readable .npz file of plain arrays: {error}") from None
+        keras = larq.is_keras(state)
+        if turn and not keras:
+            raise BadInput("only larq's weights can be turned; leave --turn out")
+        if keras and model_name != larq.MODEL:
+            raise BadInput(f"weights of larq, of which only {larq.MODEL} is known; found {some(state)}")
+        if keras:
+            if not turn:
+                log.warning("%s: larq pads otherwise at stride 2, so the outputs differ; --turn makes them equal", path)
+            return from_flat(model_name, larq.renamed(state, turn))
+        ours = any(name.startswith(("params/", "batch_stats/")) for name in state)
+        return (from_flat if ours else from_torch)(model_name, state)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+
+
+def save(variables: dict, path: Path) -> None:
+    """Writes variables as an .npz under our names, whole or not at all.
+
+    Raises:
+      BadInput: it cannot be written.
+    """
+    partial_file = path.with_name(path.name + ".partial")
+    arrays: dict[str, Any] = {"/".join(names): leaf for names, leaf in leaves(variables)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial_file, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(partial_file, path)
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {first_line(error)}\nname another file, or free some space") from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial_file.unlink()
+
+
+def summary(variables: dict) -> str:
+    """What there is, in one line."""
+    params = dict(leaves(variables["params"]))
+    latents = [leaf for path, leaf in params.items() if path[-1] == "latent"]
+    binary, positive = sum(w.size for w in latents), sum(int(np.sum(w >= 0)) for w in latents)
+    total, classes = sum(leaf.size for leaf in params.values()), len(params["head", "linear", "bias"])
+    return f"{total:,} parameters, {binary:,} of them binary, {positive / binary:.1%} of those +1; {classes} classes"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bireal_jax.importers", description="Makes weights of PyTorch or larq ours.", allow_abbrev=False,
+        epilog="Then: python -m bireal_jax.main --config=RECIPE --mode=eval --config.init_from=OUT.npz",
+    )  # fmt: skip
+    parser.add_argument("weights", type=Path, help=f"a file of the authors' or larq's: {', '.join(readers.FORMATS)}")
+    parser.add_argument("out", type=Path, help="an .npz to write")
+    parser.add_argument("--model", required=True, help="the network that these are weights of; --list shows all")
+    parser.add_argument("--list", action="version", version=" ".join(FAMILIES), help="shows the models, and exits")
+    parser.add_argument("--turn", action="store_true", help="larq: kernels turned by 180 degrees, for turned images")
+    parser.add_argument("--force", action="store_true", help="overwrite OUT")
+    arguments = parser.parse_args(argv)
+    try:
+        convert(arguments.model, arguments.weights, arguments.out, arguments.turn, arguments.force)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def convert(model_name: str, weights: Path, out: Path, turn: bool = False, force: bool = False) -> None:
+    """What the command does: reads, checks, writes, and says what it wrote.
+
+    Raises:
+      BadInput: as `load` and `save`, or `out` is no .npz or there already.
+    """
+    if out.suffix != ".npz":
+        raise BadInput(f"{out} is no name of an .npz file")
+    if out.exists() and not force:
+        raise BadInput(f"{out} exists; --force overwrites it")
+    variables = load(model_name, weights, turn)
+    save(variables, out)
+    print(f"{out}: {model_name}, {summary(variables)}")
+
+
+if __name__ == "__main__":
+    main()

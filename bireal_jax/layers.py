@@ -121,7 +121,7 @@ class BinaryConv(nn.Module):
 
 @jax.jit
 def rprelu(x: jax.Array, shift_in: jax.Array, slope: jax.Array, shift_out: jax.Array) -> jax.Array:
-    """PReLU with shifts: y = max(u, 0) + slope min(u, 0) + shift_out, u = x + shift_in; all but x are [c] (ReActNet)."""
+    """PReLU with shifts [c]: y = max(u, 0) + slope min(u, 0) + shift_out, u = x + shift_in (ReActNet)."""
     u = x + shift_in
     return jnp.where(u >= 0, u, slope * u) + shift_out
 

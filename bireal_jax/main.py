@@ -20,16 +20,20 @@ from ml_collections import ConfigDict, config_flags
 from bireal_jax.config import check_field, default
 from bireal_jax.errors import BadInput
 
-HELP = """1-bit convolutional networks: train, evaluate.
+HELP = """1-bit convolutional networks: train, evaluate, count what they cost, pack.
 
   python -m bireal_jax.main --config=configs/digits.py                        a minute on a laptop, no download
   python -m bireal_jax.main --config=configs/r18.py --config.data.dir=DIR     Bi-Real Net 18 on ImageNet
   python -m bireal_jax.main --config=configs/r18.py --mode=eval               evaluates the best checkpoint
+  python -m bireal_jax.main --config=configs/r18.py --mode=cost               memory and operations; needs no data
+  python -m bireal_jax.main --config=configs/r18.py --mode=export             packs the best checkpoint for CPUs
 
   --config=FILE.py         recipe: a Python file with get_config()
   --config.FIELD=VALUE     sets a field of the recipe (bireal_jax/config.py lists them)
   --workdir=DIR            where the run lives; default: runs/NAME_OF_THE_RECIPE
-  --mode=train|eval        default: train
+  --mode=train|eval|cost|export   default: train
+  --format=text|csv|md     of the table that --mode=cost prints; default: text
+  --out=FILE               that --mode=export writes; default: net.safetensors in the workdir
 
 Any field of the recipe can be set: --config.optim.lr=0.01 --config.total_epochs=5.0.
 The same command continues a run that was cut off.
@@ -65,15 +69,51 @@ def main(argv: list[str]) -> None:
         print(HELP)
         return
     cache_compilations()  # before the recipe, which may import jax
-    config, workdir, mode = parse(argv)
+    values = flags.FlagValues()
+    style = flags.DEFINE_enum("format", "text", ["text", "csv", "md"], "", flag_values=values)
+    out = flags.DEFINE_string("out", "", "", flag_values=values)
+    config, workdir, mode = parse(argv, values)
+    if mode == "cost":
+        print_cost(config, style.value)
+        return
     keep_freed_memory()
+    if mode == "export":
+        from bireal_jax import export
+
+        export.run(config, workdir, Path(out.value) if out.value else None)
+        return
     from bireal_jax import train  # heavy, hence here
 
     {"train": train.run, "eval": train.run_eval}[mode](config, workdir)
 
 
-def parse(argv: list[str]) -> tuple[ConfigDict, Path, str]:
+def print_cost(config: ConfigDict, style: str) -> None:
+    """Prints what the network of the last stage costs, as a key of `cost.FORMATS` says. The data set may be missing.
+
+    Raises:
+      BadInput: an unknown name in the config, or images of a size that the model cannot take.
+    """
+    import jax
+
+    from bireal_jax import build, cost
+
+    jax.config.update("jax_platforms", "cpu")  # counting leaves an accelerator to the training that may run on it
+    last = build.stages(config)[-1]
+    folder, size = last.data.name == "folder", last.data.image_size
+    there = folder and last.data.dir and (Path(last.data.dir) / "train").is_dir()
+    source = build.source(last) if there else cost.stand_in(last.data.name, size)
+    if folder and not there:  # not into the table, which a program may read
+        print(f"no classes at config.data.dir={last.data.dir!r}; counted for {source.num_classes}", file=sys.stderr)
+    module, shapes = build.model(last, source)
+    print(cost.FORMATS[style](cost.rows(module, shapes, source.image_shape)), end="")
+
+
+def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[ConfigDict, Path, str]:
     """The config with its overrides, the workdir and the mode.
+
+    Args:
+      argv: the command line.
+      values: holds flags of single modes, which the caller has defined there.
 
     Raises:
       BadInput: no recipe, a recipe that fails, an unknown flag or field, a value of another type.
@@ -84,11 +124,11 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path, str]:
         name = arg.lstrip("-").split("=")[0].removeprefix("no")
         if name.startswith("config."):
             check_field(name.removeprefix("config."), recipe_config)
-    values = flags.FlagValues()  # of this call alone
+    values = flags.FlagValues() if values is None else values  # of this call alone
     options = {"flag_values": values}
     config = config_flags.DEFINE_config_file("config", None, "", lock_config=True, sys_argv=argv, **options)
     workdir = flags.DEFINE_string("workdir", str(Path("runs") / recipe.stem), "", **options)
-    mode = flags.DEFINE_enum("mode", "train", ["train", "eval"], "", **options)
+    mode = flags.DEFINE_enum("mode", "train", ["train", "eval", "cost", "export"], "", **options)
     try:
         rest = values(argv)
         flags.FLAGS(argv[:1])  # Grain's worker processes ask whether the global flags are parsed
@@ -96,7 +136,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, Path, str]:
             raise BadInput(f"unexpected argument {rest[1]!r}; write --FLAG=VALUE")
         return config.value, Path(workdir.value), mode.value
     except flags.UnrecognizedFlagError as error:
-        raise BadInput(f"{error}; flags: --config --config.FIELD --workdir --mode --help") from None
+        raise BadInput(f"{error}; flags: --config --config.FIELD --workdir --mode --format --out --help") from None
     except (flags.Error, TypeError, AttributeError, KeyError) as error:
         raise BadInput(" ".join(str(error).split())) from None
 

@@ -1,10 +1,18 @@
+import os
+import pickle
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
+from jax import lax
 
-from bireal_jax import importers, models
+from bireal_jax import build, config, importers, larq, models, readers
 from bireal_jax.errors import BadInput
+
+SUFFIXES = [".npz", ".safetensors", ".h5", ".hdf5", ".pt", ".pth", ".pth.tar"]
 
 
 def random_variables(name, size, channels=3, classes=10):
@@ -60,11 +68,302 @@ def test_wrong_weights_are_named(tmp_path):
         importers.from_torch("bireal20", wrong)
     with pytest.raises(BadInput, match="is no variable of bireal18"):
         importers.to_torch("bireal18", {"params": {"stage9": {"kernel": np.zeros(3)}}})
+
+
+def write(path, arrays):
+    """A weights file of the format that the suffix says, as its own library writes it."""
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+    elif path.suffix == ".safetensors":
+        safetensors.numpy.save_file(arrays, path)
+    elif path.suffix in (".h5", ".hdf5"):
+        h5py = pytest.importorskip("h5py", reason="needs h5py")
+        with h5py.File(path, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array
+    else:
+        torch = pytest.importorskip("torch", reason="needs torch")
+        state = {name: torch.nn.Parameter(torch.from_numpy(np.array(array))) for name, array in arrays.items()}
+        nest = {".tar": lambda s: {"epoch": 3, "state_dict": s}, ".pth": lambda s: {"model": s}}
+        zipped = path.suffix != ".tar"  # .pth.tar files are of the time before PyTorch's zip format
+        torch.save(nest.get(path.suffix, dict)(state), path, _use_new_zipfile_serialization=zipped)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Variables of bireal_tiny in float32, and their state under the authors' names."""
+    variables = jax.tree.map(np.float32, random_variables("bireal_tiny", 8))
+    return variables, importers.to_torch("bireal_tiny", variables)
+
+
+def init_from(path, variables, name="bireal_tiny"):
+    """What a run with --config.init_from=PATH starts from."""
+    c = config.default()
+    c.model.name, c.init_from = name, str(path)
+    return build.variables(c, jax.eval_shape(lambda: variables))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_format_gives_the_same_variables(suffix, tiny, tmp_path):
+    variables, state = tiny
+    path = write(tmp_path / f"weights{suffix}", {f"module.{name}": array for name, array in state.items()})
+    out = tmp_path / "ours" / "tiny.npz"
+    importers.main(["--model=bireal_tiny", str(path), str(out)])
+    with np.load(out) as written:
+        assert "params/stage1_block1/binary_conv/latent" in written and len(written) == len(jax.tree.leaves(variables))
+    for start in (path, out):  # by the authors' names, and by ours
+        jax.tree.map(np.testing.assert_array_equal, init_from(start, variables), variables)
+    assert os.listdir(out.parent) == ["tiny.npz"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"hello", lambda b: b""])
+def test_a_damaged_file_is_named(suffix, damage, tmp_path):
+    path = write(tmp_path / f"weights{suffix}", {"conv1.weight": np.ones((50, 50), np.float32)})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(BadInput, match=rf"weights{suffix}( is not a readable|: holds Python objects)[^\n]+\n.*write"):
+        readers.read(path)
+
+
+def test_files_that_are_none(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="no such file"):
-        importers.read_npz(tmp_path / "none.npz")
-    (tmp_path / "text.npz").write_text("hello")
-    with pytest.raises(BadInput, match="not a readable .npz"):
-        importers.read_npz(tmp_path / "text.npz")
-    np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object))
-    with pytest.raises(BadInput, match="not a readable .npz"):
-        importers.read_npz(tmp_path / "objects.npz")
+        readers.read(tmp_path / "none.npz")
+    with pytest.raises(BadInput, match=r"net.onnx ends in '.onnx'; known: .h5, .hdf5, .npz, .pt, .pth, .safetensors"):
+        readers.read(tmp_path / "net.onnx")
+    (tmp_path / "net.onnx").write_text("")
+    with pytest.raises(BadInput, match="ends in '.onnx'"):
+        init_from(tmp_path / "net.onnx", {})
+    with pytest.raises(BadInput, match="no checkpoint in"):
+        init_from(tmp_path / "run_0.1", {})
+    for suffix, library in ((".h5", "h5py"), (".pt", "torch")):
+        (tmp_path / f"a{suffix}").write_text("")
+        monkeypatch.setitem(sys.modules, library, None)
+        with pytest.raises(BadInput, match=rf"a{suffix}: files of this kind need {library}.*\npip install {library}"):
+            readers.read(tmp_path / f"a{suffix}")
+
+
+class Touch:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "x")
+
+
+def test_nothing_is_unpickled(tmp_path):
+    mark = tmp_path / "mark"
+    payload = pickle.dumps({"conv1.weight": Touch(mark)})
+    pickle.loads(payload)["conv1.weight"].close()
+    mark.unlink()  # the payload works; no name below may make it work
+    (tmp_path / "a.npz").write_bytes(payload)
+    np.savez(tmp_path / "b.npz", a=np.array([Touch(mark)], dtype=object))
+    for name in ("a.npz", "b.npz"):
+        with pytest.raises(BadInput, match=f"{name} is not a readable .npz"):
+            readers.read(tmp_path / name)
+    torch = pytest.importorskip("torch", reason="needs torch")
+    (tmp_path / "a.pt").write_bytes(payload)
+    torch.save({"conv1.weight": Touch(mark)}, tmp_path / "b.pth")
+    torch.save({"conv1.weight": Touch(mark)}, tmp_path / "c.tar", _use_new_zipfile_serialization=False)
+    for name in ("a.pt", "b.pth", "c.tar"):
+        with pytest.raises(BadInput, match=rf"{name}: holds Python objects.*\n.*torch.save\(model.state_dict"):
+            readers.read(tmp_path / name)
+    assert not mark.exists()
+
+
+def test_torch_files_that_hold_something_else(tmp_path):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    for found, message in (({"epoch": 1, "net": torch.ones(2)}, "a dict of epoch, net"), ([torch.ones(2)], "list")):
+        torch.save(found, tmp_path / "a.pt")
+        with pytest.raises(BadInput, match=f"a.pt: holds no state_dict but {message}"):
+            readers.read(tmp_path / "a.pt")
+    torch.save({"a": torch.tensor([1.5, -2.0], dtype=torch.bfloat16)}, tmp_path / "a.pt")
+    assert readers.read(tmp_path / "a.pt")["a"].tolist() == [1.5, -2.0]
+
+
+def test_weights_that_are_no_numbers_are_named(tiny, tmp_path):
+    _, state = tiny
+    wrong = state["bn1.weight"].copy()
+    wrong[[3, 5]] = np.nan, -np.inf
+    path = write(tmp_path / "a.npz", state | {"bn1.weight": wrong})
+    with pytest.raises(BadInput, match=r"a.npz: bn1.weight has 2 of 32 values that are NaN or infinite\n"):
+        importers.load("bireal_tiny", path)
+    path = write(tmp_path / "a.npz", state | {"bn1.weight": np.array(["1"] * 32)})
+    with pytest.raises(BadInput, match=r"a.npz: bn1.weight has the dtype <U1"):
+        importers.load("bireal_tiny", path)
+    path = write(tmp_path / "a.npz", {k: v.astype(np.float16) for k, v in state.items()})
+    assert {leaf.dtype for leaf in jax.tree.leaves(importers.load("bireal_tiny", path))} == {np.dtype(np.float32)}
+
+
+def fails(capsys, *argv):
+    with pytest.raises(SystemExit) as stopped:
+        importers.main([str(arg) for arg in argv])
+    assert stopped.value.code == 2
+    printed = capsys.readouterr()
+    assert not printed.out and len(printed.err.splitlines()) <= 3
+    return printed.err
+
+
+def test_the_command(tiny, tmp_path, capsys, monkeypatch):
+    variables, state = tiny
+    weights, out = write(tmp_path / "a.npz", state), tmp_path / "out.npz"
+    importers.main(["--model=bireal_tiny", str(weights), str(out)])
+    latents = [v for k, v in state.items() if "binary_conv" in k]
+    share = np.mean(np.concatenate([w.ravel() for w in latents]) >= 0)
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    binary = 4 * 9 * 32 * 32 + 9 * 32 * 64 + 3 * 9 * 64 * 64
+    expected = f"{count:,} parameters, {binary:,} of them binary, {share:.1%} of those +1; 10 classes"
+    assert capsys.readouterr().out == f"{out}: bireal_tiny, {expected}\n"
+    before = out.read_bytes()
+    assert "exists; --force overwrites it" in fails(capsys, "--model=bireal_tiny", weights, out)
+    assert "is no name of an .npz" in fails(capsys, "--model=bireal_tiny", weights, tmp_path / "out.pt")
+    assert "did you mean bireal_tiny?" in fails(capsys, "--model=bireal_tiy", weights, out, "--force")
+    lacking = write(tmp_path / "lacking.npz", {k: v for k, v in state.items() if k != "bn1.bias"})
+    assert "missing bn1.bias\nunexpected nothing" in fails(capsys, "--model=bireal_tiny", lacking, out, "--force")
+    assert "lacking.npz: these are not weights of bireal18:" in fails(
+        capsys, "--model=bireal18", lacking, out, "--force"
+    )
+    assert "only larq's weights can be turned" in fails(
+        capsys, "--model=bireal_tiny", weights, out, "--force", "--turn"
+    )
+    ours = dict(np.load(out)) | {"params/stem_bn/bias": np.zeros(31, np.float32)}
+    odd = write(tmp_path / "odd.npz", ours)
+    assert "params/stem_bn/bias has shape (31,), the model wants (32,)" in fails(
+        capsys, "--model=bireal_tiny", odd, tmp_path / "new.npz"
+    )
+
+    def full(file, **arrays):
+        file.write(b"some bytes")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "savez", full)
+        assert "No space left" in fails(capsys, "--model=bireal_tiny", weights, out, "--force")
+        assert "No space left" in fails(capsys, "--model=bireal_tiny", weights, tmp_path / "new.npz")
+    assert out.read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["a.npz", "lacking.npz", "odd.npz", "out.npz"]
+    out.write_bytes(b"")
+    importers.main(["--model=bireal_tiny", str(weights), str(out), "--force"])
+    assert out.read_bytes() == before
+
+
+class LarqBiRealNet:
+    """larq_zoo's BiRealNet18 in its own terms: layers named as they are made, `same` padding, epsilon 1e-3.
+
+    Makes its weights on the way, in `state`.
+    """
+
+    def __init__(self, classes):
+        self.classes, self.state, self.counts, self.rng = classes, {}, {}, np.random.default_rng(0)
+
+    def weights(self, kind, **shapes):
+        number = self.counts[kind] = self.counts.get(kind, -1) + 1
+        name = f"{kind}_{number}" if number else kind
+        made = {k: self.rng.normal(0.1, 1, s) ** (2 if k == "moving_variance" else 1) for k, s in shapes.items()}
+        self.state |= {f"{name}/{name}/{k}:0": v for k, v in made.items()}
+        return made
+
+    def conv(self, x, features, size, strides, kind="conv2d"):
+        w = self.weights(kind, kernel=(size, size, x.shape[-1], features))["kernel"]
+        if kind == "quant_conv2d":
+            x, w = jnp.where(x >= 0, 1.0, -1.0), np.abs(w).mean((0, 1, 2)) * np.where(w >= 0, 1, -1)
+        return lax.conv_general_dilated(x, w, (strides, strides), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def norm(self, x):
+        names = ("gamma", "beta", "moving_mean", "moving_variance")
+        gamma, beta, mean, variance = self.weights("batch_normalization", **{k: x.shape[-1:] for k in names}).values()
+        return (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+
+    def block(self, x, features):
+        shortcut, strides = x, 1 if features == x.shape[-1] else 2
+        if strides == 2:
+            shortcut = lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "SAME") / 4
+            shortcut = self.norm(self.conv(shortcut, features, 1, 1))
+        return self.norm(self.conv(x, features, 3, strides, "quant_conv2d")) + shortcut
+
+    def __call__(self, x):
+        x = self.norm(self.conv(x, 64, 7, 2))
+        x = lax.reduce_window(x, -np.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
+        for features in (64, 128, 256, 512):
+            for _ in range(4):
+                x = self.block(x, features)
+        kernel, bias = self.weights("dense", kernel=(512, self.classes), bias=(self.classes,)).values()
+        return x.mean((1, 2)) @ kernel + bias
+
+
+def test_larq_network_gives_its_logits_on_turned_images(x64):
+    x = np.random.default_rng(1).normal(size=(1, 64, 96, 3))
+    theirs = LarqBiRealNet(classes=1000)
+    expected = theirs(x)
+    assert sum(v.size for v in theirs.state.values()) == 11_699_112, "larq's published count"
+    model = models.build("bireal18", 1000, jnp.float64)
+    turned = importers.from_flat("bireal18", larq.renamed(theirs.state, turn=True))
+    got = model.apply(turned, x[:, ::-1, ::-1])
+    np.testing.assert_allclose(got, expected, rtol=1e-7, atol=1e-9 * np.abs(expected).max())
+    plain = importers.from_flat("bireal18", larq.renamed(theirs.state))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[::-1, ::-1] if a.ndim == 4 else a, b), plain, turned)
+    assert np.abs(model.apply(plain, x) - expected).max() > 1e-3 * np.abs(expected).max(), "the padding differs"
+
+
+@pytest.fixture(scope="module")
+def larq_state():
+    theirs = LarqBiRealNet(classes=3)
+    jax.eval_shape(theirs, jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32))
+    return {name: array.astype(np.float32) for name, array in theirs.state.items()}
+
+
+@pytest.mark.parametrize("whole_model", [False, True])
+def test_larq_files(whole_model, larq_state, tmp_path, caplog):
+    """Keras' two layouts, with layers in another order than that in which they were made."""
+    h5py = pytest.importorskip("h5py", reason="needs h5py")
+    path = tmp_path / "larq.h5"
+    with h5py.File(path, "w") as file:
+        root = file.create_group("model_weights") if whole_model else file
+        for name in reversed(larq_state):
+            root[name] = larq_state[name]
+        layers = sorted({name.split("/")[0] for name in larq_state})
+        root.attrs["layer_names"] = [layer.encode() for layer in [*layers, "max_pooling2d"]]
+        root.create_group("max_pooling2d").attrs["weight_names"] = np.zeros(0)
+        if whole_model:
+            file["optimizer_weights/Adam/conv2d/kernel/m:0"] = np.zeros(3)
+    variables = importers.load("bireal18", path)
+    assert "--turn makes them equal" in caplog.text
+    stem = variables["params"]["stem_conv"]["kernel"]
+    np.testing.assert_array_equal(stem, larq_state["conv2d/conv2d/kernel:0"])
+    # The sixth norm made is that of the first shortcut, the seventh that of the convolution beside it.
+    block = variables["params"]["stage2_block1"]
+    for ours, number in (("downsample_bn", 5), ("bn", 6)):
+        gamma = larq_state[f"batch_normalization_{number}/batch_normalization_{number}/gamma:0"]
+        np.testing.assert_array_equal(block[ours]["scale"], gamma)
+    caplog.clear()
+    out = tmp_path / "turned.npz"
+    importers.main(["--model=bireal18", "--turn", str(path), str(out)])
+    assert not caplog.text
+    np.testing.assert_array_equal(np.load(out)["params/stem_conv/kernel"], stem[::-1, ::-1])
+
+
+def test_other_keras_networks_are_refused(larq_state, tmp_path):
+    for change, message in (
+        ({"prelu/prelu/alpha:0": np.ones(3)}, "layout are not known.*found prelu/prelu/alpha:0"),
+        ({"conv2d/conv2d/bias:0": np.ones(64)}, "layout are not known.*found conv2d/conv2d/bias:0"),
+        ({"conv2d_4/conv2d_4/kernel:0": np.ones((1, 1, 64, 64))}, "found 5 conv2d, 16 quant_conv2d.*it has 4 conv2d"),
+        ({"dense/dense/bias:0": None}, "a dense has kernel, of kernel, bias"),
+        ({"dense/dense/bias:0": np.ones(2)}, r"head/linear/bias has shape \(2,\), the model wants \(3,\)"),
+        ({"quant_conv2d_4/quant_conv2d_4/kernel:0": np.ones((3, 3, 64, 64))}, "block1/binary_conv/latent has shape"),
+    ):  # fmt: skip
+        state = {name: array for name, array in (larq_state | change).items() if array is not None}
+        with pytest.raises(BadInput, match=message):
+            importers.from_flat("bireal18", larq.renamed(state))
+    path = write(tmp_path / "a.npz", {"batch_normalization/gamma": np.ones(3)})
+    with pytest.raises(BadInput, match="of which only bireal18 is known"):
+        importers.load("bireal34", path)
+
+
+def test_cifar_network_comes_through_the_command(shared, tmp_path):
+    """The really trained network, from a PyTorch file, is what `from_torch` makes of its arrays."""
+    arrays = dict(np.load(shared / "data" / "weights" / "bireal20_cifar10.npz"))
+    importers.main(["--model=bireal20", str(write(tmp_path / "a.pth.tar", arrays)), str(tmp_path / "b.npz")])
+    expected = importers.from_torch("bireal20", arrays)
+    jax.tree.map(np.testing.assert_array_equal, init_from(tmp_path / "b.npz", expected, "bireal20"), expected)

@@ -1,1 +1,165 @@
-"""Packed 1-bit networks on CPUs, without JAX."""
+"""Packed 1-bit networks on CPUs, without JAX.
+
+    from bireal_jax import runtime
+
+    net = runtime.load("net.safetensors", threads=2)
+    logits = net(images)  # uint8 [n, h, w, c], or float, normalized -> float32 [n, classes]
+
+The work is done by a small C++ engine that is compiled when the package is installed. Where it could not be,
+`kernels="reference"` runs the same file in numpy, slowly.
+"""
+
+import ctypes
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bireal_jax.errors import BadInput
+from bireal_jax.runtime import container
+
+PRECISIONS = ("float32", "int16")
+KERNELS = ("avx512_vpopcnt", "avx512", "avx2", "neon", "portable", "reference")
+_ERROR_SIZE = 512
+
+
+class _Options(ctypes.Structure):
+    _fields_ = [
+        ("threads", ctypes.c_int), ("precision", ctypes.c_int), ("unfused", ctypes.c_int),
+        ("kernels", ctypes.c_char_p), ("max_memory", ctypes.c_size_t),
+    ]  # fmt: skip
+
+
+def _load_engine() -> ctypes.CDLL | None:
+    spec = importlib.util.find_spec("bireal_jax.runtime._engine")
+    if spec is None or not spec.origin:
+        return None
+    library = ctypes.CDLL(spec.origin)
+    for name, result in {
+        "load_memory": ctypes.c_void_p, "free": None, "run_u8": ctypes.c_int, "run_f32": ctypes.c_int,
+        "kernels": ctypes.c_char_p, "memory": ctypes.c_size_t, "work": ctypes.c_double, "tensor": ctypes.c_int,
+    }.items():  # fmt: skip
+        getattr(library, f"bireal_{name}").restype = result
+    return library
+
+
+_engine = _load_engine()
+
+
+def available() -> bool:
+    """Whether the compiled engine is there."""
+    return _engine is not None
+
+
+class Network:
+    """A packed network, ready to run; from `load`. Several threads can call it at once.
+
+    Attributes:
+      image_shape: (h, w, c).
+      num_classes: length of the logits.
+      labels: a name for each class, or ().
+      resize: short side in pixels before the centre crop, 0 for none.
+      kernels: what computes: a row of KERNELS.
+      memory: bytes of weights and of one run's maps; 0 for the reference.
+    """
+
+    def __init__(self, program: container.Program, handle: Any, unfused: bool):
+        self._program, self._handle, self._unfused = program, handle, unfused
+        spec = program.spec
+        self.image_shape: tuple[int, int, int] = program.shape(0)
+        self.num_classes: int = program.shape(len(spec["ops"]))[2]
+        self.labels: tuple[str, ...] = tuple(spec["labels"])
+        self.resize: int = spec["image"]["resize"]
+        self.kernels = _engine.bireal_kernels(handle).decode() if _engine and handle else "reference"
+        self.memory: int = _engine.bireal_memory(handle) if _engine and handle else 0
+
+    def __del__(self):
+        if _engine and self._handle:
+            _engine.bireal_free(self._handle)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """The logits, float32 [n, classes].
+
+        Args:
+          images: [n, h, w, c], uint8 as in a photo, or float32 or float64, normalized as in training.
+
+        Raises:
+          BadInput: another shape or dtype, or NaN or infinity in a float image.
+        """
+        images = self._checked(images)
+        if not self._handle:
+            return self._program.run(images)[-1].reshape(len(images), -1).astype(np.float32)
+        assert _engine
+        run = _engine.bireal_run_u8 if images.dtype == np.uint8 else _engine.bireal_run_f32
+        logits, error = np.empty((len(images), self.num_classes), np.float32), ctypes.create_string_buffer(_ERROR_SIZE)
+        if run(self._handle, images.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(len(images)),
+               logits.ctypes.data_as(ctypes.c_void_p), error):  # fmt: skip
+            raise BadInput(error.value.decode(errors="replace"))
+        return logits
+
+    def tensors(self, image: np.ndarray) -> list[np.ndarray]:
+        """Every tensor for one image [h, w, c], the normalized image first; of a network loaded with unfused=True."""
+        if not self._handle:
+            return [t[0] for t in self._program.run(self._checked(image[None]))]
+        if not self._unfused:
+            raise BadInput("the tensors in between are fused away; load with unfused=True")
+        assert _engine
+        self(image[None])
+        found = []
+        for i in range(len(self._program.spec["ops"]) + 1):
+            found.append(np.empty(self._program.shape(i), np.float32))
+            if _engine.bireal_tensor(self._handle, i, found[-1].ctypes.data_as(ctypes.c_void_p)):
+                raise RuntimeError(f"tensor {i} is not there")
+        return found
+
+    def _checked(self, images):
+        images = np.asarray(images)
+        if images.ndim != 4 or images.shape[1:] != self.image_shape:
+            h, w, c = self.image_shape
+            raise BadInput(f"images have shape {images.shape}; this network takes [n, {h}, {w}, {c}]")
+        if images.dtype != np.uint8 and images.dtype.kind != "f":
+            raise BadInput(f"images are {images.dtype}; give uint8, or floats that are normalized")
+        images = np.ascontiguousarray(images, np.uint8 if images.dtype == np.uint8 else np.float32)
+        if images.dtype != np.uint8 and not np.isfinite(images).all():
+            raise BadInput("an image has NaN or infinity; mend the input")
+        return images
+
+
+def load(
+    path: str | Path, threads: int = 1, precision: str = "float32", kernels: str | None = None,
+    unfused: bool = False, max_memory: int = 0,
+) -> Network:  # fmt: skip
+    """Loads and checks a packed network.
+
+    Args:
+      path: the file that --mode=export wrote.
+      threads: of one call.
+      precision: "float32", or "int16": the first convolution's weights in 16 bits, on uint8 images, which are exact.
+      kernels: a row of KERNELS; None for the environment variable BIREAL_KERNELS, or else the best of this CPU.
+      unfused: every operation alone, slow, so that `Network.tensors` can show each.
+      max_memory: bytes that it may take; 0 for 4 times the file and 64 MB.
+
+    Raises:
+      BadInput: no file, no packed network, a damaged one, or an option that cannot be.
+    """
+    if precision not in PRECISIONS:
+        raise BadInput(f"precision is {precision!r}; known: {', '.join(PRECISIONS)}")
+    if kernels is not None and kernels not in KERNELS:
+        raise BadInput(f"kernels are {kernels!r}; known: {', '.join(KERNELS)}")
+    if not isinstance(threads, int) or not 1 <= threads <= 256:
+        raise BadInput(f"threads is {threads!r}; use 1 to 256")
+    program = container.read(path)
+    if kernels == "reference":
+        return Network(program, None, True)
+    if not _engine:
+        raise BadInput(
+            "the compiled engine is missing: no C++ compiler was found when bireal_jax was installed\n"
+            'install one (Debian: apt install g++) and the package again, or use kernels="reference", which is slow'
+        )
+    data, error = Path(path).read_bytes(), ctypes.create_string_buffer(_ERROR_SIZE)
+    options = _Options(threads, PRECISIONS.index(precision), unfused, kernels and kernels.encode(), max_memory)
+    handle = _engine.bireal_load_memory(data, ctypes.c_size_t(len(data)), ctypes.byref(options), error)
+    if not handle:
+        raise BadInput(f"{path}: {error.value.decode(errors='replace')}")
+    return Network(program, ctypes.c_void_p(handle), unfused)

@@ -39,10 +39,15 @@ class Program:
     spec: dict[str, Any]
     tensors: dict[str, np.ndarray]
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file; of one that was not read from a file, of the file that it would make."""
+        return self.spec.get("digest") or parse(dump(self)).spec["digest"]
+
     def arrays(self, index: int, dtype: Any = np.float32) -> dict[str, np.ndarray]:
         """The weights of an operation, unpacked."""
         op = self.spec["ops"][index]
-        found = {name: self.tensors[f"{index}.{name}"] for name in reference.KINDS[op["op"]][1]}
+        found = {name: self.tensors[f"{index}.{name}"] for name in names(op)}
         if "weight" in found and found["weight"].dtype == np.uint8:
             found["weight"] = unpack(found["weight"], self.channels(index) // op["groups"])
         return {name: a.astype(dtype) for name, a in found.items()}
@@ -68,6 +73,11 @@ class Program:
         for i, op in enumerate(self.spec["ops"]):
             tensors.append(reference.apply(op, self.arrays(i, dtype), [tensors[j] for j in op["inputs"]]))
         return tensors
+
+
+def names(op: dict) -> tuple[str, ...]:
+    """The names of an operation's arrays."""
+    return reference.KINDS[op["op"]][1]
 
 
 def pack(weight: np.ndarray) -> np.ndarray:

@@ -1,0 +1,200 @@
+"""Weights under the names of the authors' PyTorch code: to our tree and back, arrays in, arrays out.
+
+A PyTorch state is a flat dict of numpy arrays under the authors' `state_dict` names. Our tree is what `module.apply`
+takes: {"params": ..., "batch_stats": ...}. Modules are renamed by a table per family, leaves by their kind, and layouts
+follow from the leaf: OIHW <-> HWIO, OI <-> IO. Where one of our modules is two of theirs, side by side, the leaves are
+concatenated along the output channels.
+"""
+
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from bireal_jax import models
+from bireal_jax.errors import BadInput, lookup
+from bireal_jax.models.bireal import BIREAL
+from bireal_jax.models.reactnet import STEM, WIDTHS
+
+# Our leaf -> theirs. Latent weights are apart: some of the code stores them as `weights` [size, 1].
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+    "latent": "weight",
+}
+FLAT_LATENT = ("bireal18", "bireal34", "react_a")
+
+
+def _bireal_names(row):
+    """Our module path, or the path of a leaf that is a module of theirs -> the authors' module names."""
+    names = {"stem_conv": ["conv1"], "stem_bn": ["bn1"], "head/linear": ["fc"]}
+    places = [(i, j) for i, count in enumerate(row["blocks"]) for j in range(count)]
+    for k, (i, j) in enumerate(places):
+        ours = f"stage{i + 1}_block{j + 1}"
+        if row.get("bottleneck"):
+            theirs = f"layers.{k}"  # blocks numbered through
+            convs = {f"binary_conv{n}": f"conv{n}" for n in (1, 2, 3)} | {f"bn{n}": f"bn{n}" for n in (1, 2, 3)}
+            convs |= {"conv1": "conv1", "narrow_conv": "down_conv1x1"}
+        else:
+            theirs = f"layer{i + 1}.{j}"
+            convs = {"binary_conv": "binary_conv", "bn": "bn1", "binary_conv/shift": "move0"}
+            convs |= {"rprelu/shift_in": "move1", "rprelu/slope": "prelu", "rprelu/shift_out": "move2"}
+        convs |= {"downsample_conv": "downsample.1", "downsample_bn": "downsample.2"}
+        names |= {f"{ours}/{a}": [f"{theirs}.{b}"] for a, b in convs.items()}
+    return names
+
+
+def _reactnet_names():
+    names = {"stem_conv": ["feature.0.conv1"], "stem_bn": ["feature.0.bn1"], "head/linear": ["fc"]}
+    channels = STEM
+    for k, width in enumerate(WIDTHS, 1):
+        convs = {"binary_conv1": ["binary_3x3"], "bn1": ["bn1"], "binary_conv2": ["binary_pw"], "bn2": ["bn2"]}
+        if width > channels:
+            convs |= {"binary_conv2": ["binary_pw_down1", "binary_pw_down2"], "bn2": ["bn2_1", "bn2_2"]}
+        for n in (1, 2):
+            convs |= {f"binary_conv{n}/shift": [f"move{n}1"], f"rprelu{n}/shift_in": [f"move{n}2"]}
+            convs |= {f"rprelu{n}/slope": [f"prelu{n}"], f"rprelu{n}/shift_out": [f"move{n}3"]}
+        names |= {f"block{k}/{a}": [f"feature.{k}.{b}" for b in found] for a, found in convs.items()}
+        channels = width
+    return names
+
+
+# model -> our module path -> the authors' module names
+FAMILIES = {name: partial(_bireal_names, row) for name, row in BIREAL.items()}
+FAMILIES |= {"react_r18": FAMILIES["bireal18"], "react_r34": FAMILIES["bireal34"], "react_a": _reactnet_names}
+
+
+def _torch_keys(name, names, path):
+    """The authors' keys of our leaf at `path`, a tuple of names below "params" or "batch_stats"."""
+    *module, leaf = path
+    if leaf == "unused":
+        return ["layers.0.down_conv1x1.weight"]
+    if "/".join(path) in names:
+        return [f"{theirs}.{'weight' if leaf == 'slope' else 'bias'}" for theirs in names["/".join(path)]]
+    kind = "weights" if leaf == "latent" and name in FLAT_LATENT else LEAVES[leaf]
+    return [f"{theirs}.{kind}" for theirs in names["/".join(module)]]
+
+
+def from_torch(model_name: str, state: dict[str, np.ndarray]) -> dict:
+    """Our variables from the authors' state.
+
+    Args:
+      model_name: a key of FAMILIES, e.g. "bireal18" or "react_a".
+      state: arrays under the authors' names. A leading `module.` (DataParallel) and `num_batches_tracked` are ignored;
+        latent weights may be called `weight`, as in the authors' first step, or `weights`.
+
+    Returns:
+      {"params": tree, "batch_stats": tree} of numpy arrays in the dtype of `state`.
+
+    Raises:
+      BadInput: the names or shapes are not those of that model.
+    """
+    state = {
+        k.removeprefix("module."): np.asarray(v) for k, v in state.items() if not k.endswith("num_batches_tracked")
+    }
+    names = lookup(FAMILIES, model_name, "model with an importer")()
+    target = target_shapes(model_name, state, names["stem_conv"][0] + ".weight", "fc.weight", channels=1, classes=0)
+    wanted = {path: _torch_keys(model_name, names, path[1:]) for path, _ in leaves(target)}
+    keys = {key for found in wanted.values() for key in found}
+    renamed = {key.removesuffix("s"): key for key in keys if key.endswith(".weights")}
+    state = {renamed.get(key, key): array for key, array in state.items()}
+    check_names(model_name, keys, state)
+    flat = {}
+    for path, leaf in leaves(target):
+        found = wanted[path]
+        shape = (*leaf.shape[:-1], leaf.shape[-1] // len(found))
+        flat[path] = np.concatenate([_to_ours(state[key], shape, key) for key in found], -1)
+    return traverse_util.unflatten_dict(flat)
+
+
+def to_torch(model_name: str, tree: dict) -> dict[str, np.ndarray]:
+    """The inverse of `from_torch`.
+
+    Args:
+      model_name: a key of FAMILIES, e.g. "bireal18" or "react_a".
+      tree: variables with "params" and/or "batch_stats", or a bare tree of the shape of params, such as a gradient.
+
+    Returns:
+      numpy arrays under the authors' names.
+
+    Raises:
+      BadInput: the tree is not one of that model.
+    """
+    if not set(tree) <= {"params", "batch_stats"}:
+        tree = {"params": tree}
+    names, state = lookup(FAMILIES, model_name, "model with an importer")(), {}
+    for path, leaf in leaves(tree):
+        try:
+            keys = _torch_keys(model_name, names, path[1:])
+        except KeyError:
+            raise BadInput(f"{'/'.join(path)} is no variable of {model_name}") from None
+        for key, part in zip(keys, np.split(np.asarray(leaf), len(keys), -1), strict=True):
+            state[key] = _to_theirs(part, flat=key.endswith(".weights"), shift=path[-1].startswith("shift"))
+    return state
+
+
+def _to_ours(array, shape, key):
+    theirs = (*shape[:-3:-1], *shape[:-2]) if len(shape) > 1 else shape  # HWIO -> OIHW, IO -> OI
+    if array.shape == (1, *shape, 1, 1):  # a learned shift
+        array = array.reshape(shape)
+    if array.size != math.prod(shape) or (array.ndim == len(shape) and array.shape != theirs):
+        raise BadInput(f"{key} has shape {array.shape}, the model wants {theirs}")
+    array = array.reshape(theirs)
+    return np.ascontiguousarray(array.transpose(*range(2, array.ndim), 1, 0) if array.ndim > 1 else array)
+
+
+def _to_theirs(array, flat, shift):
+    if shift:
+        return array.reshape(1, -1, 1, 1)
+    if array.ndim > 1:
+        n = array.ndim
+        array = np.ascontiguousarray(array.transpose(n - 1, n - 2, *range(n - 2)))
+    return array.reshape(-1, 1) if flat else array
+
+
+def leaves(tree) -> Iterable[tuple[tuple[str, ...], Any]]:
+    """(path, leaf) of every leaf."""
+    return traverse_util.flatten_dict(tree).items()
+
+
+def some(names: Iterable[str], limit: int = 4) -> str:
+    """At most `limit` of the names, for a message."""
+    names = sorted(names)
+    return (", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")) or "nothing"
+
+
+def target_shapes(model_name: str, state: dict, stem: str, head: str, channels: int, classes: int) -> Any:
+    """The shapes of the variables of a model with as many channels and classes as weights have.
+
+    Args:
+      model_name: a key of FAMILIES.
+      state: the weights.
+      stem, head: names in it of the first and of the last kernel.
+      channels, classes: the axis of `stem` that is the image's channels, the axis of `head` that is the classes.
+
+    Raises:
+      BadInput: one is missing, or has not that many axes.
+    """
+    absent = {stem, head} - set(state)
+    if absent:
+        raise BadInput(f"these are not weights of {model_name}: missing {some(absent)}; found {some(state)}")
+    for name, ndim in ((stem, 4), (head, 2)):
+        if state[name].ndim != ndim or state[name].size == 0:
+            raise BadInput(f"{name} has shape {state[name].shape}, which is none of {model_name}")
+    module = models.build(model_name, num_classes=state[head].shape[classes])
+    image = jax.ShapeDtypeStruct((1, 64, 64, state[stem].shape[channels]), np.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), image)
+
+
+def check_names(model_name: str, wanted: set[str], found: Iterable[str]) -> None:
+    """Raises BadInput, with both sides, unless these are the wanted names."""
+    missing, extra = wanted - set(found), set(found) - wanted
+    if missing or extra:
+        raise BadInput(f"these are not weights of {model_name}:\nmissing {some(missing)}\nunexpected {some(extra)}")

@@ -1,0 +1,62 @@
+/* Packed 1-bit networks on CPUs: the C interface of the engine.
+ *
+ *   char error[BIREAL_ERROR_SIZE];
+ *   bireal_net* net = bireal_load("net.safetensors", NULL, error);
+ *   if (!net || bireal_run_u8(net, pixels, 1, logits, error)) fprintf(stderr, "%s\n", error);
+ *   bireal_free(net);
+ *
+ * A loaded network can be run by several threads at once. Maps are NHWC.
+ */
+#ifndef BIREAL_H
+#define BIREAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define BIREAL_API __attribute__((visibility("default")))
+#define BIREAL_ERROR_SIZE 512
+
+typedef struct bireal_net bireal_net;
+
+typedef struct {
+  int threads;         /* of one run; 0: one */
+  int precision;       /* of the first convolution on uint8 images. 0: float32; 1: int16 weights on exact pixels */
+  int unfused;         /* 1: every operation alone, so that bireal_tensor can show each; slow */
+  const char* kernels; /* "avx512_vpopcnt", "avx512", "avx2", "neon", "portable"; NULL: environment BIREAL_KERNELS, or
+                          else the best that this CPU has */
+  size_t max_memory;   /* bytes that the network may take when loaded; 0: 4 times the file and 64 MB */
+} bireal_options;
+
+/* Loads and checks a packed network. options: NULL for the defaults. Returns NULL and says why in error on failure. */
+BIREAL_API bireal_net* bireal_load(const char* path, const bireal_options* options, char error[BIREAL_ERROR_SIZE]);
+BIREAL_API bireal_net* bireal_load_memory(const void* data, size_t size, const bireal_options* options,
+                                          char error[BIREAL_ERROR_SIZE]);
+BIREAL_API void bireal_free(bireal_net* net);
+
+/* Height, width and channels of an image; number of outputs; name of a class, "" if it has none. */
+BIREAL_API void bireal_image_shape(const bireal_net* net, int shape[3]);
+BIREAL_API int bireal_num_outputs(const bireal_net* net);
+BIREAL_API const char* bireal_label(const bireal_net* net, int index);
+/* What runs: "avx2" and the like. Bytes of weights, and of one run's maps. Multiply-adds of one image. */
+BIREAL_API const char* bireal_kernels(const bireal_net* net);
+BIREAL_API size_t bireal_memory(const bireal_net* net);
+BIREAL_API double bireal_work(const bireal_net* net);
+
+/* n images [n, h, w, c] to logits [n, outputs]. uint8 images are normalized as the file says, float ones must be
+ * already. Returns 0, or 1 and why in error: an image with NaN or infinity. */
+BIREAL_API int bireal_run_u8(bireal_net* net, const uint8_t* images, size_t n, float* logits,
+                             char error[BIREAL_ERROR_SIZE]);
+BIREAL_API int bireal_run_f32(bireal_net* net, const float* images, size_t n, float* logits,
+                              char error[BIREAL_ERROR_SIZE]);
+
+/* For tests: after a run of one image of an unfused network, the tensor of that number, [h, w, c]. */
+BIREAL_API int bireal_tensor(bireal_net* net, int number, float* values);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,89 @@
+// What the engine asks of an instruction set. Each kernels_*.cc gives one table of these functions; all of them are
+// made from kernels.inc, over a handful of vector operations. Plain structs only: these files are compiled for newer
+// instructions than the rest, so nothing of the standard library that others could share may be instantiated there.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace bireal {
+
+// A real-valued map is [h * w, pitch] floats with pitch = channels rounded up to unit; what is beyond the channels is
+// never read for anything that counts. A map of bits is [h * w, bits_pitch(c)] bytes, channel k in bit k % 8 of byte
+// k / 8, +1 set; bits beyond the channels are arbitrary.
+constexpr int unit = 16;
+inline size_t pitch_of(size_t channels) { return (channels + unit - 1) / unit * unit; }
+inline size_t bits_pitch(size_t channels) { return (channels + 63) / 64 * 8; }
+
+enum class Act { none, clip, rprelu, sign };
+
+// What happens to a sum before it is stored: y = act(sum * scale + offset + residual); y and sign(y) are kept. All
+// arrays have the pitch of the output.
+struct Epilogue {
+  const float *scale = nullptr, *offset = nullptr;  // both or none
+  const float* residual = nullptr;                  // map
+  Act act = Act::none;
+  float low = 0, high = 0, leak = 0;
+  const float *shift_in = nullptr, *slope = nullptr, *shift_out = nullptr;
+  float* out = nullptr;                                        // map, or none
+  uint8_t* bits = nullptr;                                     // map, or none
+  const float *sign_scale = nullptr, *sign_offset = nullptr;   // sign(y * scale + offset); both or none
+  size_t pitch = 0, bits_pitch = 0;
+};
+
+// A convolution with all sizes settled. Weights are packed by the kernels' own pack function.
+struct Conv {
+  int h, w, c, ho, wo, co;  // input and output
+  int kh, kw, sh, sw, top, left, groups, pad;
+  int cg, og;               // channels and filters of a group
+
+  // Real-valued: [group][ky][kx][ci][unit filters], blocks of unit filters; ws floats in a row of the padded input.
+  int blocks;               // of a group
+  size_t packed;            // bytes of the packed weight
+  size_t scratch;           // bytes of the prepared input
+  int ph, pw;               // the prepared input's rows and columns
+  int steps;                // binary: of one ky; int16: pairs of one ky
+  int n4;                   // binary: nibbles, or words, of a pixel and group
+  const void* weight;
+  const uint16_t* tap_counts;  // vpopcnt: set bits per tap and filter, [kh * kw][filters]
+  // int16: the offset depends on which taps lie within the image. [class][pitch], class of a row and of a column.
+  const float* offsets;
+  const uint8_t *row_class, *col_class;
+  int col_classes;
+};
+
+struct Kernels {
+  const char* name;
+
+  // Sizes of a binary convolution: fills blocks, packed, scratch, ph, pw, steps, n4.
+  void (*binary_plan)(Conv& conv);
+  // bits: [cout, kh, kw, ceil(cg / 8)]. weight: conv.packed bytes, 64-byte aligned.
+  void (*binary_pack)(const Conv& conv, const uint8_t* bits, void* weight, uint16_t* tap_counts);
+  // Rows [y0, y1) of conv.ph of the prepared input.
+  void (*binary_prepare)(const Conv& conv, const uint8_t* bits, void* scratch, int y0, int y1);
+  // Block `block` of all groups * blocks, output rows [y0, y1).
+  void (*binary_rows)(const Conv& conv, const void* scratch, int block, int y0, int y1, const Epilogue& e);
+
+  // Real-valued convolution: input with its border, row by row [ph][pw * c]; output row y, all blocks from b0 to b1.
+  // The epilogue's maps begin at `pixel` for the first pixel of row y0.
+  void (*real_rows)(const Conv& conv, const float* input, int b0, int b1, int y0, int y1, size_t pixel,
+                    const Epilogue& e);
+  void (*int16_rows)(const Conv& conv, const int16_t* input, int b0, int b1, int y0, int y1, size_t pixel,
+                     const Epilogue& e);
+
+  // One row of a pooled map: rows[i], i < kh, are rows of the input or null beyond the border.
+  void (*max_pool_row)(const float* const* rows, int kh, int kw, int sw, int left, int w, int wo, int pitch,
+                       size_t pixel, const Epilogue& e);
+  void (*avg_pool_row)(const float* const* rows, int size, int wo, int pitch, size_t pixel, const Epilogue& e);
+  // Pixels [p0, p1) of a map through the epilogue.
+  void (*map)(const float* input, size_t p0, size_t p1, const Epilogue& e);
+};
+
+// Null where the compiler does not know the instructions; usable: whether this CPU has them.
+const Kernels* avx512_vpopcnt_kernels();
+const Kernels* avx512_kernels();
+const Kernels* avx2_kernels();
+const Kernels* neon_kernels();
+const Kernels* portable_kernels();
+
+}  // namespace bireal

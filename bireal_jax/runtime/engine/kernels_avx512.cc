@@ -1,0 +1,73 @@
+#include "kernels.h"
+
+#if defined(__x86_64__) || defined(BIREAL_SIMDE)
+#if defined(BIREAL_SIMDE)
+#include "emulated.h"
+#else
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq")
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns of its own header: gcc.gnu.org/PR105593
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#if !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+#endif
+
+#include "kernels_avx512.inc"
+
+namespace bireal {
+namespace {
+
+inline F16 from_counts(const uint16_t* low, const uint16_t* high, int base) {
+  const __m256i low8 = _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(low)));
+  const __m128i high8 = _mm_loadu_si128(reinterpret_cast<const __m128i*>(high));
+  return floats(_mm512_cvtepu16_epi32(_mm256_inserti128_si256(low8, high8, 1)), base);
+}
+
+constexpr int LW = 64, PAIRS = 4, FILTERS = 2;  // 16 sums, 6 weights, 3 tables, 3 more: of 32 registers
+using Bytes = __m512i;
+inline Bytes zero_bytes() { return _mm512_setzero_si512(); }
+inline Bytes load_bytes(const uint8_t* p) { return _mm512_load_si512(p); }
+inline Bytes table_bytes(const uint8_t* p) {
+  return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline Bytes shuffle(Bytes table, Bytes index) { return _mm512_shuffle_epi8(table, index); }
+inline void add_into(Bytes& sum, Bytes x) { sum = _mm512_add_epi8(sum, x); }
+inline Bytes high_nibbles(Bytes x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
+inline Bytes low_of_pair(Bytes raw, Bytes high) {  // raw - 16 high, modulo 256
+  return _mm512_sub_epi8(raw, _mm512_slli_epi16(_mm512_and_si512(high, _mm512_set1_epi8(15)), 4));
+}
+inline void widen_add(uint16_t* counts, Bytes x) {
+  __m512i* c = reinterpret_cast<__m512i*>(counts);
+  c[0] = _mm512_add_epi16(c[0], _mm512_unpacklo_epi8(x, zero_bytes()));
+  c[1] = _mm512_add_epi16(c[1], _mm512_unpackhi_epi8(x, zero_bytes()));
+}
+inline void dot_into(IntLanes& sum, IntLanes x, IntLanes y) { sum = _mm512_add_epi32(sum, _mm512_madd_epi16(x, y)); }
+
+}  // namespace
+
+#include "kernels.inc"
+
+const Kernels* avx512_kernels() {
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
+    return nullptr;
+  static const bool once = (fill_tables(), true);
+  (void)once;
+  static const Kernels kernels = {"avx512",   binary_plan, binary_pack,  binary_prepare, binary_rows,
+                                  real_rows, int16_rows,  max_pool_row, avg_pool_row,   map};
+  return &kernels;
+}
+
+}  // namespace bireal
+#if defined(__clang__) && !defined(BIREAL_SIMDE)
+#pragma clang attribute pop
+#endif
+#else
+const bireal::Kernels* bireal::avx512_kernels() { return nullptr; }
+#endif

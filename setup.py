@@ -1,0 +1,21 @@
+"""The compiled engine of bireal_jax.runtime; everything else is in setup.cfg."""
+
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+ENGINE = Path("bireal_jax/runtime/engine")
+
+setup(
+    ext_modules=[
+        Extension(
+            "bireal_jax.runtime._engine",
+            [str(path) for path in sorted(ENGINE.glob("*.cc"))],
+            depends=[str(path) for path in sorted(ENGINE.glob("*.h")) + sorted(ENGINE.glob("*.inc"))],
+            language="c++",
+            extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-pthread"],
+            extra_link_args=["-pthread"],
+            optional=True,  # without a compiler the package installs and runs the reference
+        )
+    ]
+)
