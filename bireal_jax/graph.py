@@ -190,7 +190,8 @@ def _per_channel(const, channels):
 def _conv(tracer, eqn, args, shapes, path):
     x, w, *alpha = args
     inner = _params(eqn, "conv_general_dilated")
-    binary_conv = eqn.params["name"] == "binary_conv2d"
+    signs = x.number > 0 and tracer.ops[x.number - 1].kind == "sign"  # else real-valued, with weights of 1 bit perhaps
+    binary_conv = signs and w.binary
     settings = {
         "strides": list(inner["window_strides"]), "padding": [int(p) for pair in inner["padding"] for p in pair],
         "groups": inner["feature_group_count"],
@@ -228,8 +229,9 @@ def _arithmetic(tracer, eqn, args, shapes, path):
         return tracer.add("add", (x, y), shape, path)
     one, minus = Const(np.ones(())), Const(np.array(-1.0))
     if isinstance(x, Tensor) and isinstance(y, Const):
-        factor = {"mul": y, "neg": y, "div": _apply(lambda v: 1 / v, y)}.get(kind, one)
-        return _affine(tracer, x, shape, path, factor, {"add": y, "sub": _apply(np.negative, y)}.get(kind))
+        factor = _apply(np.reciprocal, y) if kind == "div" else y if kind in ("mul", "neg") else one
+        offset = _apply(np.negative, y) if kind == "sub" else y if kind == "add" else None
+        return _affine(tracer, x, shape, path, factor, offset)
     if isinstance(x, Const) and isinstance(y, Tensor) and kind != "div":
         return _affine(tracer, y, shape, path, {"mul": x, "sub": minus}.get(kind, one), None if kind == "mul" else x)
     raise BadInput(f"{path}: {kind} of two maps has no operation")

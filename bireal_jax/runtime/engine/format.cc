@@ -515,6 +515,8 @@ Network parse(const uint8_t* data, size_t size) {
   for (size_t i = 0; i < rows.size(); i++) {
     net.ops.push_back(reader.op(rows[i], i, shapes));
     const Op& op = net.ops.back();
+    if (op.kind == Kind::binary_conv && (!op.inputs[0] || net.ops[op.inputs[0] - 1].kind != Kind::sign))
+      throw Error("operation " + std::to_string(i) + " (binary_conv) reads what is no sign");
     shapes.push_back(op.out);
     bool conv = op.kind == Kind::conv || op.kind == Kind::binary_conv;
     net.work += double(op.out.size()) * op.kh * op.kw * (conv ? op.in.c / op.groups : 1) + double(op.in.size());

@@ -44,7 +44,7 @@ inline F16 from_counts(const uint16_t* low, const uint16_t* high, int base) {
   });
 }
 
-constexpr int LW = 16, PAIRS = 4, FILTERS = 2;  // 16 sums, 6 weights, 3 tables, 2 more: of 32 registers
+constexpr int LW = 16, PAIRS = 3, FILTERS = 2;  // 12 sums, 6 weights, 3 tables: with 4 pairs GCC spills
 using Bytes = uint8x16_t;
 inline Bytes zero_bytes() { return vdupq_n_u8(0); }
 inline Bytes load_bytes(const uint8_t* p) { return vld1q_u8(p); }
@@ -58,7 +58,7 @@ inline void widen_add(uint16_t* counts, Bytes x) {
   vst1q_u16(counts + 8, vaddw_high_u8(vld1q_u16(counts + 8), x));
 }
 
-constexpr int NV = 4, PIXELS = 6;  // 24 sums, 4 weights, a broadcast
+constexpr int NV = 4, PIXELS = 4;  // 16 sums: 4 cycles of latency on four units
 using Lanes = float32x4_t;
 inline Lanes zero_lanes() { return vdupq_n_f32(0); }
 inline Lanes load_lanes(const float* p) { return vld1q_f32(p); }
@@ -66,7 +66,7 @@ inline Lanes broadcast(const float* p) { return vld1q_dup_f32(p); }
 inline void fma_into(Lanes& sum, Lanes x, Lanes y) { sum = vfmaq_f32(sum, x, y); }
 inline void store_lanes(float* p, Lanes v) { vst1q_f32(p, v); }
 
-// A pair's first numbers are in the low half, its second ones in the high half.
+// Pairs of weights with the first numbers in the low half, the second ones in the high half.
 using IntLanes = int32x4_t;
 inline IntLanes zero_int() { return vdupq_n_s32(0); }
 inline IntLanes load_pairs(const int16_t* p) {
@@ -74,11 +74,13 @@ inline IntLanes load_pairs(const int16_t* p) {
   return vreinterpretq_s32_s16(vcombine_s16(pairs.val[0], pairs.val[1]));
 }
 inline IntLanes broadcast_pair(const int16_t* p) {
-  return vreinterpretq_s32_s16(vcombine_s16(vld1_dup_s16(p), vld1_dup_s16(p + 1)));
+  int32_t pair;
+  __builtin_memcpy(&pair, p, 4);
+  return vdupq_n_s32(pair);
 }
 inline void dot_into(IntLanes& sum, IntLanes x, IntLanes y) {
   const int16x8_t a = vreinterpretq_s16_s32(x), b = vreinterpretq_s16_s32(y);
-  sum = vmlal_high_s16(vmlal_s16(sum, vget_low_s16(a), vget_low_s16(b)), a, b);
+  sum = vmlal_high_laneq_s16(vmlal_laneq_s16(sum, vget_low_s16(b), a, 0), b, a, 1);
 }
 inline void store_int(float* p, IntLanes v) { vst1q_f32(p, vcvtq_f32_s32(v)); }
 

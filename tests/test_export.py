@@ -1,0 +1,178 @@
+"""The packed network computes what the model computes."""
+
+import json
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import packed
+import pytest
+from expected import MODELS
+from small import small
+
+from bireal_jax import build, export, graph, main, models, runtime, train
+from bireal_jax.errors import BadInput
+from bireal_jax.runtime import __main__ as command
+from bireal_jax.runtime import container
+
+LARGE = ("bireal34", "bireal50", "bireal152", "react_a", "react_r34")
+EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in MODELS]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_reference_in_float64_is_the_model_in_float64(name, x64):
+    _, variables, source = packed.network(name)
+    images = np.random.default_rng(1).normal(size=(2, *source.image_shape))
+    model = models.build(name, 10, dtype=jnp.float64)
+    theirs = jax.jit(model.apply)(variables, images)
+    ours = packed.program(name, np.float64).run(images, np.float64)[-1].reshape(2, -1)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("act, weight", [("relu", "real"), ("leaky_clip", "real"), ("clip", "sign"), ("ste", "real")])
+def test_real_valued_activations_and_weights(act, weight, x64, tmp_path):
+    """The networks that binary ones start from, and step 1 of two: a real-valued convolution of ±1."""
+    _, variables, source = packed.network("react_tiny")
+    images = np.random.default_rng(1).normal(size=(2, *source.image_shape))
+    model = models.build("react_tiny", 10, dtype=jnp.float64, act=act, weight=weight)
+    theirs = jax.jit(model.apply)(variables, images)
+    made = export.program("react_tiny", model, variables, source, dtype=np.float64)
+    ours = made.run(images, np.float64)[-1].reshape(2, -1)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9 * np.abs(theirs).max())
+    if runtime.available():
+        path = tmp_path / "net.safetensors"
+        export.write(export.program("react_tiny", model, variables, source), path)
+        np.testing.assert_allclose(runtime.load(path)(images), theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_what_has_no_operation_is_named():
+    class Odd(nn.Module):
+        dtype: object = jnp.float32
+        param_dtype: object = jnp.float32
+
+        def __call__(self, x, train=False):
+            return jnp.sin(x).mean((1, 2))
+
+    with pytest.raises(BadInput, match="'sin', which graph.py has no operation for"):
+        graph.trace(Odd(), {"params": {}}, (4, 4, 1))
+
+
+def test_file_is_the_same_always_and_comes_back(tmp_path):
+    path = tmp_path / "deep" / "net.safetensors"
+    size = export.write(packed.program("bireal_tiny"), path)
+    data = path.read_bytes()
+    export.write(export.program("bireal_tiny", *packed.network("bireal_tiny")), path)
+    assert path.read_bytes() == data and len(data) == size
+    assert list(path.parent.iterdir()) == [path]
+    read, made = container.read(path), packed.program("bireal_tiny")
+    assert read.spec == made.spec | {"crc32": read.spec["crc32"], "digest": read.digest}
+    assert made.digest == read.digest
+    assert {k: v.tobytes() for k, v in read.tensors.items()} == {k: v.tobytes() for k, v in made.tensors.items()}
+
+
+def test_size_of_the_18_layer_network():
+    module = models.build("bireal18", 1000)
+    variables = packed.drawn(module, (224, 224, 3))
+    source = packed.source((224, 224, 3))
+    assert len(container.dump(export.program("bireal18", module, variables, source))) < 4_300_000
+
+
+def test_a_changed_bit_is_found_and_placed(tmp_path):
+    path = tmp_path / "net.safetensors"
+    export.write(packed.program("bireal_tiny"), path)
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(BadInput, match=r"damaged, in \d+\.\w+"):
+        container.read(path)
+
+
+def test_unwritable_place_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="cannot write"):
+        export.write(packed.program("bireal_tiny"), tmp_path / "file" / "net.safetensors")
+
+
+def test_pack_and_unpack():
+    rng = np.random.default_rng(0)
+    for channels in (1, 7, 8, 9, 64, 70):
+        weight = rng.choice([-1.0, 1.0], (3, 2, channels, 5))
+        bits = container.pack(weight)
+        assert bits.shape == (5, 3, 2, -(-channels // 8)) and bits.dtype == np.uint8
+        np.testing.assert_array_equal(container.unpack(bits, channels), weight)
+    one = np.full((1, 1, 9, 1), -1.0)
+    one[0, 0, [0, 8], 0] = 1  # channel k is bit k % 8 of byte k // 8
+    np.testing.assert_array_equal(container.pack(one).ravel(), [1, 1])
+
+
+def test_trained_network_is_packed_and_agrees(tmp_path, capsys):
+    config = small(total_steps=30, eval_steps=30)
+    train.run(config, tmp_path)
+    found = export.run(config, tmp_path)
+    assert found["same_top1"] == found["images"] == 256
+    assert found["difference"] < export.CLOSE and found["flipped"] <= 2
+    assert "test images" in capsys.readouterr().out
+    model, variables, prepare = build.trained(tmp_path)
+    images = build.source(config).eval.images
+    theirs = np.asarray(model.apply(variables, prepare(images)))
+    kernels = None if runtime.available() else "reference"
+    ours = runtime.load(tmp_path / "net.safetensors", kernels=kernels)(images)
+    assert np.mean(theirs.argmax(-1) == ours.argmax(-1)) >= 0.999
+    assert json.loads((tmp_path / "data.json").read_text())["stages"][0]["labels"] == list("0123456789")
+
+
+def test_exported_without_its_data(tmp_path, capsys, monkeypatch):
+    """The workdir knows what the data set was; noise is then what is compared."""
+    config = small()
+    train.run(config, tmp_path)
+
+    def missing(*_):
+        raise BadInput("no data here")
+
+    monkeypatch.setattr(build.data, "build", missing)
+    export.run(config, tmp_path, tmp_path / "other.safetensors")
+    assert "16 images of noise: 16 times" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="no data here"):
+        export.run(config, tmp_path / "empty")
+
+
+def test_a_network_that_differs_is_noticed(tmp_path):
+    module, variables, source = packed.network("bireal_tiny")
+    wrong = jax.tree.map(np.array, variables)
+    wrong["params"]["head"]["linear"]["bias"] += 1.0
+    path = tmp_path / "net.safetensors"
+    export.write(packed.program("bireal_tiny"), path)
+    images = np.random.default_rng(0).integers(0, 256, (8, *source.image_shape)).astype(np.uint8)
+    assert export.compare(module, variables, source, path, images)["flipped"] == 0
+    assert export.compare(module, wrong, source, path, images)["flipped"] == 8
+
+
+def test_command_exports_and_describes(tmp_path, capsys):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text("import small\n\n\ndef get_config():\n    return small.small()\n")
+    for mode in ("train", "export"):
+        main.main(["main", f"--config={recipe}", f"--workdir={tmp_path / 'w'}", f"--mode={mode}"])
+    command.main([str(tmp_path / "w" / "net.safetensors")])
+    printed = capsys.readouterr().out
+    assert "stage1_block1/binary_conv" in printed and "digest" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not runtime.available(), reason="needs the compiled engine")
+def test_trained_cifar_network_scores_what_its_authors_report(shared, tmp_path):
+    """Imported, exported and run: 83.19 % (83.17 published)."""
+    archive, out = tmp_path / "cifar10.npz", tmp_path / "r20.safetensors"
+    subprocess.run([sys.executable, shared / "data" / "unpack.py", "cifar10", archive], check=True)
+    weights = shared / "data" / "weights" / "bireal20_cifar10.npz"
+    main.main([
+        "main", "--config=configs/cifar10_r20.py", f"--config.data.dir={archive}", f"--config.init_from={weights}",
+        "--mode=export", f"--out={out}",
+    ])  # fmt: skip
+    with np.load(archive) as arrays:
+        images, labels = arrays["x_test"], arrays["y_test"].ravel()
+    for precision in runtime.PRECISIONS:
+        right = runtime.load(out, threads=2, precision=precision)(images).argmax(-1) == labels
+        assert abs(100 * right.mean() - 83.19) <= 0.1, precision
