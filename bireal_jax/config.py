@@ -65,7 +65,7 @@ def default() -> ConfigDict:
     c.save_steps = 0
     c.keep_last = 2  # checkpoints kept, beside the best one
     c.profile_steps = 0  # trace that many steps, from the 10th on, into workdir/profile
-    c.init_from = ""  # .npz of the authors' names, or a workdir, to start from or to evaluate
+    c.init_from = ""  # weights of a file that `importers` reads, or of a workdir, to start from or to evaluate
     c.stages = ()  # dicts of overrides of the above, one a stage: {"name": "clip", "optim.lr": 0.01}; none: one stage
     return c.lock()
 

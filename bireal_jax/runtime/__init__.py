@@ -38,7 +38,7 @@ def _load_engine() -> ctypes.CDLL | None:
     library = ctypes.CDLL(spec.origin)
     for name, result in {
         "load_memory": ctypes.c_void_p, "free": None, "run_u8": ctypes.c_int, "run_f32": ctypes.c_int,
-        "kernels": ctypes.c_char_p, "memory": ctypes.c_size_t, "work": ctypes.c_double, "tensor": ctypes.c_int,
+        "kernels": ctypes.c_char_p, "profile": ctypes.c_int, "memory": ctypes.c_size_t, "work": ctypes.c_double, "tensor": ctypes.c_int,
     }.items():  # fmt: skip
         getattr(library, f"bireal_{name}").restype = result
     return library
@@ -112,6 +112,26 @@ class Network:
             if _engine.bireal_tensor(self._handle, i, found[-1].ctypes.data_as(ctypes.c_void_p)):
                 raise RuntimeError(f"tensor {i} is not there")
         return found
+
+    def profile(self, image: np.ndarray, repeats: int = 50) -> list[tuple[dict, float]]:
+        """Where the time goes: operations and the median seconds of each; what is fused into another counts with it.
+
+        Args:
+          image: uint8 [h, w, c].
+          repeats: how often it is run.
+
+        Raises:
+          BadInput: as a call, or the network was loaded with kernels="reference".
+        """
+        image = self._checked(image[None])
+        if not self._handle or not _engine or image.dtype != np.uint8:
+            raise BadInput("only the compiled engine is profiled, on a uint8 image")
+        ops, error = self._program.spec["ops"], ctypes.create_string_buffer(_ERROR_SIZE)
+        seconds = np.empty(len(ops))
+        pointers = (a.ctypes.data_as(ctypes.c_void_p) for a in (image, seconds))
+        if _engine.bireal_profile(self._handle, next(pointers), repeats, next(pointers), error):
+            raise BadInput(error.value.decode(errors="replace"))
+        return [(op, float(s)) for op, s in zip(ops, seconds, strict=True) if s]
 
     def _checked(self, images):
         images = np.asarray(images)

@@ -181,13 +181,14 @@ std::vector<double> convolve(const Size& s, const std::vector<T>& input, const s
   return sums;
 }
 
-void binary(const Size& s) {
+// opposite: every product is -1.
+void binary(const Size& s, bool opposite = false) {
   if (!s.valid() || !chosen()) return;
   Conv c = s.conv();
   const int bytes = (c.cg + 7) / 8, taps = s.kh * s.kw;
   Array<uint8_t> map(size_t(s.h) * s.w * bits_pitch(s.c)), filters(size_t(s.co) * taps * bytes);
-  for (size_t i = 0; i < map.size; i++) map[i] = uint8_t(rng());  // beyond the channels, too
-  for (size_t i = 0; i < filters.size; i++) filters[i] = uint8_t(rng());
+  for (size_t i = 0; i < map.size; i++) map[i] = opposite ? 255 : uint8_t(rng());  // beyond the channels, too
+  for (size_t i = 0; i < filters.size; i++) filters[i] = opposite ? 0 : uint8_t(rng());
   std::vector<int32_t> input(size_t(s.h) * s.w * s.c), weight(size_t(taps) * c.cg * s.co);
   for (size_t i = 0; i < input.size(); i++) {
     const size_t k = i % s.c;
@@ -244,6 +245,13 @@ void binary_corners() {
           s.padding(1), s.groups = groups, s.pad = (c + og) % 3 - 1;
           binary(s);
         }
+  for (int pad = -1; pad <= 1; pad++)  // as many products as 16 bits count
+    for (bool opposite : {false, true}) {
+      Size s{3, 3, 7281, 2, 3, 3};
+      s.padding(1), s.pad = pad;
+      binary(s, opposite);
+      binary({1, 1, 65535, 3}, opposite);
+    }
 }
 
 Size random_size(int most_channels, int most_filters, double most_work) {
@@ -364,13 +372,13 @@ void pools(int count) {
     if (!chosen()) continue;
     const bool average = draw(0, 1);
     const int n = draw(1, 40), size = draw(1, 4), kh = average ? size : draw(1, 3), kw = average ? size : draw(1, 3);
-    const int sw = average ? size : draw(1, 3), left = average ? 0 : draw(0, kw - 1), w = draw(kw, 17);
-    const int wo = (w + left - kw) / sw + 1, pitch = int(pitch_of(n));
-    std::vector<std::vector<float>> rows(kh, std::vector<float>(size_t(w) * pitch, NAN));
+    const int sw = average ? size : draw(1, 3), w = draw(kw, 17), pitch = int(pitch_of(n));
+    const int left = average ? 0 : draw(0, kw - 1), right = average ? 0 : draw(0, kw - 1);
+    const int wo = (w + left + right - kw) / sw + 1;
+    std::vector<std::vector<float>> rows(kh, std::vector<float>(size_t(w + right) * pitch, 1000.f));  // and beyond
     std::vector<const float*> pointers;
     for (auto& row : rows) {
-      for (size_t i = 0; i < row.size(); i++)
-        if (int(i % pitch) < n) row[i] = grid(64, 8);
+      for (int i = 0; i < w * pitch; i++) row[i] = i % pitch < n ? grid(64, 8) : NAN;
       pointers.push_back(!average && kh > 1 && draw(0, 2) == 0 && &row != &rows[0] ? nullptr : row.data());
     }
     End end(wo, n, false, average && size == 3, draw(0, 3));

@@ -53,6 +53,11 @@ BIREAL_API int bireal_run_u8(bireal_net* net, const uint8_t* images, size_t n, f
 BIREAL_API int bireal_run_f32(bireal_net* net, const float* images, size_t n, float* logits,
                               char error[BIREAL_ERROR_SIZE]);
 
+/* Where the time goes: the median over so many runs of one image, in seconds for each operation; what is fused into
+ * another counts with it and has 0. seconds: as many as the file has operations. */
+BIREAL_API int bireal_profile(bireal_net* net, const uint8_t* image, int repeats, double* seconds,
+                              char error[BIREAL_ERROR_SIZE]);
+
 /* For tests: after a run of one image of an unfused network, the tensor of that number, [h, w, c]. */
 BIREAL_API int bireal_tensor(bireal_net* net, int number, float* values);
 

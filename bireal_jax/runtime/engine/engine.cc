@@ -2,6 +2,7 @@
 // each step is cut into pieces for the threads.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <cstdio>
@@ -492,6 +493,25 @@ class Run {
     std::memcpy(logits, real(int(net_.network.ops.size())), net_.network.ops.back().out.c * sizeof(float));
   }
 
+  std::vector<double> profile(const uint8_t* pixels, int repeats) {
+    std::vector<float> logits(net_.network.ops.back().out.c);
+    std::vector<std::vector<double>> times(net_.steps.size());
+    for (int r = 0; r < repeats; r++) {
+      image(pixels, logits.data());
+      for (size_t s = 0; s < net_.steps.size(); s++) {
+        const auto begin = std::chrono::steady_clock::now();
+        run(net_.steps[s], pixels);
+        times[s].push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+      }
+    }
+    std::vector<double> seconds(net_.network.ops.size());
+    for (size_t s = 0; s < times.size(); s++) {
+      std::nth_element(times[s].begin(), times[s].begin() + repeats / 2, times[s].end());
+      seconds[net_.steps[s].op] = times[s][repeats / 2];
+    }
+    return seconds;
+  }
+
   float* real(int tensor) const { return reinterpret_cast<float*>(at(net_.reals[tensor])); }
   uint8_t* bits(int tensor) const { return at(net_.bits[tensor]); }
 
@@ -857,6 +877,18 @@ int bireal_run_u8(bireal_net* net, const uint8_t* images, size_t n, float* logit
 }
 int bireal_run_f32(bireal_net* net, const float* images, size_t n, float* logits, char* error) {
   return bireal::run(net, images, n, logits, error);
+}
+
+int bireal_profile(bireal_net* handle, const uint8_t* image, int repeats, double* seconds, char* error) {
+  try {
+    if (repeats < 1) throw bireal::Error("repeats is less than 1");
+    bireal::Context context(*handle->net);
+    const auto found = bireal::Run(*handle->net, context).profile(image, repeats);
+    std::copy(found.begin(), found.end(), seconds);
+    return 0;
+  } catch (const std::exception& e) {
+    return bireal::report(error, e.what());
+  }
 }
 
 int bireal_tensor(bireal_net* handle, int number, float* values) {

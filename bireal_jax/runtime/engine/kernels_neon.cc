@@ -52,6 +52,7 @@ inline Bytes table_bytes(const uint8_t* p) { return vld1q_u8(p); }
 inline Bytes shuffle(Bytes table, Bytes index) { return vqtbl1q_u8(table, index); }
 inline void add_into(Bytes& sum, Bytes x) { sum = vaddq_u8(sum, x); }
 inline Bytes high_nibbles(Bytes x) { return vshrq_n_u8(x, 4); }
+inline Bytes settled(Bytes, Bytes high) { return high; }
 inline Bytes low_of_pair(Bytes raw, Bytes high) { return vsubq_u8(raw, vshlq_n_u8(high, 4)); }
 inline void widen_add(uint16_t* counts, Bytes x) {
   vst1q_u16(counts, vaddw_u8(vld1q_u16(counts), vget_low_u8(x)));
