@@ -167,6 +167,11 @@ def _map_shape(shape) -> Shape:
     return h, w, c
 
 
+def _out(eqn):
+    """The shape of what an equation gives."""
+    return eqn.outvars[0].aval.shape
+
+
 def _joined(*parts):
     """Names of scopes, without those of transformations."""
     names = [n for part in parts for n in part.split("/") if n.replace("_", "").isalnum()]
@@ -199,21 +204,20 @@ def _conv(tracer, eqn, args, shapes, path):
     if binary_conv:
         settings["pad"] = 0
     out = tracer.add(
-        "binary_conv" if binary_conv else "conv", (x,), eqn.outvars[0].aval.shape, path, settings, {"weight": w.value},
+        "binary_conv" if binary_conv else "conv", (x,), _out(eqn), path, settings, {"weight": w.value},
         binary_weight=w.binary,
     )  # fmt: skip
-    return _affine(tracer, out, eqn.outvars[0].aval.shape, path, scale=alpha[0]) if alpha else out
+    return _affine(tracer, out, _out(eqn), path, scale=alpha[0]) if alpha else out
 
 
 def _dense(tracer, eqn, args, shapes, path):
     (x, w), (contract, batch) = args, eqn.params["dimension_numbers"]
     if tuple(contract) != ((len(shapes[0]) - 1,), (0,)) or any(batch):
         raise BadInput(f"{path}: only x @ w is known of dot_general")
-    kernel = w.value if isinstance(w.value, jax.ShapeDtypeStruct) else w.value[None, None]
-    if isinstance(kernel, jax.ShapeDtypeStruct):
-        kernel = jax.ShapeDtypeStruct((1, 1, *kernel.shape), kernel.dtype)
+    abstract = isinstance(w.value, jax.ShapeDtypeStruct)
+    kernel = jax.ShapeDtypeStruct((1, 1, *w.value.shape), w.value.dtype) if abstract else w.value[None, None]
     settings = {"strides": [1, 1], "padding": [0, 0, 0, 0], "groups": 1}
-    return tracer.add("conv", (x,), eqn.outvars[0].aval.shape, path, settings, {"weight": kernel}, w.binary)
+    return tracer.add("conv", (x,), _out(eqn), path, settings, {"weight": kernel}, w.binary)
 
 
 def _affine(tracer, x, shape, path, scale=None, offset=None):
@@ -223,7 +227,7 @@ def _affine(tracer, x, shape, path, scale=None, offset=None):
 
 
 def _arithmetic(tracer, eqn, args, shapes, path):
-    kind, shape = eqn.primitive.name, eqn.outvars[0].aval.shape
+    kind, shape = eqn.primitive.name, _out(eqn)
     x, y = args if len(args) == 2 else (args[0], Const(np.array(-1.0)))
     if isinstance(x, Tensor) and isinstance(y, Tensor) and kind in ("add", "add_any"):
         return tracer.add("add", (x, y), shape, path)
@@ -243,7 +247,7 @@ def _apply(function, const):
 
 def _simple(kind, settings=lambda eqn: {}):
     def operation(tracer, eqn, args, shapes, path):
-        return tracer.add(kind, (args[0],), eqn.outvars[0].aval.shape, path, settings(eqn))
+        return tracer.add(kind, (args[0],), _out(eqn), path, settings(eqn))
 
     return operation
 
@@ -266,25 +270,21 @@ def _reduce_window_max(tracer, eqn, args, shapes, path):
         "window": list(p["window_dimensions"][1:3]), "strides": list(p["window_strides"][1:3]),
         "padding": [v for pair in p["padding"][1:3] for v in pair],
     }  # fmt: skip
-    return tracer.add("max_pool", (args[0],), eqn.outvars[0].aval.shape, path, settings)
+    return tracer.add("max_pool", (args[0],), _out(eqn), path, settings)
 
 
 def _avg_pool(tracer, eqn, args, shapes, path):
     size = _params(eqn, "reshape")["new_sizes"][2]
-    return tracer.add("avg_pool", (args[0],), eqn.outvars[0].aval.shape, path, {"window": size})
+    return tracer.add("avg_pool", (args[0],), _out(eqn), path, {"window": size})
 
 
 def _slice(tracer, eqn, args, shapes, path):
     p, (_, h, w, c) = eqn.params, shapes[0]
     step = (p["strides"] or (1,) * 4)[1]
-    whole = p["limit_indices"][0] == 1 and p["limit_indices"][3] == c and not any(p["start_indices"])
-    if (
-        not whole
-        or tuple(p["strides"] or ()) != (1, step, step, 1)
-        or eqn.outvars[0].aval.shape[1:3] != (-(-h // step), -(-w // step))
-    ):
+    thinned = (1, -(-h // step), -(-w // step), c)
+    if any(p["start_indices"]) or tuple(p["strides"] or ()) != (1, step, step, 1) or _out(eqn) != thinned:
         raise BadInput(f"{path}: only x[:, ::s, ::s] is known of slices")
-    return tracer.add("subsample", (args[0],), eqn.outvars[0].aval.shape, path, {"stride": step})
+    return tracer.add("subsample", (args[0],), _out(eqn), path, {"stride": step})
 
 
 def _pad(tracer, eqn, args, shapes, path):
@@ -293,15 +293,13 @@ def _pad(tracer, eqn, args, shapes, path):
         raise BadInput(f"{path}: only channels of zeros can be padded")
     if low == high == 0:
         return args[0]
-    return tracer.add(
-        "pad_channels", (args[0],), eqn.outvars[0].aval.shape, path, {"before": int(low), "after": int(high)}
-    )
+    return tracer.add("pad_channels", (args[0],), _out(eqn), path, {"before": int(low), "after": int(high)})
 
 
 def _concatenate(tracer, eqn, args, shapes, path):
     if eqn.params["dimension"] != len(shapes[0]) - 1:
         raise BadInput(f"{path}: only channels can be concatenated")
-    return args[0] if len(args) == 1 else tracer.add("concat", tuple(args), eqn.outvars[0].aval.shape, path)
+    return args[0] if len(args) == 1 else tracer.add("concat", tuple(args), _out(eqn), path)
 
 
 def _same(tracer, eqn, args, shapes, path):
@@ -333,11 +331,8 @@ def _merge_affine(ops: list[Op]) -> list[Op]:
         before = merged[op.inputs[0] - 1] if op.inputs[0] else None
         if op.kind == "affine" and before and before.kind == "affine" and readers[ops[i].inputs[0]] == 1:
             if all(isinstance(array, np.ndarray) for array in (*op.arrays.values(), *before.arrays.values())):
-                scale, offset = op.arrays["scale"], op.arrays["offset"]
-                before.arrays = {
-                    "scale": scale * before.arrays["scale"],
-                    "offset": scale * before.arrays["offset"] + offset,
-                }
+                (scale, offset), (first, more) = op.arrays.values(), before.arrays.values()
+                before.arrays = {"scale": scale * first, "offset": scale * more + offset}
             else:
                 before.arrays = {"scale": _shape_only(before), "offset": _shape_only(before)}
             before.path = op.path

@@ -38,7 +38,8 @@ def _load_engine() -> ctypes.CDLL | None:
     library = ctypes.CDLL(spec.origin)
     for name, result in {
         "load_memory": ctypes.c_void_p, "free": None, "run_u8": ctypes.c_int, "run_f32": ctypes.c_int,
-        "kernels": ctypes.c_char_p, "profile": ctypes.c_int, "memory": ctypes.c_size_t, "work": ctypes.c_double, "tensor": ctypes.c_int,
+        "kernels": ctypes.c_char_p, "profile": ctypes.c_int, "memory": ctypes.c_size_t, "work": ctypes.c_double,
+        "tensor": ctypes.c_int,
     }.items():  # fmt: skip
         getattr(library, f"bireal_{name}").restype = result
     return library
