@@ -74,17 +74,30 @@ class Team {
     }
     if (sleeping_.load()) wake_.notify_all();
     function(0);
-    for (int spins = 0; left_.load(std::memory_order_acquire);)
-      if (++spins > spin_limit) std::this_thread::yield();
+    if (!spin([&] { return left_.load(std::memory_order_acquire) == 0; }))
+      while (left_.load(std::memory_order_acquire)) std::this_thread::yield();
   }
 
  private:
-  static constexpr int spin_limit = 20000;
+  // Waits for at most a millisecond without going to sleep: waking a sleeper takes longer than a layer.
+  template <class Done>
+  static bool spin(const Done& done) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(1);
+    do {
+      for (int i = 0; i < 100; i++) {
+        if (done()) return true;
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+      }
+      std::this_thread::yield();  // to whoever else wants this core
+    } while (std::chrono::steady_clock::now() < end);
+    return false;
+  }
 
   void work(int number) {
     for (unsigned seen = 0;;) {
-      for (int spins = 0; round_.load(std::memory_order_acquire) == seen;) {
-        if (++spins < spin_limit) continue;
+      if (!spin([&] { return round_.load(std::memory_order_acquire) != seen; })) {
         std::unique_lock<std::mutex> lock(mutex_);
         sleeping_++;
         wake_.wait(lock, [&] { return round_.load() != seen; });
@@ -266,13 +279,20 @@ class Planner {
   // Weights, packed for the kernels.
   void prepare() {
     for (auto& op : ops_) {
+      hold(op.bits.size());
+      for (auto& array : op.arrays) hold(array.size() * sizeof(float));
+    }
+    for (auto& op : ops_) {
       const bool channels = op.kind == Kind::affine || op.kind == Kind::rprelu;
       const size_t size = pitch_of(op.in.c) * sizeof(float);
       charge(channels ? 3 * size : 0);
       net_.arrays.emplace_back(channels ? 3 * size : 0);
-      for (int k = 0; channels && k < 3; k++)
-        if (!op.arrays[k].empty())
-          std::memcpy(net_.arrays.back().as<uint8_t>() + k * size, op.arrays[k].data(), op.arrays[k].size() * sizeof(float));
+      for (int k = 0; channels && k < 3; k++) {
+        if (op.arrays[k].empty()) continue;
+        std::memcpy(net_.arrays.back().as<uint8_t>() + k * size, op.arrays[k].data(), op.arrays[k].size() * sizeof(float));
+        release(op.arrays[k].size() * sizeof(float));
+        std::vector<float>().swap(op.arrays[k]);
+      }
     }
     for (auto& step : net_.steps) {
       Op& op = ops_[step.op];
@@ -283,23 +303,36 @@ class Planner {
       c.groups = op.groups, c.pad = op.pad, c.cg = op.in.c / op.groups, c.og = op.out.c / op.groups;
       if (op.kind == Kind::binary_conv) {
         net_.kernels->binary_plan(c);
-        charge(c.packed);
+        const size_t counts = size_t(c.kh) * c.kw * pitch_of(c.co) + 64;
+        charge(c.packed + counts * sizeof(uint16_t));
         step.weight = Buffer(c.packed);
-        step.tap_counts.assign(size_t(c.kh) * c.kw * pitch_of(c.co) + 64, 0);
+        step.tap_counts.assign(counts, 0);
         net_.kernels->binary_pack(c, op.bits.data(), step.weight.as<void>(), step.tap_counts.data());
         c.weight = step.weight.as<void>();
         c.tap_counts = step.tap_counts.data();
-        op.bits = {};
       } else {
+        const size_t count = size_t(c.kh) * c.kw * c.cg * c.co;
+        if (!op.bits.empty()) {
+          hold(count * sizeof(float));
+          op.arrays[0] = dense(op);
+        }
         real(step, op);
-        op.arrays[0] = {};
+        release(count * sizeof(float));
+        std::vector<float>().swap(op.arrays[0]);
       }
+      release(op.bits.size());
+      std::vector<uint8_t>().swap(op.bits);
     }
   }
 
+  // Of the file's own arrays, until they are packed: they count towards the limit.
+  void hold(size_t bytes) { held_ += bytes, charge(0); }
+  void release(size_t bytes) { held_ -= bytes; }
+
+  // Before anything is allocated.
   void charge(size_t bytes) {
     net_.weights += bytes;
-    if (net_.weights + net_.workspace > net_.options.max_memory)
+    if (net_.weights + net_.workspace + held_ > net_.options.max_memory)
       throw Error("the network needs more than " + std::to_string(net_.options.max_memory >> 20) +
                   " MB of memory; raise max_memory if you trust the file");
   }
@@ -383,12 +416,19 @@ class Planner {
         }
       }
       step.int16_scale.as<float>()[o] = float(a * step_size);
+      // sums[y][x]: of the taps above and to the left
+      std::vector<std::vector<double>> sums(c.kh + 1, std::vector<double>(c.kw + 1));
+      for (int ky = 0; ky < c.kh; ky++)
+        for (int kx = 0; kx < c.kw; kx++) {
+          double tap = 0;
+          for (int k = 0; k < c.c; k++) tap += weight(ky, kx, k, o) * (net.mean[k] - 128 / 255.0) / net.std[k];
+          sums[ky + 1][kx + 1] = tap + sums[ky][kx + 1] + sums[ky + 1][kx] - sums[ky][kx];
+        }
       for (size_t i = 0; i < rows.size(); i++)
         for (size_t j = 0; j < cols.size(); j++) {
-          double sum = 0;
-          for (int ky = rows[i].first; ky < rows[i].second; ky++)
-            for (int kx = cols[j].first; kx < cols[j].second; kx++)
-              for (int k = 0; k < c.c; k++) sum += weight(ky, kx, k, o) * (net.mean[k] - 128 / 255.0) / net.std[k];
+          const auto [y0, y1] = rows[i];
+          const auto [x0, x1] = cols[j];
+          const double sum = sums[y1][x1] - sums[y0][x1] - sums[y1][x0] + sums[y0][x0];
           step.offsets.as<float>()[(i * cols.size() + j) * pitch + o] = float(b - a * sum);
         }
     }
@@ -418,17 +458,11 @@ class Planner {
     std::vector<Used> used;
     auto claim = [&](size_t size, int from, int until) {
       size = (size + 127) / 64 * 64;
-      std::vector<Used> now;
-      for (auto& u : used)
-        if (u.until >= from) now.push_back(u);
-      used = now;
-      std::sort(now.begin(), now.end(), [](const Used& a, const Used& b) { return a.begin < b.begin; });
+      used.erase(std::remove_if(used.begin(), used.end(), [&](const Used& u) { return u.until < from; }), used.end());
       size_t at = 0;
-      for (auto& u : now) {
-        if (u.begin >= at + size) break;
-        at = std::max(at, u.end);
-      }
-      used.push_back({at, at + size, until});
+      auto gap = used.begin();  // in order of begin
+      for (; gap != used.end() && gap->begin < at + size; ++gap) at = std::max(at, gap->end);
+      used.insert(gap, {at, at + size, std::max(from, until)});  // until: -1 where nobody reads it
       net_.workspace = std::max(net_.workspace, at + size);
       charge(0);
       return Place{at, size};
@@ -472,6 +506,7 @@ class Planner {
   std::vector<Op>& ops_;
   std::vector<std::vector<int>> readers_;
   std::vector<bool> absorbed_;
+  size_t held_ = 0;
   int last_ = 0;
 };
 
@@ -516,7 +551,7 @@ class Run {
   uint8_t* bits(int tensor) const { return at(net_.bits[tensor]); }
 
  private:
-  uint8_t* at(const Place& place) const { return context_.memory.as<uint8_t>() + place.offset; }
+  uint8_t* at(const Place& place) const { return place ? context_.memory.as<uint8_t>() + place.offset : nullptr; }
 
   float normalized(float value, int) const { return value; }
   float normalized(uint8_t value, int c) const {
@@ -634,7 +669,11 @@ class Run {
     const uint8_t* in = bits(step.input);
     split(c.ph, [&](int y0, int y1, int) { kernels_.binary_prepare(c, in, scratch, y0, y1); });
     const int blocks = c.groups * c.blocks;
-    split(blocks * c.ho, [&](int from, int to, int) {
+    if (c.ho >= 8 * context_.team.size())  // by rows: pixels of one thread share no cache line with the other's
+      return split(c.ho, [&](int y0, int y1, int) {
+        for (int block = 0; block < blocks; block++) kernels_.binary_rows(c, scratch, block, y0, y1, e);
+      });
+    split(blocks * c.ho, [&](int from, int to, int) {  // by filters: each thread reads its own weights
       while (from < to) {
         const int block = from / c.ho, y = from % c.ho, end = std::min(c.ho, y + to - from);
         kernels_.binary_rows(c, scratch, block, y, end, e);

@@ -77,7 +77,7 @@ class Parser {
   }
 
   Json value(int depth) {
-    if (depth > 8) fail();  // nothing of ours is nested deeper
+    if (depth > 8 || ++count_ > max_values) fail();  // nothing of ours is nested deeper
     Json json;
     char c = peek();
     if (c == '{' || c == '[') {
@@ -121,18 +121,22 @@ class Parser {
     const char* p = copy;
     bool negative = *p == '-';
     p += negative;
-    if (*p < '0' || *p > '9') fail();
+    auto digit = [&] { return *p >= '0' && *p <= '9'; };
+    if (!digit() || (*p == '0' && p[1] >= '0' && p[1] <= '9')) fail();
     double mantissa = 0;
     int exponent = 0;
-    for (; *p >= '0' && *p <= '9'; p++) mantissa = mantissa * 10 + (*p - '0');
-    if (*p == '.')
-      for (p++; *p >= '0' && *p <= '9'; p++, exponent--) mantissa = mantissa * 10 + (*p - '0');
+    for (; digit(); p++) mantissa = mantissa * 10 + (*p - '0');
+    if (*p == '.') {
+      if (p++, !digit()) fail();
+      for (; digit(); p++, exponent--) mantissa = mantissa * 10 + (*p - '0');
+    }
     if (*p == 'e' || *p == 'E') {
       p++;
       bool down = *p == '-';
       p += down || *p == '+';
       int e = 0;
-      for (; *p >= '0' && *p <= '9'; p++) e = std::min(e * 10 + (*p - '0'), 1000);
+      if (!digit()) fail();
+      for (; digit(); p++) e = std::min(e * 10 + (*p - '0'), 1000);
       exponent += down ? -e : e;
     }
     if (*p) fail();
@@ -194,6 +198,7 @@ class Parser {
   }
 
   const char *at_, *end_;
+  size_t count_ = 0;
 };
 
 // ---------------------------------------------------------------------------------------------------------- digests
@@ -447,14 +452,6 @@ class Reader {
     }
     if (weight.binary) op.bits.assign(weight.bytes, weight.bytes + weight.size);
     else op.arrays[0] = floats(weight);
-    if (weight.binary && op.kind == Kind::conv) {
-      op.arrays[0].resize(kh * kw * cin * cout);
-      for (size_t o = 0; o < cout; o++)
-        for (size_t t = 0; t < kh * kw; t++)
-          for (size_t c = 0; c < cin; c++)
-            op.arrays[0][(t * cin + c) * cout + o] = op.bits[(o * kh * kw + t) * s[3] + c / 8] >> c % 8 & 1 ? 1.f : -1.f;
-      op.bits.clear();
-    }
     return slid(op, int(cout));
   }
 
@@ -486,11 +483,22 @@ class Reader {
 
 }  // namespace
 
+std::vector<float> dense(const Op& op) {
+  const size_t taps = size_t(op.kh) * op.kw, cin = op.in.c / op.groups, cout = op.out.c, bytes = (cin + 7) / 8;
+  std::vector<float> weight(taps * cin * cout);
+  for (size_t o = 0; o < cout; o++)
+    for (size_t t = 0; t < taps; t++)
+      for (size_t c = 0; c < cin; c++)
+        weight[(t * cin + c) * cout + o] = op.bits[(o * taps + t) * bytes + c / 8] >> c % 8 & 1 ? 1.f : -1.f;
+  return weight;
+}
+
 Network parse(const uint8_t* data, size_t size) {
   uint64_t header_size = 0;
   if (size < 8) throw Error("the file is too short for a packed network");
   std::memcpy(&header_size, data, 8);
-  if (header_size > size - 8 || header_size > (64u << 20)) throw Error("no packed network: the header is longer than the file");
+  if (header_size > size - 8 || header_size > max_header)
+    throw Error("no packed network: the header is longer than the file, or than 4 MB");
   const char* text = reinterpret_cast<const char*>(data) + 8;
   Json header = Parser(text, text + header_size).document();
   const std::string& inner = header["__metadata__"]["bireal_jax"].str("the metadata");

@@ -32,7 +32,7 @@ struct Op {
   int before = 0;           // channels of zeros in front
   float low = 0, high = 0, leak = 0;
   std::vector<float> arrays[3];  // weight [kh, kw, cin / groups, cout], or scale and offset, or those of RPReLU
-  std::vector<uint8_t> bits;     // binary weight [cout, kh, kw, ceil(cin / groups / 8)]
+  std::vector<uint8_t> bits;     // binary weight [cout, kh, kw, ceil(cin / groups / 8)], instead of arrays[0]
 };
 
 struct Network {
@@ -44,11 +44,15 @@ struct Network {
 };
 
 // Limits of a file; beyond them it is refused.
-constexpr int max_side = 1 << 16, max_ops = 1 << 14, max_window = 64;
+constexpr int max_side = 1 << 16, max_ops = 1 << 12, max_window = 64;
+constexpr size_t max_header = 4 << 20, max_values = 1 << 17;  // bytes of JSON, and what stands in it
 constexpr size_t max_elements = size_t(1) << 28;
 constexpr int max_binary_inputs = 65535;  // of one output: counts are 16 bit
 
-// Throws Error.
+// Throws Error. Takes at most the size of the file and 48 MB.
 Network parse(const uint8_t* data, size_t size);
+
+// ±1 [kh, kw, cin / groups, cout] of a convolution with a binary weight.
+std::vector<float> dense(const Op& op);
 
 }  // namespace bireal
