@@ -217,13 +217,13 @@ def measure(batch, threads, arguments):
         **machine(),
     }  # fmt: skip
     print(f"\n{model}, batch {batch}, {threads} thread(s) on {row['cpu']}; milliseconds")
-    print("| peer | median | quartiles | images/s | ours is x times as fast | difference from the reference |")
-    print("|---|---|---|---|---|---|")
+    print("| peer | median | quartiles | best | images/s | ours is x times as fast | difference from the reference |")
+    print("|---|---|---|---|---|---|---|")
     for name, values in times.items():
         low, median, high = statistics.quantiles(values, n=4)
         ratios = [v / o for v, o in zip(values, times.get("ours", []), strict=False)]
         ratio, difference = f"{statistics.median(ratios):.2f}" if ratios else "", workers[name][1]
-        figures = f"{median:.2f} | {low:.2f} to {high:.2f} | {1e3 * batch / median:.1f} | {ratio} | {difference:.1e}"
+        figures = f"{median:.2f} | {low:.2f} to {high:.2f} | {min(values):.2f} | {1e3 * batch / median:.1f} | {ratio} | {difference:.1e}"
         print(f"| {name} | {figures} |", flush=True)
         row[name] = [round(v, 3) for v in values]
         row[f"{name}_difference"] = difference
