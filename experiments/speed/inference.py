@@ -223,7 +223,8 @@ def measure(batch, threads, arguments):
         low, median, high = statistics.quantiles(values, n=4)
         ratios = [v / o for v, o in zip(values, times.get("ours", []), strict=False)]
         ratio, difference = f"{statistics.median(ratios):.2f}" if ratios else "", workers[name][1]
-        figures = f"{median:.2f} | {low:.2f} to {high:.2f} | {min(values):.2f} | {1e3 * batch / median:.1f} | {ratio} | {difference:.1e}"
+        spread = f"{low:.2f} to {high:.2f} | {min(values):.2f}"
+        figures = f"{median:.2f} | {spread} | {1e3 * batch / median:.1f} | {ratio} | {difference:.1e}"
         print(f"| {name} | {figures} |", flush=True)
         row[name] = [round(v, 3) for v in values]
         row[f"{name}_difference"] = difference

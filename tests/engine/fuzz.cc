@@ -205,7 +205,7 @@ void mutate_spec(std::string& text, Random& random) {
     }
     case 3:
     case 4: {
-      const long number = std::strtol(old.c_str(), nullptr, 10), step = long(random(9)) - 4;
+      const long number = std::strtol(old.c_str(), nullptr, 10) % (1l << 60), step = long(random(9)) - 4;
       return put(std::to_string(random.one_in(3) ? number * 2 : number + step));
     }
     case 5: return put(quoted(random.of(kinds)));

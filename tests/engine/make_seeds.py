@@ -1,6 +1,6 @@
 """Small packed networks that have every operation between them: seeds for fuzz.cc, and victims for test_container.py.
 
-    python tests/engine/make_seeds.py FOLDER
+python tests/engine/make_seeds.py FOLDER
 """
 
 import sys
