@@ -58,9 +58,8 @@ def main():
                 done = subprocess.run([sys.executable, "-c", code, path], check=True, capture_output=True, text=True)
                 before, peak = map(float, done.stdout.split())
                 runs.append(peak - before)
-            print(
-                f"{name}: file {path.stat().st_size / 1e6:.1f} MB, peak {np.median(runs):.1f} MB (5 runs: {min(runs):.1f} to {max(runs):.1f})"
-            )
+            size, peak = path.stat().st_size / 1e6, f"{np.median(runs):.1f} MB ({min(runs):.1f} to {max(runs):.1f})"
+            print(f"{name}: file of {size:.1f} MB, peak of 5 runs {peak}")
 
 
 if __name__ == "__main__":
