@@ -159,7 +159,7 @@ def load(
       precision: "float32", or "int16": the first convolution's weights in 16 bits, on uint8 images, which are exact.
       kernels: a row of KERNELS; None for the environment variable BIREAL_KERNELS, or else the best of this CPU.
       unfused: every operation alone, slow, so that `Network.tensors` can show each.
-      max_memory: bytes that it may take; 0 for 4 times the file and 64 MB.
+      max_memory: bytes that it may take; 0 for 4 times the file and 64 MB, of the reference for 8 GB an image.
 
     Raises:
       BadInput: no file, no packed network, a damaged one, or an option that cannot be.
@@ -172,6 +172,10 @@ def load(
         raise BadInput(f"threads is {threads!r}; use 1 to 256")
     program = container.read(path)
     if kernels == "reference":
+        if program.memory > (max_memory or 8 << 30):
+            raise BadInput(
+                f"{path}: an image takes {program.memory >> 20:,} MB; raise max_memory if you trust the file"
+            )
         return Network(program, None, True)
     if not _engine:
         raise BadInput(

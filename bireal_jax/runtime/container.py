@@ -21,7 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from bireal_jax.errors import BadInput, first_line
-from bireal_jax.runtime import reference
+from bireal_jax.runtime import reference, verify
 
 FORMAT = 1
 NO_DIGEST = "0" * 64
@@ -59,6 +59,17 @@ class Program:
     def shape(self, number: int) -> tuple[int, int, int]:
         """(h, w, c) of a tensor."""
         return tuple(self.spec["ops"][number - 1]["shape"] if number else self.spec["image"]["shape"])
+
+    @property
+    def memory(self) -> int:
+        """About how many bytes `run` takes for one image: every map, and the widest matrix of a convolution."""
+        maps = [np.prod(self.shape(i), dtype=object) for i in range(len(self.spec["ops"]) + 1)]
+        columns = [
+            np.prod([*op["shape"][:2], self.tensors[f"{i}.weight"].size, 8], dtype=object) // op["shape"][2]
+            for i, op in enumerate(self.spec["ops"])
+            if "weight" in names(op)
+        ]
+        return 4 * (sum(maps) + max(columns, default=0))
 
     def normalize(self, images: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
         """uint8 [..., c] to (x / 255 - mean) / std; floats, which are normalized, as they are."""
@@ -111,25 +122,47 @@ def _digest_at(data):
 
 
 def parse(data: bytes, where: str = "the file") -> Program:
-    """The program of a packed file, its checksums verified.
+    """The program of a packed file, its digest and all that it says verified.
 
     Raises:
       BadInput: no packed network, a damaged one, or of a version that is not known.
     """
+    length = int.from_bytes(data[:8], "little")
+    if length > min(len(data) - 8, verify.MAX_HEADER):
+        raise BadInput(f"{where} is no packed network: its header is longer than the file, or than 4 MB")
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        spec = json.loads(header["__metadata__"]["bireal_jax"])
+        spec = _json(_json(data[8 : 8 + length])["__metadata__"]["bireal_jax"])
         tensors = safetensors.numpy.load(data)
     except (ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
         raise BadInput(f"{where} is no packed network: {first_line(error)}") from None
-    if spec.get("format") != FORMAT:
+    if not isinstance(spec, dict) or not isinstance(spec.get("crc32", {}), dict):
+        raise BadInput(f"{where} is no packed network: its header has no list of checksums")
+    if type(spec.get("format")) is not int or spec["format"] != FORMAT:
         raise BadInput(f"{where} has format {spec.get('format')!r}; this version reads format {FORMAT}")
     place = _digest_at(data)
     digest = hashlib.sha256(data[:place] + NO_DIGEST.encode() + data[place + len(NO_DIGEST) :]).hexdigest()
-    if spec["digest"] != digest:
-        damaged = [n for n, a in tensors.items() if spec["crc32"].get(n) != zlib.crc32(a.tobytes())]
+    if spec.get("digest") != digest:
+        damaged = [n for n, a in tensors.items() if spec.get("crc32", {}).get(n) != zlib.crc32(a.tobytes())]
         raise BadInput(f"{where} is damaged, in {', '.join(damaged[:4]) or 'the header'}; take another copy")
+    try:
+        verify.program(spec, tensors)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
     return Program(spec, tensors)
+
+
+def _json(text):
+    """json.loads without what only Python takes for JSON: a key twice, NaN, infinity."""
+
+    def once(pairs):
+        if len({key for key, _ in pairs}) < len(pairs):
+            raise ValueError("the header has a key twice")
+        return dict(pairs)
+
+    def refuse(name):
+        raise ValueError(f"the header has the number {name}")
+
+    return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
 
 
 def read(path: str | Path) -> Program:

@@ -77,7 +77,8 @@ class Parser {
   }
 
   Json value(int depth) {
-    if (depth > 8 || ++count_ > max_values) fail();  // nothing of ours is nested deeper
+    if (depth > 8) fail();  // nothing of ours is nested deeper
+    if (++count_ > max_values) throw Error("the header has more than 131,072 values");
     Json json;
     char c = peek();
     if (c == '{' || c == '[') {
@@ -531,6 +532,7 @@ Network parse(const uint8_t* data, size_t size) {
   }
   if (reader.used() != tensors.size()) throw Error("the file has tensors that no operation uses");
   if (shapes.back().pixels() != 1) throw Error("the last operation does not give one number a class");
+  if (!net.labels.empty() && net.labels.size() != size_t(shapes.back().c)) throw Error("the labels are not one for each output");
   return net;
 }
 
