@@ -154,7 +154,7 @@ HOSTILE = {
     "concatenated sizes": ("shapes", lambda s, o, r: o[CONCAT].update(inputs=[0, 3]), "different size"),
     "too many inputs": ("shapes", lambda s, o, r: o[CONCAT].update(inputs=[0] * 17), "inputs"),
     "reshape to more": ("shapes", lambda s, o, r: o[RESHAPE].update(shape=[1, 2, 90]), "number of elements"),
-    "two last pixels": ("shapes", lambda s, o, r: (o.pop(), r.clear(), o[5].update(shape=[2, 1, 45])), "one number"),
+    "last map of 2": ("shapes", lambda s, o, r: (o.pop(), r.clear(), o[5].update(shape=[2, 1, 45])), "one number"),
     "no weight": ("bireal", lambda s, o, r: r.update({"x": r.pop("0.weight")}), "0.weight|no weight"),
     "a tensor that nobody reads": (
         "bireal", lambda s, o, r: r.update(x={"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}), "no operation",
