@@ -303,6 +303,8 @@ class Planner {
       c.groups = op.groups, c.pad = op.pad, c.cg = op.in.c / op.groups, c.og = op.out.c / op.groups;
       if (op.kind == Kind::binary_conv) {
         net_.kernels->binary_plan(c);
+        // So many rows go through all filters in turn, that their part of the prepared input stays in the first cache.
+        c.band = int(std::max<size_t>(1, (size_t(16) << 10) * c.ph / std::max<size_t>(1, c.scratch)));
         const size_t counts = size_t(c.kh) * c.kw * pitch_of(c.co) + 64;
         charge(c.packed + counts * sizeof(uint16_t));
         step.weight = Buffer(c.packed);
@@ -671,7 +673,9 @@ class Run {
     const int blocks = c.groups * c.blocks;
     if (c.ho >= 8 * context_.team.size())  // by rows: pixels of one thread share no cache line with the other's
       return split(c.ho, [&](int y0, int y1, int) {
-        for (int block = 0; block < blocks; block++) kernels_.binary_rows(c, scratch, block, y0, y1, e);
+        for (int y = y0; y < y1; y += c.band)
+          for (int block = 0; block < blocks; block++)
+            kernels_.binary_rows(c, scratch, block, y, std::min(y1, y + c.band), e);
       });
     split(blocks * c.ho, [&](int from, int to, int) {  // by filters: each thread reads its own weights
       while (from < to) {

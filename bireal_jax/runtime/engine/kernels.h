@@ -42,6 +42,7 @@ struct Conv {
   size_t packed;            // bytes of the packed weight
   size_t scratch;           // bytes of the prepared input
   int ph, pw;               // the prepared input's rows and columns
+  int band;                 // binary: output rows that are computed together
   int steps;                // binary: of one ky; int16: pairs of one ky
   int n4;                   // binary: nibbles, or words, of a pixel and group
   const void* weight;

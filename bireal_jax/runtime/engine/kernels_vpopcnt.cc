@@ -32,36 +32,59 @@ inline void dot_into(IntLanes& sum, IntLanes x, IntLanes y) { sum = _mm512_dpwss
 #define OWN_BINARY
 #include "kernels.inc"
 
-// Binary convolution by counting the bits of activation xor weight: 64 channels of 8 filters at once. A pixel of a
-// group is n4 words; what is not there is zero in activations and weights.
+// Binary convolution by counting the bits of activation xor weight, 64 channels of 8 filters at once. A window is `steps`
+// words, one or more for each tap; what is not there is zero in activations and weights.
+//
+// Words are counted in pairs. A full adder makes of a running parity s, x = a ^ w and x' = a' ^ w' the parity
+// s' = s ^ x ^ x' and a carry that counts two: s where s' differs from s, else x. Parities of activations and of weights
+// can be taken apart, s' = A' ^ W' with A' = a_0 ^ ... ^ a' and W' likewise, so they are prepared: a' and w' are never
+// needed themselves. A pair takes two exclusive ors, a carry, a count and an addition, five operations instead of six.
 namespace {
 
-constexpr int POINTS = 4;  // times 4 registers of filters: 16 sums, 4 weights, and room for what is under way
+constexpr int TILE = 4, LINE = 8;  // pixels of a register tile; pixels side by side in memory
+constexpr int FULL_ADDER_CARRY = 0xd4;  // (x, s, s') -> s ^ s' ? s : x
 
-inline int block_filters(const Conv& c) { return c.og > unit ? 2 * unit : unit; }
 inline int word_channels(const Conv& c, int word) { return c.cg - 64 * word < 64 ? c.cg - 64 * word : 64; }
+inline size_t group_words(const Conv& c) { return size_t(c.ho * c.wo + LINE - 1) / LINE * LINE * c.steps; }
 
 void binary_plan(Conv& c) {
   c.n4 = (c.cg + 63) / 64;
-  c.steps = c.kw * c.n4;
-  const int filters = block_filters(c);
-  c.blocks = (c.og + filters - 1) / filters;
-  c.packed = size_t(c.groups) * c.blocks * c.kh * c.steps * filters * 8;
-  c.ph = (c.ho - 1) * c.sh + c.kh;
-  c.pw = (c.wo - 1) * c.sw + c.kw;
-  c.scratch = size_t(c.ph) * c.groups * c.pw * c.n4 * 8;
+  c.steps = c.kh * c.kw * c.n4;
+  c.blocks = (c.og + unit - 1) / unit;
+  c.packed = size_t(c.groups) * c.blocks * c.steps * unit * 8;
+  c.ph = c.ho;
+  c.pw = c.wo;
+  c.scratch = c.groups * group_words(c) * 8;
 }
 
-// uint64 [group][block][ky][kx][word][filter], and the set bits of each tap.
+// Takes the words of a window in turn and puts them at out[0], out[stride], ...: every second one as the parity of all up
+// to it, so that the last one is a parity.
+struct Pairs {
+  uint64_t* out;
+  size_t stride;
+  bool whole;
+  uint64_t parity = 0;
+  Pairs(uint64_t* out, size_t stride, int words) : out(out), stride(stride), whole(words % 2 == 0) {}
+  void put(uint64_t word) {
+    parity ^= word;
+    *out = whole ? word : parity;
+    out += stride;
+    whole = !whole;
+  }
+};
+
+// uint64 [group][block][word][filter], and the set bits of each tap.
 void binary_pack(const Conv& c, const uint8_t* bits, void* weight, uint16_t* tap_counts) {
   uint64_t* out = static_cast<uint64_t*>(weight);
-  const int filters = block_filters(c), bytes = (c.cg + 7) / 8;
+  const int bytes = (c.cg + 7) / 8;
   for (int g = 0; g < c.groups; g++)
-    for (int b = 0; b < c.blocks; b++)
-      for (int tap = 0; tap < c.kh * c.kw; tap++)
-        for (int n = 0; n < c.n4; n++)
-          for (int f = 0; f < filters; f++) {
-            const int o = b * filters + f, number = g * c.og + o, channels = word_channels(c, n);
+    for (int b = 0; b < c.blocks; b++, out += size_t(c.steps) * unit)
+      for (int f = 0; f < unit; f++) {
+        const int o = b * unit + f, number = g * c.og + o;
+        Pairs pairs(out + f, unit, c.steps);
+        for (int tap = 0; tap < c.kh * c.kw; tap++)
+          for (int n = 0; n < c.n4; n++) {
+            const int channels = word_channels(c, n);
             uint64_t v = 0;
             if (o < c.og) {
               const uint8_t* from = bits + (size_t(number) * c.kh * c.kw + tap) * bytes + 8 * n;
@@ -70,8 +93,9 @@ void binary_pack(const Conv& c, const uint8_t* bits, void* weight, uint16_t* tap
               uint16_t& total = tap_counts[tap * pitch_of(c.co) + number];
               total = uint16_t((n ? total : 0) + __builtin_popcountll(v));
             }
-            *out++ = v;
+            pairs.put(v);
           }
+      }
 }
 
 // `count` channels of a pixel, 1 to 64, beginning with `channel`.
@@ -87,110 +111,184 @@ inline uint64_t channels_at(const uint8_t* pixel, int channel, int count) {
   return v & ~uint64_t(0) >> (64 - count);
 }
 
-// uint64 [ph][groups][pw][n4], so that a row of a window is contiguous.
-void binary_prepare(const Conv& c, const uint8_t* bits, void* scratch, int y0, int y1) {
+// The windows of LINE pixels of row y, one word a tap.
+inline void prepare_line(const Conv& c, const uint8_t* bits, int y, int x, uint64_t* out) {
+  const uint64_t channels = ~uint64_t(0) >> (64 - c.cg);
+  const __m512i valid = _mm512_set1_epi64(int64_t(channels)), border = _mm512_set1_epi64(c.pad > 0 ? int64_t(channels) : 0);
+  __m512i parity = _mm512_setzero_si512();
+  bool whole = c.steps % 2 == 0;
+  for (int ky = 0; ky < c.kh; ky++) {
+    const int iy = y * c.sh + ky - c.top, first = iy >= 0 && iy < c.h ? 0 : LINE;
+    const uint8_t* row = bits + size_t(first ? 0 : iy) * c.w * 8;
+    for (int kx = 0; kx < c.kw; kx++, out += LINE, whole = !whole) {
+      const int ix = x + kx - c.left;
+      const int from = ix < 0 ? -ix : first, to = c.w - ix < LINE ? c.w - ix : LINE;
+      const __mmask8 there = from < LINE && first < LINE && to > from ? __mmask8((0xff << from) & (0xff >> (LINE - to))) : 0;
+      __m512i v = border;
+      if (there) v = _mm512_mask_and_epi64(border, there, _mm512_maskz_loadu_epi64(there, row + ptrdiff_t(ix) * 8), valid);
+      parity = _mm512_xor_si512(parity, v);
+      _mm512_store_si512(out, whole ? v : parity);
+    }
+  }
+}
+
+// The window of one pixel.
+inline void prepare_window(const Conv& c, const uint8_t* bits, int group, int y, int x, uint64_t* out) {
   const size_t pitch = bits_pitch(c.c);
-  uint64_t* out = static_cast<uint64_t*>(scratch) + size_t(y0) * c.groups * c.pw * c.n4;
-  for (int y = y0; y < y1; y++)
-    for (int g = 0; g < c.groups; g++)
-      for (int x = 0; x < c.pw; x++) {
-        const int iy = y - c.top, ix = x - c.left;
-        const bool border = iy < 0 || iy >= c.h || ix < 0 || ix >= c.w;
-        const uint8_t* pixel = border ? nullptr : bits + (size_t(iy) * c.w + ix) * pitch;
-        for (int n = 0; n < c.n4; n++) {
-          const int count = word_channels(c, n);
-          const uint64_t ones = c.pad > 0 ? ~uint64_t(0) >> (64 - count) : 0;
-          *out++ = border ? ones : channels_at(pixel, g * c.cg + 64 * n, count);
-        }
+  const int iy = y * c.sh - c.top, ix = x * c.sw - c.left;
+  const bool gapless = c.groups == 1 && c.cg % 64 == 0 && ix >= 0 && ix + c.kw <= c.w;
+  Pairs pairs(out, LINE, c.steps);
+  for (int ky = 0; ky < c.kh; ky++) {
+    const bool outside = iy + ky < 0 || iy + ky >= c.h;
+    const uint8_t* row = bits + (outside ? 0 : size_t(iy + ky) * c.w * pitch);
+    if (gapless && !outside) {
+      for (int i = 0, n = c.kw * c.n4; i < n; i++) {
+        uint64_t v;
+        __builtin_memcpy(&v, row + size_t(ix) * pitch + 8 * i, 8);
+        pairs.put(v);
       }
+      continue;
+    }
+    for (int kx = 0; kx < c.kw; kx++)
+      for (int n = 0; n < c.n4; n++) {
+        const int count = word_channels(c, n);
+        if (outside || ix + kx < 0 || ix + kx >= c.w) pairs.put(c.pad > 0 ? ~uint64_t(0) >> (64 - count) : 0);
+        else pairs.put(channels_at(row + size_t(ix + kx) * pitch, group * c.cg + 64 * n, count));
+      }
+  }
+}
+
+// uint64 [group][pixels / LINE][word][LINE]: the window of each output pixel.
+void binary_prepare(const Conv& c, const uint8_t* bits, void* scratch, int y0, int y1) {
+  const bool lines = c.groups == 1 && c.n4 == 1 && c.sw == 1 && c.wo % LINE == 0;
+  for (int g = 0; g < c.groups; g++) {
+    uint64_t* out = static_cast<uint64_t*>(scratch) + g * group_words(c);
+    for (int point = y0 * c.wo, y = y0; y < y1; y++)
+      for (int x = 0; x < c.wo; x += lines ? LINE : 1, point += lines ? LINE : 1) {
+        uint64_t* window = out + size_t(point / LINE) * c.steps * LINE + point % LINE;
+        if (lines) prepare_line(c, bits, y, x, window);
+        else prepare_window(c, bits, g, y, x, window);
+      }
+  }
 }
 
 // Padding of 0 was counted as -1: takes that back. Returns the products that there are.
-inline int without_border(const Conv& c, int y, int x, int first, int filters, int32_t* counts) {
+inline int without_border(const Conv& c, int y, int x, int first, __m512i& counts) {
   const int iy = y * c.sh - c.top, ix = x * c.sw - c.left;
-  if (c.pad != 0 || (iy >= 0 && iy + c.kh <= c.h && ix >= 0 && ix + c.kw <= c.w)) return c.kh * c.kw * c.cg;
   int inside = 0;
-  for (int tap = 0; tap < c.kh * c.kw; tap++) {
-    const int ty = iy + tap / c.kw, tx = ix + tap % c.kw;
-    if (ty >= 0 && ty < c.h && tx >= 0 && tx < c.w) {
-      inside++;
-      continue;
+  for (int ky = 0; ky < c.kh; ky++)
+    for (int kx = 0; kx < c.kw; kx++) {
+      if (iy + ky >= 0 && iy + ky < c.h && ix + kx >= 0 && ix + kx < c.w) {
+        inside++;
+        continue;
+      }
+      const uint16_t* set_bits = c.tap_counts + (ky * c.kw + kx) * pitch_of(c.co) + first;
+      counts = _mm512_sub_epi32(
+          counts, _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(set_bits))));
     }
-    const uint16_t* set_bits = c.tap_counts + tap * pitch_of(c.co) + first;
-    for (int i = 0; i < filters; i++) counts[i] -= set_bits[i];
-  }
   return inside * c.cg;
 }
 
-// P pixels times Z registers of eight filters.
-template <int P, int Z>
-inline void binary_tile(const Conv& c, const uint64_t* const* pixels, const uint64_t* w, int32_t* counts) {
-  const size_t down = size_t(c.groups) * c.pw * c.n4;
-  __m512i sum[P][Z];
-  UNROLL for (int p = 0; p < P; p++)
-    UNROLL for (int z = 0; z < Z; z++) sum[p][z] = _mm512_setzero_si512();
-  for (int ky = 0; ky < c.kh; ky++) {
-    const uint64_t* a[P];
-    UNROLL for (int p = 0; p < P; p++) a[p] = pixels[p] + ky * down;
-    for (int s = 0; s < c.steps; s++, w += 8 * Z) {
-      __m512i b[Z];
-      UNROLL for (int z = 0; z < Z; z++) b[z] = _mm512_load_si512(w + 8 * z);
-      UNROLL for (int p = 0; p < P; p++) {
-        const __m512i x = _mm512_set1_epi64(int64_t(a[p][s]));
-        UNROLL for (int z = 0; z < Z; z++)
-          sum[p][z] = _mm512_add_epi64(sum[p][z], _mm512_popcnt_epi64(_mm512_xor_si512(x, b[z])));
-      }
-    }
-  }
-  UNROLL for (int p = 0; p < P; p++)
-    UNROLL for (int z = 0; z < Z; z++)
-      _mm256_store_si256(reinterpret_cast<__m256i*>(counts + (p * Z + z) * 8), _mm512_cvtepi64_epi32(sum[p][z]));
+// Counts one pair of words of one pixel and eight filters; returns the new parity. In assembly so that no register is
+// copied: compilers copy the parity.
+inline __m512i count_pair(__m512i& carries, __m512i parity, __m512i word, __m512i parities, const uint64_t* a) {
+  __m512i next, x;
+#if defined(BIREAL_SIMDE)
+  next = _mm512_xor_si512(parities, _mm512_set1_epi64(int64_t(a[LINE])));
+  x = _mm512_xor_si512(word, _mm512_set1_epi64(int64_t(a[0])));
+  x = _mm512_ternarylogic_epi64(x, parity, next, FULL_ADDER_CARRY);
+  carries = _mm512_add_epi64(carries, _mm512_popcnt_epi64(x));
+#else
+  asm("vpxorq %[a]%{1to8%}, %[word], %[x]\n\t"
+      "vpxorq %[b]%{1to8%}, %[parities], %[next]\n\t"
+      "vpternlogq %[carry], %[next], %[parity], %[x]\n\t"
+      "vpopcntq %[x], %[x]\n\t"
+      "vpaddq %[x], %[carries], %[carries]"
+      : [x] "=&v"(x), [next] "=&v"(next), [carries] "+v"(carries)
+      : [a] "m"(a[0]), [b] "m"(a[LINE]), [word] "v"(word), [parities] "v"(parities), [parity] "v"(parity),
+        [carry] "i"(FULL_ADDER_CARRY));
+#endif
+  return next;
 }
 
-template <int P, int Z>
-void binary_points(const Conv& c, const uint64_t* input, const uint64_t* w, int group, int first, int count, int point,
-                   const Epilogue& e) {
-  const uint64_t* pixels[P];
-  for (int p = 0; p < P; p++) {
-    const size_t y = (point + p) / c.wo, x = (point + p) % c.wo;
-    pixels[p] = input + ((y * c.sh * c.groups + group) * c.pw + x * c.sw) * c.n4;
+// The next pair of P pixels and sixteen filters.
+template <int P>
+inline void count_pairs(__m512i (&carries)[P][2], __m512i (&parity)[P][2], const uint64_t*& a, const uint64_t*& w) {
+  UNROLL for (int z = 0; z < 2; z++) {
+    const __m512i word = _mm512_load_si512(w + 8 * z), parities = _mm512_load_si512(w + unit + 8 * z);
+    UNROLL for (int p = 0; p < P; p++) parity[p][z] = count_pair(carries[p][z], parity[p][z], word, parities, a + p);
   }
-  alignas(64) int32_t counts[P * Z * 8];
-  binary_tile<P, Z>(c, pixels, w, counts);
-  const bool units = first % unit == 0 && (count % unit == 0 || first + count == c.co);
-  for (int p = 0; p < P; p++) {
-    int32_t* found = counts + p * Z * 8;
-    const int base = without_border(c, (point + p) / c.wo, (point + p) % c.wo, first, count, found);
-    for (int channel = 0; channel < count; channel += unit) {
-      const F16 s = floats(_mm512_load_si512(found + channel), base);
+  a += 2 * LINE, w += 2 * unit;
+}
+
+// Bits that differ, for P pixels and sixteen filters.
+template <int P>
+inline void binary_tile(int words, const uint64_t* a, const uint64_t* w, __m512i* counts) {
+  __m512i carries[P][2], parity[P][2];
+  UNROLL for (int p = 0; p < P; p++)
+    UNROLL for (int z = 0; z < 2; z++) carries[p][z] = parity[p][z] = _mm512_setzero_si512();
+  if (words % 2) {
+    UNROLL for (int z = 0; z < 2; z++)
+      UNROLL for (int p = 0; p < P; p++)
+        parity[p][z] = _mm512_xor_si512(_mm512_load_si512(w + 8 * z), _mm512_set1_epi64(int64_t(a[p])));
+    a += LINE, w += unit;
+  }
+  int pairs = words / 2;
+  for (; pairs >= 2; pairs -= 2) {
+    count_pairs<P>(carries, parity, a, w);
+    count_pairs<P>(carries, parity, a, w);
+  }
+  if (pairs) count_pairs<P>(carries, parity, a, w);
+  const __m512i low = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  UNROLL for (int p = 0; p < P; p++) {
+    __m512i sum[2];
+    UNROLL for (int z = 0; z < 2; z++)
+      sum[z] = _mm512_add_epi64(_mm512_add_epi64(carries[p][z], carries[p][z]), _mm512_popcnt_epi64(parity[p][z]));
+    counts[p] = _mm512_permutex2var_epi32(sum[0], low, sum[1]);
+  }
+}
+
+// One block of filters: what its pixels have in common, and where it is in the output.
+struct Block {
+  const Conv& c;
+  const Epilogue e;
+  const uint64_t *input, *weight;
+  const int first, count;
+  const bool units;
+  int point, y, x;
+
+  template <int P>
+  inline void points() {
+    __m512i counts[P];
+    binary_tile<P>(c.steps, input + size_t(point / LINE) * c.steps * LINE + point % LINE, weight, counts);
+    UNROLL for (int p = 0; p < P; p++) {
+      const int iy = y * c.sh - c.top, ix = x * c.sw - c.left;
+      const bool inside = c.pad != 0 || (iy >= 0 && iy + c.kh <= c.h && ix >= 0 && ix + c.kw <= c.w);
+      const int base = inside ? c.kh * c.kw * c.cg : without_border(c, y, x, first, counts[p]);
+      const F16 s = floats(counts[p], base);
       if (units) {
-        finish(e, scaled(e, s, first + channel), point + p, first + channel);
+        finish(e, scaled(e, s, first), point, first);
       } else {  // a group whose filters do not fill units: the engine runs these without an epilogue
         float sums[unit];
         store(sums, s);
-        for (int i = 0; i < unit && channel + i < count; i++)
-          e.out[(point + p) * e.pitch + first + channel + i] = sums[i];
+        for (int i = 0; i < count; i++) e.out[point * e.pitch + first + i] = sums[i];
       }
+      point++;
+      if (++x == c.wo) x = 0, y++;
     }
   }
-}
-
-template <int Z>
-void binary_block(const Conv& c, const void* scratch, int block, int y0, int y1, const Epilogue& e) {
-  const int group = block / c.blocks, b = block % c.blocks, filters = Z * 8;
-  const uint64_t* w = static_cast<const uint64_t*>(c.weight) + size_t(block) * c.kh * c.steps * filters;
-  const int first = group * c.og + b * filters, rest = c.og - b * filters, count = rest < filters ? rest : filters;
-  const uint64_t* input = static_cast<const uint64_t*>(scratch);
-  int point = y0 * c.wo;
-  const int end = y1 * c.wo;
-  for (; point + POINTS <= end; point += POINTS)
-    binary_points<POINTS, Z>(c, input, w, group, first, count, point, e);
-  for (; point < end; point++) binary_points<1, Z>(c, input, w, group, first, count, point, e);
-}
+};
 
 void binary_rows(const Conv& c, const void* scratch, int block, int y0, int y1, const Epilogue& e) {
-  if (block_filters(c) > unit) binary_block<4>(c, scratch, block, y0, y1, e);
-  else binary_block<2>(c, scratch, block, y0, y1, e);
+  const int group = block / c.blocks, b = block % c.blocks;
+  const int first = group * c.og + b * unit, rest = c.og - b * unit, count = rest < unit ? rest : unit;
+  Block todo = {c, e, static_cast<const uint64_t*>(scratch) + group * group_words(c),
+                static_cast<const uint64_t*>(c.weight) + size_t(block) * c.steps * unit, first, count,
+                first % unit == 0 && (count == unit || first + count == c.co), y0 * c.wo, y0, 0};
+  const int end = y1 * c.wo;
+  while (todo.point < end && todo.point % TILE) todo.points<1>();
+  while (todo.point + TILE <= end) todo.points<TILE>();
+  while (todo.point < end) todo.points<1>();
 }
 
 }  // namespace
