@@ -16,6 +16,7 @@
 #include "bireal.h"
 #include "format.h"
 #include "kernels.h"
+#include "winograd.h"
 
 namespace bireal {
 namespace {
@@ -150,7 +151,9 @@ struct Step {
   std::vector<uint16_t> tap_counts;
   std::vector<uint8_t> row_class, col_class;
   Conv int16{};
-  Place scratch, band;
+  std::vector<size_t> columns;  // Winograd: where a column of the image lies in the planes
+  size_t line = 0;              // and bytes of the planes and transformed rows of a thread
+  Place scratch, band, lines;
 };
 
 struct Net {
@@ -161,6 +164,7 @@ struct Net {
   std::vector<Buffer> arrays;  // per operation: up to three arrays, one after the other
   std::vector<Place> reals, bits;
   size_t workspace = 0, weights = 0;
+  std::vector<float> normalized;  // (value / 255 - mean) / std: [channel][value]
   std::mutex mutex;
   std::vector<std::unique_ptr<struct Context>> idle;
 
@@ -207,6 +211,9 @@ class Planner {
       }
       net_.steps.push_back(std::move(step));
     }
+    for (int c = 0; c < net_.network.image.c; c++)
+      for (int value = 0; value < 256; value++)
+        net_.normalized.push_back((float(value) / 255.f - net_.network.mean[c]) / net_.network.std[c]);
     std::stable_sort(net_.steps.begin(), net_.steps.end(),
                      [](const Step& a, const Step& b) { return a.position < b.position; });
     prepare();
@@ -348,11 +355,23 @@ class Planner {
     const int stride = pointwise ? int(pitch_of(op.in.c)) : op.in.c;
     c.scratch = pointwise ? 0 : size_t(c.ph) * c.pw * op.in.c * sizeof(float) + 64;
     c.blocks = int(pitch_of(c.co) / unit);
-    const size_t per = size_t(c.kh) * c.kw * op.in.c;  // of a filter; groups become zeros
+    if (step.input == 0 && !net_.options.unfused) plan_winograd(c);
+    const size_t per = size_t(c.points ? c.points * c.kh * c.depth : c.kh * c.kw * op.in.c);  // of a filter; groups: zeros
     charge(per * pitch_of(c.co) * sizeof(float));
     step.weight = Buffer(per * pitch_of(c.co) * sizeof(float));
     float* out = step.weight.as<float>();
-    for (int t = 0; t < c.kh * c.kw; t++)
+    if (c.points) {
+      for (int o = 0; o < c.co; o++)
+        for (int k = 0; k < c.depth; k++)
+          for (int ky = 0; ky < c.kh; ky++) {
+            double at[7];
+            filter(step, op, ky, k, o, 1, at);
+            for (int n = 0; n < c.points; n++)
+              out[o / unit * per * unit + ((size_t(n) * c.kh + ky) * c.depth + k) * unit + o % unit] = float(at[n]);
+          }
+      lines(step, op);
+    }
+    for (int t = 0; t < c.kh * c.kw && !c.points; t++)
       for (int k = 0; k < c.cg; k++)
         for (int o = 0; o < c.co; o++) {
           const size_t channel = size_t(o / c.og) * c.cg + k;
@@ -364,6 +383,25 @@ class Planner {
     if (step.input == 0 && net_.options.precision == 1 && op.groups == 1) int16(step, op);
   }
 
+  // Winograd's algorithm: the part of a filter on one channel and phase, depth `k`, at all points.
+  void filter(const Step& step, const Op& op, int ky, int k, int o, double factor, double* at) const {
+    const Conv& c = step.conv;
+    double taps[4] = {};
+    for (int j = 0; k % c.sw + j * c.sw < c.kw; j++)
+      taps[j] = factor * op.arrays[0][((size_t(ky) * c.kw + k % c.sw + j * c.sw) * op.in.c + k / c.sw) * c.co + o];
+    winograd_filter(c.points, taps, at);
+  }
+
+  // Winograd's algorithm: places of the columns in the planes, and the memory of a thread.
+  void lines(Step& step, const Op& op) {
+    Conv& c = step.conv;
+    const size_t pitch = plane_pitch(c.tiles), depth = c.depth + c.depth % 2;
+    for (int x = c.left; x < std::min(c.pw, c.left + op.in.w); x++)
+      step.columns.push_back((size_t(x % c.sw) * 4 + x / c.sw % 4) * pitch + x / c.sw / 4);
+    step.line = (4 * depth * pitch + (c.kh + 1) * c.points * depth * c.tiles) * sizeof(float);
+    c.scratch = 0;
+  }
+
   // Weights of 16 bits on the pixels themselves, less 128; the normalization goes into scales and offsets. Each weight
   // takes over the rounding error of the one before, so that the errors of a window add up to next to nothing, where
   // neighbouring pixels are alike.
@@ -371,15 +409,16 @@ class Planner {
     Conv& c = step.int16;
     c = step.conv;
     c.steps = (c.kw * c.c + 1) / 2;
-    const size_t per = size_t(c.kh) * c.steps * 2, pitch = pitch_of(c.co);
-    charge(per * pitch * sizeof(int16_t));
+    c.depth += c.depth % 2;
+    const size_t per = c.points ? size_t(c.points) * c.kh * c.depth : size_t(c.kh) * c.steps * 2, pitch = pitch_of(c.co);
+    const size_t scales = std::max(1, c.points) * pitch;
+    charge(per * pitch * sizeof(int16_t) + scales * sizeof(float));
     step.int16_weight = Buffer(per * pitch * sizeof(int16_t));
-    step.int16_scale = Buffer(pitch * sizeof(float));
+    step.int16_scale = Buffer(scales * sizeof(float));
     auto weight = [&](int ky, int kx, int k, int o) {
       return double(op.arrays[0][((size_t(ky) * c.kw + kx) * c.c + k) * c.co + o]);
     };
     const auto& net = net_.network;
-    const double most = std::min(32767.0, std::floor(2147483647.0 / (128.0 * c.kh * c.kw * c.c)));
     const float* scale = step.chain.affine >= 0 ? net_.array(step.chain.affine, 0) : nullptr;
     const float* offset = step.chain.affine >= 0 ? net_.array(step.chain.affine, 1) : nullptr;
     auto classes = [](int count, int stride, int low, int size, int window, std::vector<std::pair<int, int>>& kinds,
@@ -399,25 +438,10 @@ class Planner {
       return;
     charge(rows.size() * cols.size() * pitch * sizeof(float));
     step.offsets = Buffer(rows.size() * cols.size() * pitch * sizeof(float));
-    int16_t* out = step.int16_weight.as<int16_t>();
     for (int o = 0; o < c.co; o++) {
-      double largest = 1e-30;
-      for (int t = 0; t < c.kh * c.kw; t++)
-        for (int k = 0; k < c.c; k++)
-          largest = std::max(largest, std::fabs(weight(t / c.kw, t % c.kw, k, o) / (255.0 * net.std[k])));
-      const double step_size = largest / most, a = scale ? scale[o] : 1, b = offset ? offset[o] : 0;
-      for (int k = 0; k < c.c; k++) {
-        double error = 0;
-        for (int t = 0; t < c.kh * c.kw; t++) {
-          const int ky = t / c.kw, kx = ky % 2 ? c.kw - 1 - t % c.kw : t % c.kw;  // to and fro: to a neighbour
-          const double w = weight(ky, kx, k, o) / (255.0 * net.std[k] * step_size) + error;
-          const double q = std::max(-most, std::min(most, std::nearbyint(w)));
-          error = w - q;
-          const size_t at = kx * c.c + k;
-          out[((o / unit * size_t(c.kh) + ky) * c.steps + at / 2) * 2 * unit + o % unit * 2 + at % 2] = int16_t(q);
-        }
-      }
-      step.int16_scale.as<float>()[o] = float(a * step_size);
+      const double a = scale ? scale[o] : 1, b = offset ? offset[o] : 0;
+      if (c.points) winograd16(step, op, o, a);
+      else direct16(step, op, o, a);
       // sums[y][x]: of the taps above and to the left
       std::vector<std::vector<double>> sums(c.kh + 1, std::vector<double>(c.kw + 1));
       for (int ky = 0; ky < c.kh; ky++)
@@ -434,10 +458,65 @@ class Planner {
           step.offsets.as<float>()[(i * cols.size() + j) * pitch + o] = float(b - a * sum);
         }
     }
-    c.weight = out;
-    c.scratch = (size_t(c.ph) * c.pw * c.c + 64) * sizeof(int16_t);
+    c.weight = step.int16_weight.as<int16_t>();
+    c.scratch = c.points ? 0 : (size_t(c.ph) * c.pw * c.c + 64) * sizeof(int16_t);
     c.offsets = step.offsets.as<float>();
     c.row_class = step.row_class.data(), c.col_class = step.col_class.data(), c.col_classes = int(cols.size());
+  }
+
+  // Filter `o` of 16 bits; `a` is the scale that follows.
+  void direct16(Step& step, const Op& op, int o, double a) {
+    const Conv& c = step.int16;
+    const double most = std::min(32767.0, std::floor(2147483647.0 / (128.0 * c.kh * c.kw * c.c)));
+    auto weight = [&](int t, int k) {
+      return op.arrays[0][(size_t(t) * c.c + k) * c.co + o] / (255.0 * net_.network.std[k]);
+    };
+    double largest = 1e-30;
+    for (int t = 0; t < c.kh * c.kw; t++)
+      for (int k = 0; k < c.c; k++) largest = std::max(largest, std::fabs(weight(t, k)));
+    const double size = largest / most;
+    for (int k = 0; k < c.c; k++) {
+      double error = 0;
+      for (int t = 0; t < c.kh * c.kw; t++) {
+        const int ky = t / c.kw, kx = ky % 2 ? c.kw - 1 - t % c.kw : t % c.kw;  // to and fro: to a neighbour
+        const size_t at = kx * c.c + k;
+        step.int16_weight.as<int16_t>()[((o / unit * size_t(c.kh) + ky) * c.steps + at / 2) * 2 * unit + o % unit * 2 + at % 2] =
+            rounded(weight(ky * c.kw + kx, k) / size, most, error);
+      }
+    }
+    step.int16_scale.as<float>()[o] = float(a * size);
+  }
+
+  // The same at the points of Winograd's algorithm, each of which has a scale of its own.
+  void winograd16(Step& step, const Op& op, int o, double a) {
+    const Conv& c = step.int16;
+    const int depth = step.conv.depth;
+    std::vector<double> values(size_t(c.kh) * depth * 7);
+    for (int k = 0; k < depth; k++)
+      for (int ky = 0; ky < c.kh; ky++)
+        filter(step, op, ky, k, o, 1 / (255.0 * net_.network.std[k / c.sw]), &values[(size_t(k) * c.kh + ky) * 7]);
+    for (int n = 0; n < c.points; n++) {
+      double largest = 1e-30, sum = 0;
+      for (size_t i = n; i < values.size(); i += 7) largest = std::max(largest, std::fabs(values[i])), sum += std::fabs(values[i]);
+      const double inputs = 128.0 * winograd_growth(c.points, n), room = 2147483647.0 / inputs - 2.0 * c.kh * depth;
+      const double size = std::max(largest / 32767, sum / std::max(1.0, room));
+      double error = 0;
+      for (int k = 0; k < depth; k++) {
+        if (k % c.sw == 0) error = 0;
+        for (int ky = 0; ky < c.kh; ky++)
+          step.int16_weight.as<int16_t>()[(((size_t(o / unit) * c.points + n) * c.kh + ky) * (c.depth / 2) + k / 2) * 2 * unit +
+                                          o % unit * 2 + k % 2] =
+              rounded(values[(size_t(k) * c.kh + ky) * 7 + n] / size, 32767, error);
+      }
+      step.int16_scale.as<float>()[n * pitch_of(c.co) + o] = float(a * size);
+    }
+  }
+
+  // Rounds a weight and the error of those before; keeps the new one.
+  static int16_t rounded(double value, double most, double& error) {
+    const double q = std::max(-most, std::min(most, std::nearbyint(value + error)));
+    error += value - q;
+    return int16_t(q);
   }
 
   // Where maps lie: each from the step that writes it to the last one that reads it, first fit.
@@ -484,6 +563,7 @@ class Planner {
       const Op& op = ops_[step.op];
       if (op.kind == Kind::conv || op.kind == Kind::binary_conv)
         step.scratch = claim(std::max(step.conv.scratch, step.int16.scratch), now, now);
+      if (step.line) step.lines = claim(size_t(net_.options.threads) * step.line, now, now);
       if (step.pool >= 0)
         step.band = claim(size_t(net_.options.threads) * ops_[step.pool].kh * step.conv.wo * pitch_of(step.conv.co) * sizeof(float), now, now);
       const Chain& chain = step.pool >= 0 ? step.pool_chain : step.chain;
@@ -557,7 +637,7 @@ class Run {
 
   float normalized(float value, int) const { return value; }
   float normalized(uint8_t value, int c) const {
-    return (float(value) / 255.f - net_.network.mean[c]) / net_.network.std[c];
+    return net_.normalized[size_t(c) * 256 + value];
   }
 
   // Cuts [0, count) into one contiguous piece a thread.
@@ -742,30 +822,112 @@ class Run {
     return out;
   }
 
+  // Winograd's algorithm: the transformed rows of a window, each made when it is first needed, by one thread. T: float, or
+  // int32 for pairs of 16 bits.
+  template <class T, class Pixel>
+  class Lines {
+   public:
+    Lines(const Run& run, const Step& step, const Conv& c, const Pixel* pixels, int thread)
+        : run_(run), step_(step), c_(c), pixels_(pixels),
+          planes_(reinterpret_cast<float*>(run.at(step.lines) + size_t(thread) * step.line)),
+          row_(planes_ + size_t(c.depth) * 4 * plane_pitch(c.tiles)),
+          ring_(reinterpret_cast<T*>(row_ + size_t(c.points) * c.depth * c.tiles)) {
+      std::memset(planes_, 0, size_t(row_ - planes_) * sizeof(float));
+    }
+    const T* const* window(int y) {
+      const int first = y * c_.sh;
+      for (ready_ = std::max(ready_, first); ready_ < first + c_.kh; ready_++) make(ready_);
+      for (int i = 0; i < c_.kh; i++) rows_[i] = at(first + i);
+      return rows_;
+    }
+
+   private:
+    static constexpr bool narrow = std::is_same<T, int32_t>();
+    size_t size() const { return size_t(c_.points) * c_.tiles * (narrow ? c_.depth / 2 : c_.depth); }
+    T* at(int y) const { return ring_ + y % c_.kh * size(); }
+    void make(int y) {
+      const Op& op = run_.net_.network.ops[step_.op];
+      const int iy = y - c_.top, channels = op.in.c;
+      T* out = at(y);
+      if (iy < 0 || iy >= op.in.h) {
+        std::memset(out, 0, size() * sizeof(T));
+        return;
+      }
+      const Pixel* in = pixels_ + size_t(iy) * op.in.w * channels;
+      const size_t next = c_.sw * 4 * plane_pitch(c_.tiles);
+      for (size_t column : step_.columns)
+        for (int k = 0; k < channels; k++, in++) planes_[column + k * next] = narrow ? float(*in) - 128 : run_.normalized(*in, k);
+      run_.transform(c_, planes_, row_, out);
+    }
+
+    const Run& run_;
+    const Step& step_;
+    const Conv& c_;
+    const Pixel* pixels_;
+    float *planes_, *row_;
+    T* ring_;
+    int ready_ = 0;
+    const T* rows_[max_window];
+  };
+
+  void transform(const Conv& c, const float* planes, float*, float* out) const { kernels_.winograd_transform(c, planes, out); }
+  void transform(const Conv& c, const float* planes, float* row, int32_t* out) const {
+    kernels_.winograd_transform(c, planes, row);
+    kernels_.winograd_pack(c, row, out);
+  }
+  void winograd(const Conv& c, const float* const* rows, int b0, int b1, int y, size_t pixel, const Epilogue& e) const {
+    kernels_.real_winograd(c, rows, b0, b1, y, pixel, e);
+  }
+  void winograd(const Conv& c, const int32_t* const* rows, int b0, int b1, int y, size_t pixel, const Epilogue& e) const {
+    kernels_.int16_winograd(c, rows, b0, b1, y, pixel, e);
+  }
+
+  // For a thread: a function that computes some rows.
+  template <class T, class Pixel>
+  auto by_winograd(const Step& step, const Conv& c, const Pixel* pixels) {
+    return [this, &step, &c, pixels](int thread) {
+      return [this, &c, lines = Lines<T, Pixel>(*this, step, c, pixels, thread)](
+                 int b0, int b1, int y0, int y1, size_t pixel, const Epilogue& to) mutable {
+        for (int y = y0; y < y1; y++, pixel += c.wo) winograd(c, lines.window(y), b0, b1, y, pixel, to);
+      };
+    };
+  }
+
   template <class Pixel>
   void real_conv(const Step& step, Epilogue e, const Pixel* pixels) {
-    const int16_t* narrow = step.int16.offsets ? prepare_int16(step, pixels) : nullptr;
+    const bool narrow = step.int16.offsets && std::is_same<Pixel, uint8_t>();
     const Conv& c = narrow ? step.int16 : step.conv;
-    const float* wide = narrow ? nullptr : prepare_real(step, pixels);
     if (narrow) e.scale = step.int16_scale.as<float>();
-    auto rows = [&](int b0, int b1, int y0, int y1, size_t pixel, const Epilogue& to) {
-      if (narrow) kernels_.int16_rows(c, narrow, b0, b1, y0, y1, pixel, to);
-      else kernels_.real_rows(c, wide, b0, b1, y0, y1, pixel, to);
-    };
-    if (step.pool >= 0) return pooled(step, e, rows);
-    if (c.ho > 1) return split(c.ho, [&](int y0, int y1, int) { rows(0, c.blocks, y0, y1, size_t(y0) * c.wo, e); });
-    split(c.blocks, [&](int b0, int b1, int) { rows(b0, b1, 0, 1, 0, e); });
+    if (c.points && narrow) return rows(step, c, e, by_winograd<int32_t>(step, c, pixels));
+    if (c.points) return rows(step, c, e, by_winograd<float>(step, c, pixels));
+    const int16_t* shorts = narrow ? prepare_int16(step, pixels) : nullptr;
+    const float* wide = narrow ? nullptr : prepare_real(step, pixels);
+    rows(step, c, e, [&](int) {
+      return [&](int b0, int b1, int y0, int y1, size_t pixel, const Epilogue& to) {
+        if (narrow) kernels_.int16_rows(c, shorts, b0, b1, y0, y1, pixel, to);
+        else kernels_.real_rows(c, wide, b0, b1, y0, y1, pixel, to);
+      };
+    });
+  }
+
+  template <class Rows>
+  void rows(const Step& step, const Conv& c, const Epilogue& e, const Rows& of_thread) {
+    if (step.pool >= 0) return pooled(step, e, of_thread);
+    if (c.ho > 1)
+      return split(c.ho, [&](int y0, int y1, int thread) { of_thread(thread)(0, c.blocks, y0, y1, size_t(y0) * c.wo, e); });
+    split(c.blocks, [&](int b0, int b1, int thread) { of_thread(thread)(b0, b1, 0, 1, 0, e); });
   }
 
   // Convolution and maximum together: a band of as many rows as a window has, in turn.
   template <class Rows>
-  void pooled(const Step& step, Epilogue e, const Rows& rows) {
+  void pooled(const Step& step, const Epilogue& e, const Rows& of_thread) {
     const Conv& c = step.conv;
     const Op& op = net_.network.ops[step.pool];
     const Epilogue last = epilogue(step.pool_chain);
     const size_t row = size_t(c.wo) * e.pitch;
     split(op.out.h, [&](int y0, int y1, int thread) {
       float* band = reinterpret_cast<float*>(at(step.band)) + size_t(thread) * op.kh * row;
+      auto rows = of_thread(thread);
       Epilogue to = e;
       to.bits = nullptr;
       int done = std::max(0, y0 * op.sh - op.top);

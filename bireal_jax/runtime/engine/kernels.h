@@ -15,6 +15,9 @@ constexpr int unit = 16;
 inline size_t pitch_of(size_t channels) { return (channels + unit - 1) / unit * unit; }
 inline size_t bits_pitch(size_t channels) { return (channels + 63) / 64 * 8; }
 
+// Winograd's algorithm: values between the planes of a row.
+inline size_t plane_pitch(size_t tiles) { return tiles + unit; }
+
 enum class Act { none, clip, rprelu, sign };
 
 // What happens to a sum before it is stored: y = act(sum * scale + offset + residual); y and sign(y) are kept. All
@@ -51,6 +54,9 @@ struct Conv {
   const float* offsets;
   const uint8_t *row_class, *col_class;
   int col_classes;
+  int points;  // Winograd's algorithm: 6 or 7, 0 for none
+  int depth;   // channels times phases, that is columns modulo sw; in 16 bits made even
+  int tiles;   // of four outputs, made a multiple of unit
 };
 
 struct Kernels {
@@ -71,6 +77,14 @@ struct Kernels {
                     const Epilogue& e);
   void (*int16_rows)(const Conv& conv, const int16_t* input, int b0, int b1, int y0, int y1, size_t pixel,
                      const Epilogue& e);
+
+  // The same along rows by Winograd's algorithm, for convolutions with `points`; winograd.inc has the layouts.
+  void (*winograd_transform)(const Conv& conv, const float* planes, float* row);
+  void (*winograd_pack)(const Conv& conv, const float* row, int32_t* packed);
+  void (*real_winograd)(const Conv& conv, const float* const* rows, int b0, int b1, int y, size_t pixel,
+                        const Epilogue& e);
+  void (*int16_winograd)(const Conv& conv, const int32_t* const* rows, int b0, int b1, int y, size_t pixel,
+                         const Epilogue& e);
 
   // One row of a pooled map: rows[i], i < kh, are rows of the input or null beyond the border.
   void (*max_pool_row)(const float* const* rows, int kh, int kw, int sw, int left, int w, int wo, int pitch,

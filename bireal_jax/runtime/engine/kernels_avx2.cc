@@ -20,6 +20,7 @@ inline F16 set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline F16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline F16 fma(F16 x, F16 y, F16 z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
 inline F16 add(F16 x, F16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+inline F16 sub(F16 x, F16 y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 inline F16 mul(F16 x, F16 y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
 inline F16 vmax(F16 x, F16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 inline F16 vmin(F16 x, F16 y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
@@ -95,7 +96,9 @@ const Kernels* avx2_kernels() {
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return nullptr;
   static const bool once = (fill_tables(), true);
   (void)once;
-  static const Kernels kernels = {"avx2", binary_plan, binary_pack, binary_prepare, binary_rows, real_rows, int16_rows, max_pool_row, avg_pool_row, map};
+  static const Kernels kernels = {"avx2", binary_plan, binary_pack, binary_prepare, binary_rows,
+                                  real_rows, int16_rows, winograd_transform, winograd_pack, real_winograd,
+                                  int16_winograd, max_pool_row, avg_pool_row, map};
   return &kernels;
 }
 

@@ -23,6 +23,7 @@ inline F16 fma(const F16& x, const F16& y, const F16& z) {
   return each([&](int i) { return vfmaq_f32(z.v[i], x.v[i], y.v[i]); });
 }
 inline F16 add(const F16& x, const F16& y) { return each([&](int i) { return vaddq_f32(x.v[i], y.v[i]); }); }
+inline F16 sub(const F16& x, const F16& y) { return each([&](int i) { return vsubq_f32(x.v[i], y.v[i]); }); }
 inline F16 mul(const F16& x, const F16& y) { return each([&](int i) { return vmulq_f32(x.v[i], y.v[i]); }); }
 inline F16 vmax(const F16& x, const F16& y) { return each([&](int i) { return vmaxq_f32(x.v[i], y.v[i]); }); }
 inline F16 vmin(const F16& x, const F16& y) { return each([&](int i) { return vminq_f32(x.v[i], y.v[i]); }); }
@@ -92,8 +93,9 @@ inline void store_int(float* p, IntLanes v) { vst1q_f32(p, vcvtq_f32_s32(v)); }
 const Kernels* neon_kernels() {
   static const bool once = (fill_tables(), true);
   (void)once;
-  static const Kernels kernels = {"neon",    binary_plan, binary_pack,  binary_prepare, binary_rows,
-                                  real_rows, int16_rows,  max_pool_row, avg_pool_row,   map};
+  static const Kernels kernels = {"neon", binary_plan, binary_pack, binary_prepare, binary_rows,
+                                  real_rows, int16_rows, winograd_transform, winograd_pack, real_winograd,
+                                  int16_winograd, max_pool_row, avg_pool_row, map};
   return &kernels;
 }
 

@@ -20,6 +20,7 @@ inline F16 fma(const F16& x, const F16& y, const F16& z) {
   return each([&](int i) { return x.v[i] * y.v[i] + z.v[i]; });
 }
 inline F16 add(const F16& x, const F16& y) { return each([&](int i) { return x.v[i] + y.v[i]; }); }
+inline F16 sub(const F16& x, const F16& y) { return each([&](int i) { return x.v[i] - y.v[i]; }); }
 inline F16 mul(const F16& x, const F16& y) { return each([&](int i) { return x.v[i] * y.v[i]; }); }
 // As the instructions of x86: the second where one is not a number.
 inline F16 vmax(const F16& x, const F16& y) { return each([&](int i) { return x.v[i] > y.v[i] ? x.v[i] : y.v[i]; }); }
@@ -100,7 +101,9 @@ inline void store_int(float* p, const IntLanes& x) {
 const Kernels* portable_kernels() {
   static const bool once = (fill_tables(), true);
   (void)once;
-  static const Kernels kernels = {"portable", binary_plan, binary_pack, binary_prepare, binary_rows, real_rows, int16_rows, max_pool_row, avg_pool_row, map};
+  static const Kernels kernels = {"portable", binary_plan, binary_pack, binary_prepare, binary_rows,
+                                  real_rows, int16_rows, winograd_transform, winograd_pack, real_winograd,
+                                  int16_winograd, max_pool_row, avg_pool_row, map};
   return &kernels;
 }
 

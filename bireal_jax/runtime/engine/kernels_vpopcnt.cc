@@ -25,7 +25,13 @@
 namespace bireal {
 namespace {
 
-inline void dot_into(IntLanes& sum, IntLanes x, IntLanes y) { sum = _mm512_dpwssd_epi32(sum, x, y); }
+inline void dot_into(IntLanes& sum, IntLanes x, IntLanes y) {
+#if defined(BIREAL_SIMDE)
+  sum = _mm512_dpwssd_epi32(sum, x, y);
+#else
+  asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y));
+#endif
+}
 
 }  // namespace
 
@@ -298,8 +304,9 @@ const Kernels* avx512_vpopcnt_kernels() {
       !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq") ||
       !__builtin_cpu_supports("avx512vpopcntdq") || !__builtin_cpu_supports("avx512vnni"))
     return nullptr;
-  static const Kernels kernels = {"avx512_vpopcnt", binary_plan, binary_pack,  binary_prepare, binary_rows,
-                                  real_rows,        int16_rows,  max_pool_row, avg_pool_row,   map};
+  static const Kernels kernels = {"avx512_vpopcnt", binary_plan, binary_pack, binary_prepare, binary_rows,
+                                  real_rows, int16_rows, winograd_transform, winograd_pack, real_winograd,
+                                  int16_winograd, max_pool_row, avg_pool_row, map};
   return &kernels;
 }
 
