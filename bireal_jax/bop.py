@@ -31,14 +31,14 @@ Schedule = Callable[[Any], Any]  # step -> value
 class BopState(NamedTuple):
     """What Bop remembers."""
 
-    count: jax.Array  # int32 [], updates done
+    count: Any  # int32 [], updates done
     m: Any  # average gradient; float32 or wider, of the shapes of the weights. 16 bits lose what gamma adds.
 
 
 class SecondOrderBopState(NamedTuple):
     """What second-order Bop remembers."""
 
-    count: jax.Array  # int32 [], updates done
+    count: Any  # int32 [], updates done
     log_m: jax.Array  # [], log of the share that the zeros of the start have in m: the sum of log(1 - gamma)
     log_v: jax.Array  # [], the same of v
     m: Any  # as of BopState
@@ -62,8 +62,8 @@ def bop(gamma: Schedule, threshold: Schedule) -> optax.GradientTransformation:
     def init(params):
         return BopState(jnp.zeros((), jnp.int32), _zeros(params))
 
-    def update(grads, state, params=None):
-        m = _average(state.m, grads, gamma(state.count))
+    def update(updates, state, params=None):
+        m = _average(state.m, updates, gamma(state.count))
         updates = jax.tree.map(partial(_flip, threshold=threshold(state.count)), params, m)
         return updates, BopState(optax.safe_increment(state.count), m)
 
@@ -86,17 +86,17 @@ def second_order_bop(
         zero = jnp.zeros(())
         return SecondOrderBopState(jnp.zeros((), jnp.int32), zero, zero, _zeros(params), _zeros(params))
 
-    def update(grads, state, params=None):
+    def update(updates, state, params=None):
         shares = gamma(state.count), sigma(state.count)
-        m = _average(state.m, grads, shares[0])
-        v = _average(state.v, jax.tree.map(jnp.square, _like(grads, state.v)), shares[1])
+        m = _average(state.m, updates, shares[0])
+        v = _average(state.v, jax.tree.map(jnp.square, _like(updates, state.v)), shares[1])
         # log1p and expm1: 1 - (1 - 1e-7)^t is lost in float32
         logs = [log + jnp.log1p(-share) for log, share in zip((state.log_m, state.log_v), shares, strict=True)]
         full = [-jnp.expm1(log) if unbiased else 1.0 for log in logs]
         pull = jax.tree.map(lambda m, v: m / full[0] / (jnp.sqrt(v / full[1]) + EPSILON), m, v)
         updates = jax.tree.map(partial(_flip, threshold=threshold(state.count)), params, pull)
-        logs = [log.astype(state.log_m.dtype) for log in logs]
-        return updates, SecondOrderBopState(optax.safe_increment(state.count), *logs, m, v)
+        log_m, log_v = (log.astype(state.log_m.dtype) for log in logs)
+        return updates, SecondOrderBopState(optax.safe_increment(state.count), log_m, log_v, m, v)
 
     return optax.GradientTransformation(init, update)
 
