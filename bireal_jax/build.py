@@ -1,5 +1,6 @@
 """From a config to what it names: data set, model, variables. All that can be wrong with it shows here, early."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -30,8 +31,15 @@ def stages(config: ConfigDict) -> list[ConfigDict]:
 
 
 def source(config: ConfigDict) -> data.Source:
-    """The data set. Raises BadInput if it is not there."""
-    return data.build(config.data.name, config.data.dir, config.data.image_size, config.data.resize)
+    """The data set, normalized as the config says. Raises BadInput if it is not there."""
+    c = config.data
+    found = data.build(c.name, c.dir, c.image_size, c.resize)
+    for field, values in (("mean", c.mean), ("std", c.std)):
+        if values and len(values) != found.image_shape[-1]:
+            raise BadInput(
+                f"config.data.{field} has {len(values)} values; {c.name} has {found.image_shape[-1]} channels"
+            )
+    return dataclasses.replace(found, mean=tuple(c.mean) or found.mean, std=tuple(c.std) or found.std)
 
 
 def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:

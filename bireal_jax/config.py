@@ -33,6 +33,8 @@ def default() -> ConfigDict:
     c.data.name = "imagenet2012"  # a key of data.DATASETS
     c.data.dir = ""  # where the data set lies; digits needs none
     c.data.image_size = 224
+    c.data.mean = ()  # per channel, of images scaled to [0, 1]; (): the data set's own. 0.5 and 0.5 give [-1, 1]
+    c.data.std = ()
     c.data.resize = 256  # evaluation: short side before the centre crop
     c.data.threads = 4  # decoding threads in each process that decodes
     c.data.workers = 0  # extra processes that decode; 0: the threads of this one
@@ -46,6 +48,7 @@ def default() -> ConfigDict:
     c.optim = ConfigDict()
     c.optim.name = "adam"  # a key of optim.OPTIMIZERS
     c.optim.lr = 1e-3
+    c.optim.lr_end = 0.0  # where "linear" and "cosine" end
     c.optim.schedule = "linear"  # a key of optim.SCHEDULES
     c.optim.milestones = ()  # epochs at which the schedule "steps" divides the rate by 10
     c.optim.warmup_epochs = 0.0
@@ -55,6 +58,11 @@ def default() -> ConfigDict:
     c.optim.binary_lr = 1.0  # the rate of binary weights is so many times lr
     c.optim.latent_clip = 0.0  # latent weights are kept within ± this; 0: no limit
     c.optim.frozen = ""  # regular expression: parameters whose path it is found in are not trained
+    c.optim.binary = ""  # a key of bop.BOPS: trains binary weights that have no latent ones, with model.weight "direct"
+    c.optim.bop = ConfigDict()  # each ("constant", a), ("linear", from, to), or ("tenth", a, n), a tenth every n epochs
+    c.optim.bop.gamma = ("constant", 1e-4)  # share of the new gradient in its average
+    c.optim.bop.threshold = ("constant", 1e-8)  # a stronger pull of that average flips a weight
+    c.optim.bop.sigma = ("constant", 1e-3)  # share of the new squared gradient; second order only
     c.ema_decay = 0.0  # 0: off; else evaluation uses this moving average of the variables
 
     c.log_epochs = 0.04  # 100 steps of ImageNet at batch 512
@@ -78,6 +86,7 @@ def _between(low, high):
     return (lambda v: low <= v < high), f"in [{low}, {high})"
 
 
+NUMBERS = ((lambda v: all(isinstance(x, (int, float)) for x in v)), "numbers, one for each channel")
 POSITIVE = ((lambda v: 0 < v < math.inf), "above 0 and finite")
 
 # field -> (test, what it must be)
@@ -86,6 +95,8 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.dtype": ((lambda v: v in ("float32", "bfloat16", "float64")), "float32, bfloat16 or float64"),
     "data.image_size": _at_least(1),
     "data.resize": _at_least(1),
+    "data.mean": NUMBERS,
+    "data.std": ((lambda v: NUMBERS[0](v) and all(s > 0 for s in v)), "numbers above 0, one for each channel"),
     "data.threads": _at_least(1),
     "data.workers": _at_least(0),
     "batch_size": _at_least(1),
@@ -93,6 +104,7 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "total_steps": _at_least(0),
     "label_smoothing": _between(0, 1),
     "optim.lr": POSITIVE,
+    "optim.lr_end": _at_least(0),
     "optim.milestones": (
         (lambda v: all(isinstance(m, (int, float)) and 0 < m < math.inf for m in v)),
         "epochs, numbers above 0",

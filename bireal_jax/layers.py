@@ -58,6 +58,11 @@ def uniform_001(key, shape, dtype=jnp.float32):
     return jax.random.uniform(key, shape, dtype, 0.0, 0.001)
 
 
+def random_signs(key, shape, dtype=jnp.float32):
+    """+1 or -1 with equal chances: the signs of any symmetric initialization, for weights without latent ones (Bop)."""
+    return jax.random.rademacher(key, shape, dtype)
+
+
 def torch_uniform(fan_in: int) -> Callable:
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for the weights and biases of real-valued layers."""
     bound = fan_in**-0.5
@@ -145,11 +150,15 @@ class RPReLU(nn.Module):
 
 
 class Conv(nn.Module):
-    """Real-valued convolution without bias; parameter `kernel` [kh, kw, cin, cout], PyTorch's default initializer."""
+    """Real-valued convolution without bias; parameter `kernel` [kh, kw, cin, cout], PyTorch's default initializer.
+
+    Zero padding; None for half of the kernel.
+    """
 
     features: int
     kernel_size: tuple[int, int] = (3, 3)
     strides: tuple[int, int] = (1, 1)
+    padding: Padding | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -157,7 +166,8 @@ class Conv(nn.Module):
     def __call__(self, x):  # [n, h, w, cin] -> [n, h', w', features]
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", torch_uniform(shape[0] * shape[1] * shape[2]), shape, self.param_dtype)
-        return conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, symmetric(self.kernel_size))
+        padding = symmetric(self.kernel_size) if self.padding is None else self.padding
+        return conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, padding)
 
 
 class Dense(nn.Module):

@@ -74,7 +74,7 @@ def _train_stage(plan, index, seeds, variables, records):
         last = number == plan.total
         if last or (plan.log_every and number % plan.log_every == 0):
             state, totals, flips = closing(state)
-            values = _means(totals) | ({"flipped": np.asarray(flips) / plan.latents} if plan.latents else {})
+            values = _means(totals) | plan.flip_rates(totals, flips)
             records.append(head | {"split": "train", "learning_rate": float(plan.rate(number - 1))} | values)
         if last or (plan.eval_every and number % plan.eval_every == 0):
             totals = _evaluate(plan, eval_step, state.variables)

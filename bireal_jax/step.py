@@ -9,13 +9,15 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from ml_collections import ConfigDict
 
-from bireal_jax import build, losses, metrics, optim, parallel
+from bireal_jax import bop, build, losses, metrics, optim, parallel
 from bireal_jax import config as config_lib
 from bireal_jax.data import Source
+from bireal_jax.errors import BadInput
 from bireal_jax.evaluate import make_eval_step, normalize
 
 
@@ -73,7 +75,7 @@ def make_state(variables: Any, tx: optax.GradientTransformation, seed: int, ema:
     return State(
         step=jnp.zeros((), jnp.int32), params=params, batch_stats=batch_stats, opt_state=tx.init(params),
         rng=jax.random.key_data(jax.random.key(seed)), ema=jax.tree.map(jnp.copy, dict(variables)) if ema else {},
-        window={name: jnp.zeros((), dtype) for name in ("loss", "top1", "top5", "seen")},
+        window={name: jnp.zeros((), dtype) for name in ("loss", "top1", "top5", "seen", "log_flips")},
         signs=[metrics.pack_signs(w) for w in optim.latents(params)],
     )  # fmt: skip
 
@@ -112,6 +114,8 @@ def make_train_step(
         sums = lax.psum(metrics.sums(logits, batch["label"], values, batch["mask"]), parallel.AXIS)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        log_flips = metrics.log_flip_ratio(optim.latents(state.params), optim.latents(params))
+        sums["log_flips"] = (log_flips * sums["seen"]).astype(sums["seen"].dtype)  # a mean over examples, as the others
         ema = (
             optax.incremental_update({"params": params, "batch_stats": batch_stats}, state.ema, 1 - ema_decay)
             if ema_decay
@@ -158,7 +162,12 @@ class Plan:
             for prefix in ("total", "log", "eval", "save", "optim.warmup")
         )
         epoch_steps = len(source.train) / config.batch_size
-        self.rate = optim.schedule(c.schedule, c.lr, self.total, epoch_steps, c.milestones, warmup)
+        self.rate = optim.schedule(c.schedule, c.lr, self.total, epoch_steps, c.milestones, warmup, c.lr_end)
+        if c.binary and config.model.weight != "direct":
+            raise BadInput(
+                f"optim.binary={c.binary!r} trains weights that have no latent ones, but config.model.weight is "
+                f"{config.model.weight!r}\nset it to 'direct', and config.model.latent_init to 'signs'"
+            )
         self.tx = optim.make(
             c.name,
             self.rate,
@@ -168,6 +177,7 @@ class Plan:
             binary_lr=c.binary_lr,
             latent_clip=c.latent_clip,
             frozen=c.frozen,
+            binary=bop.make(c.binary, **c.bop, total_steps=self.total, epoch_steps=epoch_steps) if c.binary else None,
         )
         loss = losses.get(config.loss)
         smoothed = partial(loss, label_smoothing=config.label_smoothing)
@@ -180,6 +190,15 @@ class Plan:
         """The state before the first step."""
         dtype = jnp.promote_types(self.model.dtype, jnp.float32)
         return make_state(variables, self.tx, seed, self.config.ema_decay > 0, dtype)
+
+    def flip_rates(self, totals: dict[str, Any], flips: Any) -> dict[str, Any]:
+        """Of what `close_window` gave: flipped, the share of binary weights whose sign is another than at the last log;
+        log_flips, log(flips / n + e^-9) of one step, averaged over the steps. {} while the weights are real-valued.
+        """
+        if not self.latents:
+            return {}
+        log_flips = np.asarray(totals["log_flips"]) / np.asarray(totals["seen"])
+        return {"flipped": np.asarray(flips) / self.latents, "log_flips": log_flips}
 
     def initial(self, seed: int) -> Any:
         """Variables drawn anew."""

@@ -200,8 +200,7 @@ class Stage(Plan):
         state, totals, flips = self.close_window(state)
         values = means(totals) | {"learning_rate": float(self.rate(step - 1))}
         self._stop_unless_finite(step, values["loss"])
-        if self.latents:
-            values["flipped"] = int(flips) / self.latents
+        values |= {name: float(value) for name, value in self.flip_rates(totals, flips).items()}
         self.log.write(step, "train", values, timing)
         self.bar.line(step, "train", values, timing)
         return state

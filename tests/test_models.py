@@ -36,7 +36,7 @@ def test_named_binary_convolutions_in_the_jaxpr(name):
     model, variables = shapes_of(name)
     image = jax.ShapeDtypeStruct((1, *MODELS[name][3]), jnp.float32)
     text = str(jax.make_jaxpr(model.apply)(variables, image))
-    real_inputs = 1 if name == "binarynet" else 0  # its first convolution sees the image itself
+    real_inputs = 1 if name in ("binarynet", "binary_alexnet") else 0  # its first convolution sees the image itself
     assert text.count("name=binary_conv2d") == MODELS[name][2] - real_inputs
 
 

@@ -16,7 +16,7 @@ from bireal_jax.runtime import __main__ as command
 from bireal_jax.runtime import container, reference
 
 needs_engine = pytest.mark.skipif(not runtime.available(), reason="needs the compiled engine")
-LARGE = ("bireal34", "bireal50", "bireal152", "react_a", "react_r34")
+LARGE = ("bireal34", "bireal50", "bireal152", "react_a", "react_r34", "binary_alexnet", "xnor_alexnet")
 EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in MODELS]
 ROOM = 1 << 30  # bytes, for networks whose every tensor is kept
 

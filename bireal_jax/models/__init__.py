@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from bireal_jax import binarize
 from bireal_jax.errors import lookup
-from bireal_jax.layers import uniform_001
+from bireal_jax.layers import random_signs, uniform_001
+from bireal_jax.models.alexnet import BinaryAlexNet, XNORNet
 from bireal_jax.models.bireal import BIREAL, RESNETS, BiRealNet
 from bireal_jax.models.reactnet import REACTNET
 from bireal_jax.models.vgg import BinaryNet, VGGSmall
@@ -17,11 +18,13 @@ LATENT_INITS = {
     "uniform_001": uniform_001,
     "glorot": nn.initializers.glorot_normal(),
     "he": nn.initializers.he_normal(),
+    "signs": random_signs,
 }
 
 # name -> constructor that still lacks num_classes, binarizers, initializer, dtypes
 MODELS = {name: partial(BiRealNet, **row) for name, row in (BIREAL | RESNETS).items()}
 MODELS |= {"vgg_small": VGGSmall, "binarynet": BinaryNet, **REACTNET}
+MODELS |= {"binary_alexnet": BinaryAlexNet, "xnor_alexnet": XNORNet}
 
 
 def build(
