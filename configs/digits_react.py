@@ -3,7 +3,7 @@
     python -m bireal_jax.main --config=configs/digits_teacher.py
     python -m bireal_jax.main --config=configs/digits_react.py
 
-93.6 % (5 seeds: 92.5, 94.4, 92.5, 95.5, 93.3), 92.9 % after step 1; with labels alone, 93.2 and 92.3 % (the same seeds).
+93.6 % (5 seeds: 92.5, 94.4, 92.5, 95.5, 93.3), 92.9 % after step 1; with labels alone 93.2 and 92.3 %.
 """
 
 from pathlib import Path

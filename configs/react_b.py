@@ -2,8 +2,9 @@
 
     python -m bireal_jax.main --config=configs/react_b.py --config.data.dir=DIR --config.teacher.weights=FILE
 
-1.172e8 OPs by the paper's formula; the 1.63e8 quoted for it does not follow from that (bireal_jax/models/reactnet.py).
-Expect 70.1 % (a review of the paper). How its training differs from A's is not specified by what we have. Ours: not run.
+1.172e8 OPs by the paper's formula; 1.63e8, quoted for it, does not follow from that (bireal_jax/models/reactnet.py).
+Expect 70.1 % (a review of the paper). How its training differs from A's is not specified by what we have. Ours: not
+run.
 """
 
 from pathlib import Path
