@@ -139,12 +139,12 @@ def test_a_teacher_that_cannot_teach_is_named_before_the_training(taught, tmp_pa
 
 
 def test_16_bit_teacher_leaves_the_loss_as_it_is(taught):
-    """To 1e-3, with the logits of a random student of comparable size."""
+    """To 1e-3 nats, for a student close to its teacher. Relative to such a small loss the change is larger."""
     c = small(**{"model.name": "resnet_tiny"})
     module, variables, prepare = build.trained(taught)
     images = build.source(c).eval.images[:128]
     wide = module.apply(variables, prepare(images))
     narrow = module.clone(dtype=jnp.bfloat16).apply(variables, jnp.asarray(prepare(images), jnp.bfloat16))
-    ours = jax.random.normal(jax.random.key(0), wide.shape)
+    ours = wide + jax.random.normal(jax.random.key(0), wide.shape)
     a, b = (losses.distributional(ours, z).mean() for z in (wide, narrow))
-    assert abs(a - b) < 1e-3 * a and narrow.dtype == jnp.float32
+    assert abs(a - b) < 1e-3 and narrow.dtype == jnp.float32
