@@ -99,7 +99,7 @@ def make_train_step(
       teacher: applied in evaluation mode to the same images; its logits take the place of the labels in the loss.
     """
 
-    def step(state, batch, teacher_variables=None):
+    def step(state, batch, teacher_variables: Any = None):
         images = normalize(batch["image"], source, model.dtype)
         target = batch["label"]
         if teacher is not None:

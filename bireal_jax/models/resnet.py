@@ -74,8 +74,8 @@ class ResNet(nn.Module):
         precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(Conv, kernel_init=fan_out_normal, **precision)
         norm = partial(BatchNorm, self.bn_axis, **precision)
-        stem = {"kernel_size": (7, 7), "strides": (2, 2)} if self.imagenet_stem else {}
-        x = nn.relu(norm(name="stem_bn")(conv(self.widths[0], **stem, name="stem_conv")(x), train))
+        size, stride = ((7, 7), (2, 2)) if self.imagenet_stem else ((3, 3), (1, 1))
+        x = nn.relu(norm(name="stem_bn")(conv(self.widths[0], size, stride, name="stem_conv")(x), train))
         x = max_pool(x) if self.imagenet_stem else x
         for i, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
             for j in range(count):
