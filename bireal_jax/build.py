@@ -70,6 +70,39 @@ def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
         ) from error
 
 
+def _of_teacher(config):
+    """A config whose model is the teacher, to start from its weights."""
+    c = ConfigDict(config.to_dict())
+    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    c.model.name, c.init_from = config.teacher.name, config.teacher.weights
+    c.model.dtype = auto if config.teacher.dtype == "auto" else config.teacher.dtype
+    return c
+
+
+def teacher(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
+    """The network that config.teacher names, for a data set, and the shapes of its variables. Raises as `model`."""
+    return model(_of_teacher(config), source)
+
+
+def teacher_variables(config: ConfigDict, shapes: Any) -> Any:
+    """The variables of the teacher, from config.teacher.weights: as `variables`.
+
+    Raises:
+      BadInput: none are named, nothing is there, or they are not of that model or of another number of classes.
+    """
+    name, weights = config.teacher.name, config.teacher.weights
+    if not weights:
+        raise BadInput(
+            f"the loss {config.loss!r} needs a teacher\n"
+            f"set config.teacher.weights to weights of {name} (config.teacher.name): a file, or the workdir of a run"
+        )
+    try:
+        return variables(_of_teacher(config), shapes)
+    except BadInput as error:
+        reason = str(error).split("; train first")[0]  # the way out of a student
+        raise BadInput(f"config.teacher.weights={weights}, of {name}: {reason}") from None
+
+
 def blank(source: data.Source) -> jax.Array:
     """One image of zeros."""
     return jnp.zeros((1, *source.image_shape))

@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from bireal_jax import losses
 from bireal_jax.errors import BadInput, first_line
 
 
@@ -45,6 +46,11 @@ def default() -> ConfigDict:
     c.label_smoothing = 0.1
     c.loss = "cross_entropy"  # a key of losses.LOSSES
 
+    c.teacher = ConfigDict()  # the frozen network that the loss "distributional" asks
+    c.teacher.name = "resnet34"  # a key of models.MODELS
+    c.teacher.weights = ""  # of it: as init_from
+    c.teacher.dtype = "auto"  # of its computation; "auto": bfloat16, float32 where there is no accelerator
+
     c.optim = ConfigDict()
     c.optim.name = "adam"  # a key of optim.OPTIMIZERS
     c.optim.lr = 1e-3
@@ -74,6 +80,7 @@ def default() -> ConfigDict:
     c.keep_last = 2  # checkpoints kept, beside the best one
     c.profile_steps = 0  # trace that many steps, from the 10th on, into workdir/profile
     c.init_from = ""  # weights of a file that `importers` reads, or of a workdir, to start from or to evaluate
+    c.reinit_step2 = False  # the second stage draws its latent weights anew instead of taking those of the first
     c.stages = ()  # dicts of overrides of the above, one a stage: {"name": "clip", "optim.lr": 0.01}; none: one stage
     return c.lock()
 
@@ -93,6 +100,10 @@ POSITIVE = ((lambda v: 0 < v < math.inf), "above 0 and finite")
 LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": ((lambda v: 0 <= v < 2**31), "in [0, 2147483648)"),
     "model.dtype": ((lambda v: v in ("float32", "bfloat16", "float64")), "float32, bfloat16 or float64"),
+    "teacher.dtype": (
+        (lambda v: v in ("auto", "float32", "bfloat16", "float64")),
+        "auto, float32, bfloat16 or float64",
+    ),
     "data.image_size": _at_least(1),
     "data.resize": _at_least(1),
     "data.mean": NUMBERS,
@@ -131,15 +142,21 @@ def validate(config: ConfigDict) -> None:
     for i, overrides in enumerate(config.stages):
         if not isinstance(overrides, Mapping):
             raise BadInput(f"config.stages[{i}] is {overrides!r}; it must be a dict of overrides")
-        if "init_from" in overrides or "stages" in overrides:
-            raise BadInput(
-                f"stage {stage_name(config, i)!r}: init_from and stages are of the whole run; set them outside"
-            )
+        whole = [f for f in overrides if f in ("init_from", "stages", "reinit_step2") or f.startswith("teacher.")]
+        if whole:
+            raise BadInput(f"stage {stage_name(config, i)!r}: {whole[0]} is of the whole run; set it outside")
+    if config.reinit_step2 and len(config.stages) < 2:
+        raise BadInput("config.reinit_step2 is True, and there is no second stage; leave it False, or add stages")
     for stage in stages(config):
         for field, (test, wanted) in LIMITS.items():
             value = get(stage, field)
             if not test(value):
                 raise BadInput(f"config.{field} is {value}; it must be {wanted}")
+        if stage.loss in losses.DISTILLED and stage.label_smoothing:
+            raise BadInput(
+                f"config.label_smoothing is {stage.label_smoothing}; the loss {stage.loss!r} has no labels to smooth\n"
+                "set it to 0.0"
+            )
         if stage.total_steps == 0 and stage.total_epochs == 0:
             raise BadInput(
                 "config.total_steps and config.total_epochs are both 0; set one to the length of the training"

@@ -1,8 +1,7 @@
 """One training step as a pure function of (state, batch), and the state that it maps."""
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -87,8 +86,9 @@ def make_train_step(
     source: Source,
     ema_decay: float = 0.0,
     total_steps: int = 1,
+    teacher: nn.Module | None = None,
 ) -> Callable:
-    """(state, batch) -> (state, loss), to be pmapped.
+    """(state, batch) -> (state, loss), to be pmapped; with a teacher (state, batch, its variables).
 
     Args:
       model: applied with train=True; its batch statistics are averaged over the devices.
@@ -97,16 +97,20 @@ def make_train_step(
       source: whose mean and std normalize the images.
       ema_decay: of the moving average of the variables; 0 for none.
       total_steps: length of the stage, from which binarizers that change with it know how far it is.
+      teacher: applied in evaluation mode to the same images; its logits take the place of the labels in the loss.
     """
 
-    def step(state, batch):
+    def step(state, batch, teacher_variables: Any = None):
         images = normalize(batch["image"], source, model.dtype)
+        target = batch["label"]
+        if teacher is not None:
+            target = teacher.apply(teacher_variables, normalize(batch["image"], source, teacher.dtype))
         progress = state.step.astype(jnp.promote_types(model.dtype, jnp.float32)) / total_steps
 
         def objective(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
             logits, updated = model.apply(variables, images, train=True, progress=progress, mutable=["batch_stats"])
-            values = loss(logits, batch["label"])
+            values = loss(logits, target)
             return jnp.mean(values), (logits, values, updated["batch_stats"])
 
         (_, (logits, values, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
@@ -148,6 +152,7 @@ class Plan:
       train_step, eval_step: from `make_train_step` and `evaluate.make_eval_step`.
       loading: arguments of the functions of `batching`.
       latents: how many binary weights there are, 0 while they are real-valued.
+      teacher, teacher_shapes: the module that a loss asks, and the shapes of its variables; None for other losses.
 
     Raises:
       BadInput: the config, or what it points to, cannot work.
@@ -179,10 +184,11 @@ class Plan:
             frozen=c.frozen,
             binary=bop.make(c.binary, **c.bop, total_steps=self.total, epoch_steps=epoch_steps) if c.binary else None,
         )
-        loss = losses.get(config.loss)
-        smoothed = partial(loss, label_smoothing=config.label_smoothing)
-        self.train_step = make_train_step(self.model, smoothed, self.tx, source, config.ema_decay, self.total)
-        self.eval_step = make_eval_step(self.model, loss, source)
+        asks = config.loss in losses.DISTILLED
+        self.teacher, self.teacher_shapes = build.teacher(config, source) if asks else (None, None)
+        loss = losses.get(config.loss, config.label_smoothing)
+        self.train_step = make_train_step(self.model, loss, self.tx, source, config.ema_decay, self.total, self.teacher)
+        self.eval_step = make_eval_step(self.model, losses.evaluation(config.loss), source)
         self.loading = {"threads": config.data.threads, "workers": config.data.workers}
         self.latents = 0 if config.model.weight == "real" else optim.count_latents(self.shapes["params"])
 
@@ -200,8 +206,26 @@ class Plan:
         log_flips = np.asarray(totals["log_flips"]) / np.asarray(totals["seen"])
         return {"flipped": np.asarray(flips) / self.latents, "log_flips": log_flips}
 
+    def redrawn(self, variables: Any, seed: int) -> Any:
+        """`variables` with latent weights drawn anew."""
+        return jax.tree_util.tree_map_with_path(
+            lambda path, old, new: np.asarray(new) if path[-1].key == "latent" else old, variables, self.initial(seed)
+        )
+
     def initial(self, seed: int) -> Any:
         """Variables drawn anew."""
         # An initializer is compiled for every layer and runs once: unoptimized, that takes 1 s instead of 9.
         quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         return jax.jit(self.model.init, compiler_options=quick)(jax.random.key(seed), build.blank(self.source))
+
+
+def teacher_arguments(plans: Sequence[Plan]) -> tuple[Any, ...]:
+    """What a train step takes behind state and batch where its stage has a teacher: the variables of the teacher.
+
+    One teacher serves all stages, so it is read once. () where none of them asks one.
+
+    Raises:
+      BadInput: as `build.teacher_variables`.
+    """
+    asking = [plan for plan in plans if plan.teacher is not None]
+    return (build.teacher_variables(asking[0].config, asking[0].teacher_shapes),) if asking else ()

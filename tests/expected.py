@@ -7,6 +7,7 @@ TINY = 9 * (4 * 32 * 32 + 32 * 64 + 3 * 64 * 64)
 REACT_A = 9 * (32**2 + 64**2 + 2 * 128**2 + 2 * 256**2 + 6 * 512**2 + 1024**2) + (
     32 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 5 * 512 * 512 + 512 * 1024 + 1024 * 1024
 )
+DOUBLED = 32 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512 * 1024  # of these, where the channels double
 REACT_TINY = 9 * (16 * 16 + 32 * 32 + 64 * 64) + 16 * 32 + 32 * 64 + 64 * 64
 VGG = 9 * (128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 512 * 512)
 
@@ -48,6 +49,20 @@ MODELS = {
     "react_a": (29_343_592, REACT_A, 26, (64, 64, 3)),
     "react_r18": (11_704_424, 10_985_472, 16, (64, 64, 3)),
     "react_r34": (21_797_672 + 1536 + 4032 + 12160 + 12032, 21_086_208, 32, (64, 64, 3)),
+    # B and C: the five pairs are real-valued, with a quarter of the weights in B, and lose the thresholds before them.
+    "react_b": (29_343_592 - DOUBLED + DOUBLED // 4 - 992, REACT_A - DOUBLED, 21, (64, 64, 3)),
+    "react_c": (29_343_592 - 992, REACT_A - DOUBLED, 21, (64, 64, 3)),
     "react_tiny": (144 + 32 + REACT_TINY + 272 + 544 + 768 + 650, REACT_TINY, 6, (8, 8, 1)),
+    # Real-valued. 18, 34, 50: torchvision's. resnet_tiny: stem, convolutions, batch norms, shortcut, head.
+    "resnet18": (11_689_512, 0, 0, (64, 64, 3)),
+    "resnet34": (21_797_672, 0, 0, (64, 64, 3)),
+    "resnet50": (25_557_032, 0, 0, (64, 64, 3)),
+    "resnet_tiny": (288 + 64 + TINY + 768 + (2048 + 128) + 650, 0, 0, (8, 8, 1)),
     "bireal_tiny": (288 + 64 + TINY + 768 + (2048 + 128) + 650, TINY, 8, (8, 8, 1)),
 }
+
+# Exporting and running these takes seconds each; small models have every operation of theirs.
+LARGE = (
+    "bireal34", "bireal50", "bireal152", "react_a", "react_b", "react_c", "react_r34",
+    "resnet18", "resnet34", "resnet50", "binary_alexnet", "xnor_alexnet",
+)  # fmt: skip
