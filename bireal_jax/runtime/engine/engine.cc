@@ -355,7 +355,7 @@ class Planner {
     const int stride = pointwise ? int(pitch_of(op.in.c)) : op.in.c;
     c.scratch = pointwise ? 0 : size_t(c.ph) * c.pw * op.in.c * sizeof(float) + 64;
     c.blocks = int(pitch_of(c.co) / unit);
-    if (step.input == 0 && !net_.options.unfused) plan_winograd(c);
+    if (step.input == 0) plan_winograd(c);
     const size_t per = size_t(c.points ? c.points * c.kh * c.depth : c.kh * c.kw * op.in.c);  // of a filter; groups: zeros
     charge(per * pitch_of(c.co) * sizeof(float));
     step.weight = Buffer(per * pitch_of(c.co) * sizeof(float));
