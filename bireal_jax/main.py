@@ -6,6 +6,7 @@ Imports nothing heavy at the top, so that --help and a wrong flag answer at once
 import ctypes
 import difflib
 import itertools
+import logging
 import os
 import runpy
 import sys
@@ -43,6 +44,7 @@ The same command continues a run that was cut off.
 def run() -> None:
     """The console entry. Exit status: 0 done, 2 an input that cannot work, 130 interrupted."""
     sys.unraisablehook = _unraisable
+    logging.getLogger("asyncio").addFilter(_is_news)
     try:
         main(sys.argv)
     except BadInput as error:
@@ -57,6 +59,11 @@ def _unraisable(hook):
     """Drops what TensorStore's callbacks print after a save or a restore that failed and was reported."""
     if str(hook.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(hook)
+
+
+def _is_news(record):
+    """Not the other failures of a save that failed and was reported, of which asyncio tells when it forgets them."""
+    return "exception was never retrieved" not in record.getMessage()
 
 
 def main(argv: list[str]) -> None:

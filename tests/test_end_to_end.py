@@ -113,8 +113,12 @@ def test_full_disk(tmp_path):
         for _ in range(2):
             process = start(place / "w", *short)
             output = process.communicate(timeout=300)[0]
-            assert process.returncode == 2 and "Traceback" not in output, output
-            assert output.strip().splitlines()[-2].endswith("no space left on the device")
+            assert process.returncode == 2, output
+            error, way_out = output.splitlines()[-2:]
+            assert error.startswith("error: cannot save") and error.endswith("no space left on the device"), output
+            assert way_out == "free some space and start the same command again", output
+            noise = ("Traceback", "Future", "RESOURCE_EXHAUSTED", "exception was never retrieved")
+            assert not any(word in output for word in noise), output
         assert saved(place / "w") == 20
         subprocess.run(["mount", "-o", "remount,size=60m", place], check=True)
         assert start(place / "w", *short).wait(timeout=300) == 0

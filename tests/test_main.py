@@ -82,3 +82,23 @@ def test_a_mistake_ends_with_status_2_and_no_traceback(tmp_path):
         assert result.returncode == 2 and result.stderr.startswith("error: ") and "Traceback" not in result.stderr
         assert len(result.stderr.strip().splitlines()) <= 3
         assert not (tmp_path / "w").exists()
+
+
+def test_of_a_failed_save_only_the_message_is_seen():
+    program = """
+import asyncio, sys
+from bireal_jax import main
+from bireal_jax.errors import BadInput
+def fails(argv):
+    loop = asyncio.new_event_loop()
+    forgotten = loop.create_future()
+    forgotten.set_exception(ValueError("RESOURCE_EXHAUSTED"))
+    if len(argv) > 1:  # told after the message, not before
+        sys.keep = forgotten
+    raise BadInput("no space left\\nfree some")
+main.main = fails
+main.run()
+"""
+    for late in ([], ["late"]):
+        result = subprocess.run([sys.executable, "-c", program, *late], capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (2, "error: no space left\nfree some\n")
