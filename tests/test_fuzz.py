@@ -46,7 +46,7 @@ def fuzz(folder, optimize, **limits):
         # A second of time and the memory are the program's own checks; -timeout is for what never ends, where other
         # programs have the processor. No -rss_limit_mb: a peak begins with what the parent had when it forked.
         done = subprocess.run(
-            [folder / "fuzz", "-timeout=60", "-rss_limit_mb=0", "-mutate_depth=1", "-max_len=8192",
+            [folder / "fuzz", "-timeout=60", "-rss_limit_mb=0", "-mutate_depth=1", "-entropic=0", "-max_len=8192",
              limit, "-seed=1", "-print_final_stats=1", f"-artifact_prefix={folder}/", mode, "seeds"],
             cwd=folder, capture_output=True, text=True, errors="replace", env={**os.environ, "BIREAL_FUZZ": mode},
         )  # fmt: skip

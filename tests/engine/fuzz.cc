@@ -6,7 +6,7 @@
 //     -fno-sanitize-coverage=trace-cmp -Ibireal_jax/runtime/engine
 //     tests/engine/fuzz.cc bireal_jax/runtime/engine/*.cc mutate.o -o fuzz
 //   python tests/engine/make_seeds.py seeds
-//   ./fuzz -timeout=1 -max_len=8192 seeds
+//   ./fuzz -timeout=60 -rss_limit_mb=0 -mutate_depth=1 -entropic=0 -max_len=8192 seeds
 //
 // mutate.o stands last: of a template that both use, the linker takes the first copy, the one with sanitizers.
 #include <atomic>
