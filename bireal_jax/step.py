@@ -67,13 +67,16 @@ class State:
         return cls(**(raw or trees["variables"]), ema=trees["variables"] if raw else {}, **rest)
 
 
-def make_state(variables: Any, tx: optax.GradientTransformation, seed: int, ema: bool, dtype: Any) -> State:
+def make_state(
+    variables: Any, tx: optax.GradientTransformation, seed: int, ema: bool, dtype: Any,
+    task: metrics.Task = metrics.CLASSES,
+) -> State:  # fmt: skip
     """The state before the first step. `dtype`: of the losses."""
     params, batch_stats = variables["params"], variables["batch_stats"]
     return State(
         step=jnp.zeros((), jnp.int32), params=params, batch_stats=batch_stats, opt_state=tx.init(params),
         rng=jax.random.key_data(jax.random.key(seed)), ema=jax.tree.map(jnp.copy, dict(variables)) if ema else {},
-        window={name: jnp.zeros((), dtype) for name in ("loss", "top1", "top5", "seen")},
+        window={name: jnp.zeros((), dtype) for name in task.names},
         signs=[metrics.pack_signs(w) for w in optim.latents(params)],
     )  # fmt: skip
 
@@ -92,10 +95,12 @@ def make_train_step(
       model: applied with train=True; its batch statistics are averaged over the devices.
       loss: (logits, labels) -> [n].
       tx: the optimizer.
-      source: whose mean and std normalize the images.
+      source: whose mean and std normalize the images, and whose labels say what is summed.
       ema_decay: of the moving average of the variables; 0 for none.
       total_steps: length of the stage, from which binarizers that change with it know how far it is.
     """
+
+    task = metrics.task(source.depth_range)
 
     def step(state, batch):
         images = normalize(batch["image"], source, model.dtype)
@@ -109,7 +114,7 @@ def make_train_step(
 
         (_, (logits, values, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         grads, batch_stats = lax.pmean((grads, batch_stats), parallel.AXIS)
-        sums = lax.psum(metrics.sums(logits, batch["label"], values, batch["mask"]), parallel.AXIS)
+        sums = lax.psum(task.sums(logits, batch["label"], values, batch["mask"]), parallel.AXIS)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = (
@@ -138,7 +143,7 @@ class Plan:
     """What the config of one stage fixes: data, network, durations, and its steps as pure functions.
 
     Attributes:
-      source, model, shapes: the data set, the module, and the shapes of its variables.
+      source, task, model, shapes: the data set, what its labels are, the module, and the shapes of its variables.
       total, log_every, eval_every, save_every: in steps.
       rate, tx: learning rate by the step, and the optimizer.
       train_step, eval_step: from `make_train_step` and `evaluate.make_eval_step`.
@@ -170,7 +175,8 @@ class Plan:
             frozen=c.frozen,
         )
         loss = losses.get(config.loss)
-        smoothed = partial(loss, label_smoothing=config.label_smoothing)
+        smoothed = partial(loss, label_smoothing=config.label_smoothing) if config.label_smoothing else loss
+        self.task = metrics.task(source.depth_range)
         self.train_step = make_train_step(self.model, smoothed, self.tx, source, config.ema_decay, self.total)
         self.eval_step = make_eval_step(self.model, loss, source)
         self.loading = {"threads": config.data.threads, "workers": config.data.workers}
@@ -179,7 +185,7 @@ class Plan:
     def fresh(self, variables: Any, seed: Any) -> State:
         """The state before the first step."""
         dtype = jnp.promote_types(self.model.dtype, jnp.float32)
-        return make_state(variables, self.tx, seed, self.config.ema_decay > 0, dtype)
+        return make_state(variables, self.tx, seed, self.config.ema_decay > 0, dtype, self.task)
 
     def initial(self, seed: int) -> Any:
         """Variables drawn anew."""

@@ -10,6 +10,7 @@ from bireal_jax import binarize
 from bireal_jax.errors import lookup
 from bireal_jax.layers import uniform_001
 from bireal_jax.models.bireal import BIREAL, RESNETS, BiRealNet
+from bireal_jax.models.depth import DECODERS
 from bireal_jax.models.reactnet import REACTNET
 from bireal_jax.models.vgg import BinaryNet, VGGSmall
 
@@ -33,18 +34,20 @@ def build(
     weight: str | binarize.WeightBinarizer = "released",
     latent_init: str = "uniform_001",
     bn_axis: str | None = None,
+    decoder: str = "",
 ) -> nn.Module:
     """The model of that name.
 
     Args:
       name: a key of `MODELS`.
-      num_classes: outputs of the head.
+      num_classes: outputs of the head, or channels of the map.
       dtype: of the computation. Parameters and statistics are float32, or float64 if `dtype` is.
       act: a key of `binarize.DERIVATIVES`, of `binarize.REAL` for a real-valued activation, or a derivative d(x) or
         d(x, progress).
       weight: a key of `binarize.WEIGHTS`, "real" among them, or a weight binarizer w -> (b, alpha).
       latent_init: a key of `LATENT_INITS`.
       bn_axis: pmapped axis over which batch norm statistics are averaged; None for statistics per device.
+      decoder: a key of `DECODERS`: the network is its encoder, and a map comes out; "" for logits.
 
     Returns:
       A module: `module.init(key, images)` and `module.apply(variables, images, train=False, progress=1.0)`, images
@@ -53,12 +56,15 @@ def build(
     Raises:
       BadInput: an unknown name; the message lists the known ones.
     """
-    return lookup(MODELS, name, "model")(
-        num_classes=num_classes,
-        activation=binarize.activation(act),
-        weight=binarize.weight(weight),
-        latent_init=lookup(LATENT_INITS, latent_init, "latent_init"),
-        bn_axis=bn_axis,
-        dtype=dtype,
-        param_dtype=jnp.promote_types(dtype, jnp.float32),
-    )
+    fields = {
+        "activation": binarize.activation(act),
+        "weight": binarize.weight(weight),
+        "latent_init": lookup(LATENT_INITS, latent_init, "latent_init"),
+        "bn_axis": bn_axis,
+    }
+    precision = {"dtype": dtype, "param_dtype": jnp.promote_types(dtype, jnp.float32)}
+    network = partial(lookup(MODELS, name, "model"), **fields)
+    if not decoder:
+        return network(num_classes=num_classes, **precision)
+    make = lookup(DECODERS, decoder, "decoder")
+    return make(make_encoder=partial(network, num_classes=0), outputs=num_classes, **fields, **precision)
