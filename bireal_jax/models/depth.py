@@ -17,6 +17,7 @@ from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense
 from bireal_jax.pool import upsample
 
 LEAST = 16  # channels of a block
+START = 3.0  # where outputs start, in metres: in a room, so that the first epoch does not go on finding its size
 
 
 class UpProjection(nn.Module):
@@ -76,7 +77,7 @@ class MapNet(nn.Module):
         for i in range(max(1, encoder.total_stride.bit_length() - 2)):  # log2 of the stride, less one
             features = max(LEAST, features // 2)
             x = UpProjection(features, binary_conv, conv, norm, name=f"up{i + 1}")(x, train)
-        return Dense(self.outputs, **precision, name="output")(x)
+        return Dense(self.outputs, **precision, name="output")(x) + START
 
 
 DECODERS = {"up_projection": MapNet}
