@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from bireal_jax import checkpoint, data, importers, models, parallel, readers
+from bireal_jax import checkpoint, data, importers, losses, models, parallel, progress, readers
 from bireal_jax import config as config_lib
 from bireal_jax.errors import BadInput
 from bireal_jax.evaluate import normalize
@@ -33,7 +33,7 @@ def stages(config: ConfigDict) -> list[ConfigDict]:
 def source(config: ConfigDict) -> data.Source:
     """The data set, normalized as the config says. Raises BadInput if it is not there."""
     c = config.data
-    found = data.build(c.name, c.dir, c.image_size, c.resize)
+    found = data.build(c.name, c.dir, c.image_size, c.resize, c.depth)
     for field, values in (("mean", c.mean), ("std", c.std)):
         if values and len(values) != found.image_shape[-1]:
             raise BadInput(
@@ -46,12 +46,13 @@ def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
     """The model for a data set, and the shapes of its variables.
 
     Raises:
-      BadInput: an unknown name, or images of a size that the model cannot take.
+      BadInput: an unknown name, images of a size that the model cannot take, or outputs that are not what labels are.
     """
     c = config.model
+    _check_task(config, source)
     module = models.build(
         c.name, source.num_classes, jnp.dtype(c.dtype), act=c.act, weight=c.weight, latent_init=c.latent_init,
-        bn_axis=parallel.AXIS if c.sync_bn else None,
+        bn_axis=parallel.AXIS if c.sync_bn else None, decoder=c.decoder,
     )  # fmt: skip
     size, total_stride = source.image_shape[0], module.total_stride
     if size < total_stride:
@@ -103,21 +104,80 @@ def teacher_variables(config: ConfigDict, shapes: Any) -> Any:
         raise BadInput(f"config.teacher.weights={weights}, of {name}: {reason}") from None
 
 
+def _check_task(config, source):
+    """Network, loss and labels: of classes, or of depth."""
+    name, depth = config.data.name, source.depth_range is not None
+    if bool(config.model.decoder) != depth:
+        wanted = (
+            f"a map: set config.model.decoder to one of {', '.join(models.DECODERS)}"
+            if depth
+            else ('classes: set config.model.decoder to ""')
+        )
+        raise BadInput(f"config.model.decoder is {config.model.decoder!r}; {name} needs {wanted}")
+    if (config.loss in losses.OF_DEPTH) != depth:
+        known = ", ".join(sorted(n for n in losses.LOSSES if (n in losses.OF_DEPTH) == depth))
+        raise BadInput(f"config.loss is {config.loss!r}; for the labels of {name} there are: {known}")
+    if depth and config.label_smoothing:
+        raise BadInput(f"config.label_smoothing is {config.label_smoothing}; depth has no classes, set it to 0.0")
+
+
 def blank(source: data.Source) -> jax.Array:
     """One image of zeros."""
     return jnp.zeros((1, *source.image_shape))
 
 
-def variables(config: ConfigDict, shapes: Any) -> Any:
+def variables(config: ConfigDict, shapes: Any, fresh: Callable[[], Any] | None = None) -> Any:
     """The variables that config.init_from names: a file for `importers.load`, or the best checkpoint of a workdir.
+
+    Args:
+      config: of the stage.
+      shapes: of the variables wanted.
+      fresh: draws variables for what `adopt` does not find; None where nothing may be drawn, as in evaluation.
 
     Raises:
       BadInput: nothing there, or not of this model.
     """
     path = Path(config.init_from)
     if path.is_file() or (path.suffix in readers.FORMATS and not path.is_dir()):
-        return checkpoint.merge(importers.load(config.model.name, path), shapes, str(path))
+        return adopt(importers.load(config.model.name, path), shapes, str(path), fresh)
+    if config.model.decoder and not _stored(path).get("model", {}).get("decoder"):
+        return adopt(trained(path)[1], shapes, str(path), fresh)
     return best_variables(path, shapes)[0]
+
+
+def adopt(found: Any, shapes: Any, what: str, fresh: Callable[[], Any] | None = None) -> Any:
+    """`found` if it has the shapes wanted; of a classifier, where they are a `MapNet`'s, its body as the encoder.
+
+    Nothing is dropped or drawn unsaid: a line names what of the classifier has no place, its head, and how much is
+    drawn anew, the decoder.
+
+    Args:
+      found: variables.
+      shapes: of the variables wanted.
+      what: where `found` is from, for messages.
+      fresh: draws all variables wanted; None where nothing may be drawn.
+
+    Raises:
+      BadInput: any leaf of the encoder is missing, too many or of another shape; the message shows both sides.
+    """
+    if "encoder" not in shapes["params"] or "encoder" in found["params"]:
+        return checkpoint.merge(found, shapes, what)
+    if fresh is None:
+        raise BadInput(
+            f"{what} is a classifier; its weights start the training of a network with a decoder, but there is none to "
+            "evaluate\nleave config.init_from empty for the best checkpoint of the workdir"
+        )
+    params = {name: tree for name, tree in found["params"].items() if name != "head"}
+    body = {"params": params, "batch_stats": found["batch_stats"]}
+    wanted = {name: shapes[name]["encoder"] for name in body}
+    body = checkpoint.merge(body, wanted, f"{what}, its body,")
+    drawn = parallel.fetch(fresh())
+    taken, there, all_ = (len(jax.tree.leaves(tree)) for tree in (body, found, shapes))
+    progress.say(
+        f"encoder from {what}: {taken} of its {there} arrays; left there: {there - taken} of its head; "
+        f"drawn anew: {all_ - taken}, the decoder"
+    )
+    return {name: {**drawn[name], "encoder": body[name]} for name in body}
 
 
 def best_variables(directory: Path, shapes: Any) -> tuple[Any, str]:
@@ -155,11 +215,17 @@ def trained(directory: str | Path) -> tuple[nn.Module, Any, Callable[[jax.Array]
     if not (directory / "data.json").exists():
         raise BadInput(f"no run in {directory}: there is no data.json")
     config = config_lib.default().unlock()
-    config.update(json.loads((directory / "config.json").read_text()))
+    config.update(_stored(directory))
     last = stages(config)[-1]
     source = described(directory)
     module, shapes = model(last, source)
     return module, best_variables(directory, shapes)[0], lambda images: normalize(images, source, module.dtype)
+
+
+def _stored(directory):
+    """config.json of a workdir; {} where there is none."""
+    path = directory / "config.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def described(directory: Path) -> data.Source:
@@ -168,4 +234,5 @@ def described(directory: Path) -> data.Source:
     return data.Source(
         train=(), eval=(), prepare=dict, image_shape=tuple(stored["image_shape"]), num_classes=stored["classes"],
         mean=tuple(stored["mean"]), std=tuple(stored["std"]), label_names=tuple(stored["labels"]),
+        label_shape=tuple(stored.get("label_shape", ())), depth_range=stored.get("depth_range"),
     )  # fmt: skip

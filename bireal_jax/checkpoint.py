@@ -23,8 +23,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from bireal_jax.errors import BadInput, first_line
+from bireal_jax.metrics import score
 
-METRIC = "top1"
 log = logging.getLogger("bireal_jax")
 
 
@@ -54,7 +54,7 @@ class _BestAndLast(PreservationPolicy):
 
 
 class Checkpoints:
-    """The checkpoints of one stage: the best by METRIC and the last few, below one directory.
+    """The checkpoints of one stage: the best by `metrics.score` and the last few, below one directory.
 
     A checkpoint is a dict of trees of numpy arrays, one entry for each thing that may be wanted alone. Used as a
     context manager; leaving it waits for what is still being written, and raises if that failed.
@@ -77,7 +77,7 @@ class Checkpoints:
             except Damaged as error:  # restoring it says so again, and what is done about it
                 log.warning("damaged checkpoint: %s", error)
             else:
-                self._policy.scores |= {step: metrics[METRIC]} if metrics else {}
+                self._policy.scores |= {step: score(metrics)} if metrics else {}
 
     def __enter__(self):
         return self
@@ -98,7 +98,7 @@ class Checkpoints:
         Args:
           step: must be new.
           trees: name -> tree of numpy arrays that nobody changes any more.
-          metrics: of the evaluation at this step, with METRIC; None if there was none.
+          metrics: of the evaluation at this step, which `metrics.score` judges; None if there was none.
 
         Raises:
           BadInput: this or the previous save failed, for instance on a full disk. Older checkpoints are intact.
@@ -113,7 +113,7 @@ class Checkpoints:
             "metrics": dict(metrics) if metrics else None,
         }
         items["digest"] = ocp.args.JsonSave({"record": record, "crc32": _crc(record)})
-        self._policy.scores |= {step: metrics[METRIC]} if metrics else {}
+        self._policy.scores |= {step: score(metrics)} if metrics else {}
         try:
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:

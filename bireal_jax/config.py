@@ -24,6 +24,7 @@ def default() -> ConfigDict:
 
     c.model = ConfigDict()
     c.model.name = "bireal18"  # a key of models.MODELS
+    c.model.decoder = ""  # a key of models.DECODERS: the network gives a map, such as depth; "": classes
     c.model.act = "approx_sign"  # a key of binarize.DERIVATIVES; or of binarize.REAL, for a real-valued activation
     c.model.weight = "released"  # a key of binarize.WEIGHTS; "real" is one
     c.model.latent_init = "uniform_001"  # a key of models.LATENT_INITS
@@ -31,7 +32,7 @@ def default() -> ConfigDict:
     c.model.sync_bn = False  # batch norm statistics over all devices; False: per device, as in the originals
 
     c.data = ConfigDict()
-    c.data.name = "imagenet2012"  # a key of data.DATASETS
+    c.data.name = "imagenet2012"  # a key of data.DATASETS or data.WITH_DEPTH
     c.data.dir = ""  # where the data set lies; digits needs none
     c.data.image_size = 224
     c.data.mean = ()  # per channel, of images scaled to [0, 1]; (): the data set's own. 0.5 and 0.5 give [-1, 1]
@@ -39,6 +40,13 @@ def default() -> ConfigDict:
     c.data.resize = 256  # evaluation: short side before the centre crop
     c.data.threads = 4  # decoding threads in each process that decodes
     c.data.workers = 0  # extra processes that decode; 0: the threads of this one
+
+    c.data.depth = ConfigDict()
+    c.data.depth.unit = 0.001  # metres that 1 in a depth file is: 0.001 for millimetres, 1.0 for metres
+    c.data.depth.low = 1e-3  # metres; depth that is not between low and high does not count
+    c.data.depth.high = 10.0
+    c.data.depth.zoom = 1.5  # training: a part of 1 / zoom of each side is shown at full size, at its depth / zoom
+    c.data.depth.crop = ()  # (top, bottom, left, right) in pixels of the map that is evaluated; (): all of it
 
     c.batch_size = 512  # images per step, over all devices and hosts
     c.total_epochs = 256.0
@@ -110,6 +118,14 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.std": ((lambda v: NUMBERS[0](v) and all(s > 0 for s in v)), "numbers above 0, one for each channel"),
     "data.threads": _at_least(1),
     "data.workers": _at_least(0),
+    "data.depth.unit": POSITIVE,
+    "data.depth.low": POSITIVE,
+    "data.depth.high": POSITIVE,
+    "data.depth.zoom": _at_least(1),
+    "data.depth.crop": (
+        (lambda v: v == () or (len(v) == 4 and 0 <= v[0] < v[1] and 0 <= v[2] < v[3])),
+        "() or (top, bottom, left, right), in pixels",
+    ),
     "batch_size": _at_least(1),
     "total_epochs": _at_least(0),
     "total_steps": _at_least(0),

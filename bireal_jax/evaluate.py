@@ -22,10 +22,12 @@ def normalize(images: jax.Array, source: Source, dtype: Any) -> jax.Array:
 def make_eval_step(model: nn.Module, loss: Callable, source: Source) -> Callable:
     """(variables, batch) -> sums over all devices, to be pmapped. Plain loss: no label smoothing."""
 
+    task = metrics.task(source.depth_range)
+
     def step(variables, batch):
-        logits: Any = model.apply(variables, normalize(batch["image"], source, model.dtype))
-        losses = loss(logits, batch["label"])
-        return lax.psum(metrics.sums(logits, batch["label"], losses, batch["mask"]), parallel.AXIS)
+        outputs: Any = model.apply(variables, normalize(batch["image"], source, model.dtype))
+        losses = loss(outputs, batch["label"])
+        return lax.psum(task.sums(outputs, batch["label"], losses, batch["mask"]), parallel.AXIS)
 
     return step
 
@@ -33,7 +35,7 @@ def make_eval_step(model: nn.Module, loss: Callable, source: Source) -> Callable
 def evaluate(
     eval_step: Callable, variables: Mapping[str, Any], source: Source, batch_size: int, **loading
 ) -> dict[str, float]:
-    """The mean loss and the top-1 and top-5 accuracy, in percent, over source.eval.
+    """The metrics of the data set's task over source.eval: for classes mean loss, top-1 and top-5 in percent.
 
     Args:
       eval_step: the pmapped result of `make_eval_step`.
@@ -43,6 +45,7 @@ def evaluate(
       **loading: `threads` and `workers` of `batching.eval_batches`.
 
     Raises:
+      BadInput: depth maps without any depth.
       RuntimeError: not every example was seen exactly once, an error in the pipeline.
     """
     batches = batching.eval_batches(
@@ -59,4 +62,4 @@ def evaluate(
         totals = {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}
     if totals["seen"] != len(source.eval):
         raise RuntimeError(f"evaluation saw {totals['seen']:.0f} of {len(source.eval)} examples")
-    return metrics.means(totals)
+    return metrics.task(source.depth_range).means(totals)

@@ -50,10 +50,12 @@ def run(config: ConfigDict, directory: Path, out: Path | None = None) -> dict[st
     images = _images(examples, source)
     found = {"bytes": size, "images": len(images), **compare(module, variables, source, out, images)}
     what = "test images" if examples is not None else "images of noise"
+    same = f"{found['same_top1']} times the same class\nas the model; " if "same_top1" in found else "\n"
+    largest = "logit" if "same_top1" in found else "depth"
     progress.say(
-        f"checked with {found['kernels']} kernels on {len(images)} {what}: {found['same_top1']} times the same class\n"
-        f"as the model; {found['flipped']} with signs that rounding flipped, the others within "
-        f"{found['difference']:.1e} of the largest logit"
+        f"checked with {found['kernels']} kernels on {len(images)} {what}: {same}"
+        f"{found['flipped']} with signs that rounding flipped, the others within "
+        f"{found['difference']:.1e} of the largest {largest}"
     )
     return found
 
@@ -90,8 +92,8 @@ def compare(module: nn.Module, variables: Any, source: Source, path: Path, image
       images: uint8 [n, h, w, c].
 
     Returns:
-      kernels; same_top1: images with the same class; flipped: images whose logits differ by more than CLOSE of the
-      largest; difference: the largest of the others, as a share of the largest logit.
+      kernels; same_top1: images with the same class (not of maps); flipped: images whose logits differ by more
+      than CLOSE of the largest; difference: the largest of the others, as a share of the largest logit.
     """
     net = runtime.load(path, kernels=None if runtime.available() else "reference")
     module = module.clone(dtype=np.float32, param_dtype=np.float32)
@@ -100,11 +102,13 @@ def compare(module: nn.Module, variables: Any, source: Source, path: Path, image
     for begin in range(0, len(images), 32):
         batch = images[begin : begin + 32]
         theirs, ours = np.asarray(apply(batch), np.float64), net(batch).astype(np.float64)
+        theirs, ours = (outputs.reshape(len(batch), -1) for outputs in (theirs, ours))
         same += int(np.sum(theirs.argmax(-1) == ours.argmax(-1)))
         apart = np.abs(theirs - ours).max(-1) / np.abs(theirs).max(-1)
         flipped += int(np.sum(apart > CLOSE))
         difference = max([difference, *apart[apart <= CLOSE]])
-    return {"kernels": net.kernels, "same_top1": same, "flipped": flipped, "difference": float(difference)}
+    found = {"kernels": net.kernels, "flipped": flipped, "difference": float(difference)}
+    return found if len(net.output_shape) > 1 else found | {"same_top1": same}
 
 
 def program(

@@ -61,7 +61,7 @@ class Op:
 
 
 def trace(module: nn.Module, variables: Any, image_shape: Shape) -> list[Op]:
-    """The operations of `module` in evaluation mode, in order; the last one gives the logits, [1, 1, classes].
+    """The operations of `module` in evaluation mode, in order; the last gives logits, [1, 1, classes], or a map.
 
     Args:
       module: from `models.build`. It is traced in float64, whatever its own dtype.
@@ -315,6 +315,7 @@ OPERATIONS = {
     "slice": _slice, "pad": _pad, "concatenate": _concatenate, "reshape": _simple("reshape"),
     "squeeze": _simple("reshape"), "broadcast_in_dim": _simple("reshape"), "convert_element_type": _same,
     "stop_gradient": _same, "copy": _same,
+    "upsample": _simple("upsample", lambda eqn: {"factor": _out(eqn)[1] // eqn.invars[0].aval.shape[1]}),
     **{name: _arithmetic for name in ("add", "add_any", "sub", "mul", "div", "neg")},
     **{name: _simple("clip", lambda eqn: dict(zip(("low", "high", "leak"), _bounds[eqn.params["name"]], strict=True)))
        for name in _bounds},

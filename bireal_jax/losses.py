@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from bireal_jax.errors import lookup
+from bireal_jax.pool import nearest
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
@@ -44,19 +45,59 @@ def distributional(logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), -1)
 
 
-LOSSES = {"cross_entropy": cross_entropy, "distributional": distributional}
+def l1(maps: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean over the pixels of an image of |d - y|.
+
+    Args:
+      maps: d, [n, h, w, 1], any float dtype; brought to the size of the labels, each pixel the nearest one.
+      labels: y, [n, H, W] in metres; pixels of 0 are without depth and do not count.
+
+    Returns:
+      [n], in metres; 0 for an image without any depth, which gives no gradient.
+    """
+    size, valid = _residuals(maps, labels)
+    return _mean(size, valid)
+
+
+def berhu(maps: jax.Array, labels: jax.Array) -> jax.Array:
+    """Reversed Huber: |r| where it is at most c, (r^2 + c^2) / 2c beyond; c is a fifth of the largest |r| of the image.
+
+    Laina et al., 3DV 2016, take the largest of the batch; that of the image keeps one value per example (our choice). c
+    is a constant to the gradient. Arguments and result as of `l1`.
+    """
+    size, valid = _residuals(maps, labels)
+    c = jax.lax.stop_gradient(jnp.max(size, (1, 2), keepdims=True) / 5)
+    c = jnp.where(c > 0, c, jnp.ones_like(c))
+    return _mean(jnp.where(size <= c, size, (size**2 + c**2) / (2 * c)), valid)
+
+
+def _residuals(maps, labels):
+    """(|d - y|, 0 where there is no depth; where there is depth), both [n, H, W]."""
+    maps = maps.astype(jnp.promote_types(maps.dtype, jnp.float32))
+    valid = labels > 0
+    difference = nearest(maps[..., 0], *labels.shape[1:]) - labels.astype(maps.dtype)
+    return jnp.abs(jnp.where(valid, difference, jnp.zeros_like(difference))), valid
+
+
+def _mean(values, valid):
+    return jnp.sum(values, (1, 2)) / jnp.maximum(jnp.sum(valid, (1, 2)), 1).astype(values.dtype)
+
+
+LOSSES = {"cross_entropy": cross_entropy, "distributional": distributional, "l1": l1, "berhu": berhu}
 DISTILLED = ("distributional",)  # these take a teacher's logits where the others take labels
+OF_DEPTH = ("l1", "berhu")  # those whose labels are maps
+# Of all these only cross_entropy takes label_smoothing.
 
 
 def get(name, label_smoothing=0.0):
-    """The loss of that name, for training: (logits, labels) -> [n], or (logits, teacher's logits) -> [n].
+    """The loss of that name, for training: (outputs, labels) -> [n], or (logits, teacher's logits) -> [n].
 
     Raises BadInput for an unknown name.
     """
     loss = lookup(LOSSES, name, "loss")
-    return loss if name in DISTILLED else partial(loss, label_smoothing=label_smoothing)
+    return partial(loss, label_smoothing=label_smoothing) if label_smoothing else loss
 
 
 def evaluation(name):
-    """The loss to evaluate by, (logits, labels) -> [n]: cross entropy where the one of that name needs a teacher."""
+    """The loss to evaluate by, (outputs, labels) -> [n]: cross entropy where the one of that name needs a teacher."""
     return get("cross_entropy" if name in DISTILLED else name)

@@ -1,9 +1,15 @@
 """Metrics as masked sums. Sums add up exactly over batches, devices and hosts; means of means do not."""
 
+import dataclasses
 import math
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+
+from bireal_jax.errors import BadInput
+from bireal_jax.pool import nearest
 
 
 def sums(logits: jax.Array, labels: jax.Array, losses: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
@@ -36,6 +42,118 @@ def means(totals) -> dict[str, float]:
     seen = float(totals["seen"])
     scale = {"loss": 1.0, "top1": 100.0, "top5": 100.0}
     return {name: scale[name] * float(totals[name]) / seen for name in scale}
+
+
+DEPTH_SCORES = ("loss", "rmse", "abs_rel", "log10", "delta1", "delta2", "delta3")
+
+
+def depth_sums(
+    maps: jax.Array, labels: jax.Array, losses: jax.Array, mask: jax.Array, *, low: float, high: float
+) -> dict[str, jax.Array]:
+    """Sums over the images whose mask is 1 and that have any depth, of what each scores over its pixels with depth.
+
+    Args:
+      maps: [n, h, w, 1] in metres; brought to the size of the labels, each pixel the nearest one, and into [low, high].
+      labels: [n, H, W] in metres; pixels of 0 do not count.
+      losses: [n], one loss per image.
+      mask: [n] of 0 and 1; 0 marks padding.
+      low, high: in metres.
+
+    Returns:
+      rmse: sqrt(mean((d - y)^2)); abs_rel: mean(|d - y| / y); log10: mean(|log10 d - log10 y|); delta1 to delta3: the
+      share of pixels with max(d / y, y / d) < 1.25, 1.25^2, 1.25^3; loss; scored (images with depth) and seen (all),
+      all scalars in the dtype of `losses`.
+    """
+    d = jnp.clip(nearest(maps[..., 0].astype(losses.dtype), *labels.shape[1:]), low, high)
+    valid = (labels > 0) & (mask > 0)[:, None, None]
+    y = jnp.where(valid, labels.astype(losses.dtype), jnp.ones_like(d))
+    count = jnp.sum(valid, (1, 2)).astype(losses.dtype)
+
+    def mean(values):
+        return jnp.sum(jnp.where(valid, values, jnp.zeros_like(values)), (1, 2)) / jnp.maximum(count, 1.0)
+
+    ratio = jnp.maximum(d / y, y / d)
+    scored = count > 0
+    scores = {
+        "loss": jnp.where(scored, losses, jnp.zeros_like(losses)),
+        "rmse": jnp.sqrt(mean((d - y) ** 2)),
+        "abs_rel": mean(jnp.abs(d - y) / y),
+        "log10": mean(jnp.abs(jnp.log10(d) - jnp.log10(y))),
+        **{f"delta{k}": mean((ratio < 1.25**k).astype(d.dtype)) for k in (1, 2, 3)},
+        "scored": scored.astype(d.dtype),
+        "seen": mask.astype(d.dtype),
+    }
+    return {name: jnp.sum(values) for name, values in scores.items()}
+
+
+def depth_means(totals) -> dict[str, float]:
+    """Means over the scored images of the totals that `depth_sums` gave: rmse in metres, delta1 to delta3 in percent.
+
+    Raises:
+      BadInput: no image had a pixel with depth.
+    """
+    scored = float(totals["scored"])
+    if not scored:
+        raise BadInput(
+            f"none of {float(totals['seen']):.0f} images has a pixel with depth, so there is nothing to score\n"
+            "mend the depth maps, or config.data.depth: unit, low, high and crop"
+        )
+    return {name: float(totals[name]) / scored * (100 if name.startswith("delta") else 1) for name in DEPTH_SCORES}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """How outputs are scored against labels, and how that is put in words.
+
+    Attributes:
+      sums: (outputs, labels, losses, mask) -> scalars under `names`, of which "seen" is the number of examples.
+      means: their totals -> the metrics.
+      names: of the sums.
+      metric: what networks are compared by.
+      better: 1 where more of it is better, -1 where less is.
+      title, form: its name and format in words.
+      report: format of all that an evaluation says.
+    """
+
+    sums: Callable
+    means: Callable
+    names: tuple[str, ...]
+    metric: str
+    better: int
+    title: str
+    form: str
+    report: str
+
+
+CLASSES = Task(
+    sums, means, ("loss", "top1", "top5", "seen"), "top1", 1, "top-1", "{:.2f} %",
+    "top-1 {top1:.2f} %  top-5 {top5:.2f} %  loss {loss:.4f}",
+)  # fmt: skip
+DEPTH = Task(
+    depth_sums, depth_means,
+    (*DEPTH_SCORES, "scored", "seen"),
+    "rmse", -1, "RMSE", "{:.4f} m",
+    "RMSE {rmse:.4f} m  abs-rel {abs_rel:.4f}  log10 {log10:.4f}  delta1 {delta1:.2f} %  delta2 {delta2:.2f} %  "
+    "delta3 {delta3:.2f} %  loss {loss:.4f}",
+)  # fmt: skip
+
+
+def task(depth_range: tuple[float, float] | None) -> Task:
+    """The task of a data set: `Source.depth_range` in metres, or None for classes."""
+    if depth_range is None:
+        return CLASSES
+    return dataclasses.replace(DEPTH, sums=partial(depth_sums, low=depth_range[0], high=depth_range[1]))
+
+
+def task_of(scores: Mapping[str, float]) -> Task:
+    """The task that metrics are of."""
+    return next(t for t in (CLASSES, DEPTH) if t.metric in scores)
+
+
+def score(scores: Mapping[str, float]) -> float:
+    """What networks are compared by, turned so that more is better."""
+    found = task_of(scores)
+    return found.better * scores[found.metric]
 
 
 def pack_signs(w: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Pooling, with a maximum whose gradient is fast on CPUs.
+"""Pooling, with a maximum whose gradient is fast on CPUs, and its opposite.
 
 The jits name the operations in the jaxpr, where the op graph finds them.
 """
@@ -8,6 +8,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 SIZE, STRIDE, PAD = 3, 2, 1  # of max_pool; its backward pass is written for these
@@ -73,3 +74,20 @@ def max_pool(x: jax.Array) -> jax.Array:
     The gradient goes to the first of equal maxima, as in PyTorch.
     """
     return lax.platform_dependent(x, cpu=unscattered_max_pool, default=xla_max_pool)
+
+
+@partial(jax.jit, static_argnames="factor")
+def upsample(x: jax.Array, factor: int) -> jax.Array:
+    """Every pixel becomes a square of factor x factor equal ones: [n, h, w, c] -> [n, factor h, factor w, c]."""
+    n, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (n, h, factor, w, factor, c))
+    return x.reshape(n, h * factor, w * factor, c)
+
+
+def nearest(x: jax.Array, height: int, width: int) -> jax.Array:
+    """Maps at another size, each pixel from where its centre falls: [n, h, w] -> [n, height, width]."""
+    for axis, new in ((1, height), (2, width)):
+        old = x.shape[axis]
+        if old != new:
+            x = jnp.take(x, (2 * np.arange(new) + 1) * old // (2 * new), axis)
+    return x

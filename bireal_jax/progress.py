@@ -58,7 +58,7 @@ class Bar:
         if figures.get("input_wait", 0) < 0.2:  # only news when it holds training up
             figures.pop("input_wait", None)
         if split == "train":
-            figures.pop("top5")
+            figures.pop("top5", None)
         words = [f"{self.name if split == 'train' else split:>5} {step:>{len(str(self.total))}}/{self.total}"]
         words += [FORMATS[name].format(value) for name, value in figures.items() if name in FORMATS]
         if not self._bar and timing and step > self.start:
@@ -99,7 +99,8 @@ class Clock:
 
 
 FORMATS = {
-    "loss": "loss {:.4f}", "top1": "top-1 {:6.2f} %", "top5": "top-5 {:6.2f} %", "flipped": "flipped {:.1%}",
+    "loss": "loss {:.4f}", "top1": "top-1 {:6.2f} %", "top5": "top-5 {:6.2f} %", "rmse": "RMSE {:.4f} m",
+    "delta1": "delta1 {:6.2f} %", "flipped": "flipped {:.1%}",
     "learning_rate": "lr {:.1e}", "images_per_second": "{:,.0f} images/s", "input_wait": "input wait {:.0%}",
 }  # fmt: skip
 

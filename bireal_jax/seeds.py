@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, checkpoint, metrics, parallel
+from bireal_jax import build, checkpoint, parallel
 from bireal_jax import config as config_lib
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
@@ -47,7 +47,8 @@ def train(config: ConfigDict, seeds: Sequence[int], variables: Any = None) -> tu
     teacher = teacher_arguments(plans)
     for index, plan in enumerate(plans):
         if variables is None:
-            drawn = build.variables(plan.config, plan.shapes) if config.init_from else None
+            fresh = lambda plan=plan: plan.initial(seeds[0])  # noqa: E731
+            drawn = build.variables(plan.config, plan.shapes, fresh) if config.init_from else None
             each = [drawn or parallel.fetch(plan.initial(seed)) for seed in seeds]
             variables = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
         else:
@@ -82,11 +83,11 @@ def _train_stage(plan, index, seeds, variables, frozen, records):
         last = number == plan.total
         if last or (plan.log_every and number % plan.log_every == 0):
             state, totals, flips = closing(state)
-            values = _means(totals) | plan.flip_rates(totals, flips)
+            values = _means(plan, totals) | plan.flip_rates(totals, flips)
             records.append(head | {"split": "train", "learning_rate": float(plan.rate(number - 1))} | values)
         if last or (plan.eval_every and number % plan.eval_every == 0):
             totals = _evaluate(plan, eval_step, state.variables)
-            records.append(head | {"split": "eval"} | _means(totals))
+            records.append(head | {"split": "eval"} | _means(plan, totals))
     return jax.tree.map(np.asarray, state.variables)
 
 
@@ -109,7 +110,7 @@ def _batches(plan, seeds):
         yield jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
 
 
-def _means(totals):
-    """`metrics.means` of every network."""
-    each = [metrics.means(dict(zip(totals, row, strict=True))) for row in zip(*totals.values(), strict=True)]
+def _means(plan, totals):
+    """The metrics of every network."""
+    each = [plan.task.means(dict(zip(totals, row, strict=True))) for row in zip(*totals.values(), strict=True)]
     return {name: np.asarray([row[name] for row in each]) for name in each[0]}

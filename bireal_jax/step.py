@@ -68,13 +68,16 @@ class State:
         return cls(**(raw or trees["variables"]), ema=trees["variables"] if raw else {}, **rest)
 
 
-def make_state(variables: Any, tx: optax.GradientTransformation, seed: int, ema: bool, dtype: Any) -> State:
+def make_state(
+    variables: Any, tx: optax.GradientTransformation, seed: int, ema: bool, dtype: Any,
+    task: metrics.Task = metrics.CLASSES,
+) -> State:  # fmt: skip
     """The state before the first step. `dtype`: of the losses."""
     params, batch_stats = variables["params"], variables["batch_stats"]
     return State(
         step=jnp.zeros((), jnp.int32), params=params, batch_stats=batch_stats, opt_state=tx.init(params),
         rng=jax.random.key_data(jax.random.key(seed)), ema=jax.tree.map(jnp.copy, dict(variables)) if ema else {},
-        window={name: jnp.zeros((), dtype) for name in ("loss", "top1", "top5", "seen", "log_flips")},
+        window={name: jnp.zeros((), dtype) for name in (*task.names, "log_flips")},
         signs=[metrics.pack_signs(w) for w in optim.latents(params)],
     )  # fmt: skip
 
@@ -94,11 +97,13 @@ def make_train_step(
       model: applied with train=True; its batch statistics are averaged over the devices.
       loss: (logits, labels) -> [n].
       tx: the optimizer.
-      source: whose mean and std normalize the images.
+      source: whose mean and std normalize the images, and whose labels say what is summed.
       ema_decay: of the moving average of the variables; 0 for none.
       total_steps: length of the stage, from which binarizers that change with it know how far it is.
       teacher: applied in evaluation mode to the same images; its logits take the place of the labels in the loss.
     """
+
+    task = metrics.task(source.depth_range)
 
     def step(state, batch, teacher_variables: Any = None):
         images = normalize(batch["image"], source, model.dtype)
@@ -115,7 +120,7 @@ def make_train_step(
 
         (_, (logits, values, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         grads, batch_stats = lax.pmean((grads, batch_stats), parallel.AXIS)
-        sums = lax.psum(metrics.sums(logits, batch["label"], values, batch["mask"]), parallel.AXIS)
+        sums = lax.psum(task.sums(logits, batch["label"], values, batch["mask"]), parallel.AXIS)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         log_flips = metrics.log_flip_ratio(optim.latents(state.params), optim.latents(params))
@@ -146,7 +151,7 @@ class Plan:
     """What the config of one stage fixes: data, network, durations, and its steps as pure functions.
 
     Attributes:
-      source, model, shapes: the data set, the module, and the shapes of its variables.
+      source, task, model, shapes: the data set, what its labels are, the module, and the shapes of its variables.
       total, log_every, eval_every, save_every: in steps.
       rate, tx: learning rate by the step, and the optimizer.
       train_step, eval_step: from `make_train_step` and `evaluate.make_eval_step`.
@@ -184,6 +189,7 @@ class Plan:
             frozen=c.frozen,
             binary=bop.make(c.binary, **c.bop, total_steps=self.total, epoch_steps=epoch_steps) if c.binary else None,
         )
+        self.task = metrics.task(source.depth_range)
         asks = config.loss in losses.DISTILLED
         self.teacher, self.teacher_shapes = build.teacher(config, source) if asks else (None, None)
         loss = losses.get(config.loss, config.label_smoothing)
@@ -195,7 +201,7 @@ class Plan:
     def fresh(self, variables: Any, seed: Any) -> State:
         """The state before the first step."""
         dtype = jnp.promote_types(self.model.dtype, jnp.float32)
-        return make_state(variables, self.tx, seed, self.config.ema_decay > 0, dtype)
+        return make_state(variables, self.tx, seed, self.config.ema_decay > 0, dtype, self.task)
 
     def flip_rates(self, totals: dict[str, Any], flips: Any) -> dict[str, Any]:
         """Of what `close_window` gave: flipped, the share of binary weights whose sign is another than at the last log;

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, checkpoint, losses, parallel, progress, workdir
+from bireal_jax import build, checkpoint, losses, parallel, pictures, progress, workdir
 from bireal_jax import config as config_lib
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
-from bireal_jax.evaluate import evaluate, make_eval_step
-from bireal_jax.metrics import means
+from bireal_jax.evaluate import evaluate, make_eval_step, normalize
+from bireal_jax.metrics import task_of
 from bireal_jax.step import Plan, State, close_window, teacher_arguments
 
 
@@ -26,7 +26,7 @@ def run(config: ConfigDict, directory: Path) -> dict[str, Any]:
       directory: the workdir.
 
     Returns:
-      What is in result.json: the final metrics, the best top-1 and its step.
+      What is in result.json: the final metrics, the best top-1 (or RMSE) and its step.
 
     Raises:
       BadInput: the config or what it points to cannot work; before anything is compiled, where possible.
@@ -34,7 +34,7 @@ def run(config: ConfigDict, directory: Path) -> dict[str, Any]:
     configs = build.stages(config)
     finished = workdir.finished(directory, config)
     if finished:
-        progress.say(f"{directory} is finished: top-1 {finished['top1']:.2f} %. Another --workdir trains again.")
+        progress.say(f"{directory} is finished: {_judged(finished)}. Another --workdir trains again.")
         return finished
     stages, offset = [], 0
     for i, stage in enumerate(configs):
@@ -43,7 +43,8 @@ def run(config: ConfigDict, directory: Path) -> dict[str, Any]:
         offset += stages[-1].total
     variables, results, teacher = None, [], parallel.replicate(teacher_arguments(stages))
     if config.init_from and not workdir.begun(directory):
-        variables = build.variables(configs[0], stages[0].shapes)  # a mistake here must not claim the workdir
+        # a mistake here must not claim the workdir
+        variables = build.variables(configs[0], stages[0].shapes, stages[0].drawn)
     with workdir.claim(directory, config, [stage.source for stage in stages]):
         for stage in stages:
             variables, result = stage.run(variables, teacher)
@@ -51,9 +52,16 @@ def run(config: ConfigDict, directory: Path) -> dict[str, Any]:
         final = results[-1] | ({"stages": results} if len(results) > 1 else {})
         if jax.process_index() == 0:
             workdir.write(directory / "result.json", json.dumps(final, indent=1) + "\n")
-    best = f"best {final['best_top1']:.2f} % at step {final['best_step']}"
-    progress.say(f"test top-1 {final['top1']:.2f} %  ({best})  {directory}")
+    task = task_of(final)
+    best = f"best {task.form.format(final['best_' + task.metric])} at step {final['best_step']}"
+    progress.say(f"test {_judged(final)}  ({best})  {directory}")
     return final
+
+
+def _judged(scores):
+    """What networks are compared by, in words: "top-1 99.44 %"."""
+    task = task_of(scores)
+    return f"{task.title} {task.form.format(scores[task.metric])}"
 
 
 def run_eval(config: ConfigDict, directory: Path) -> dict[str, float]:
@@ -79,9 +87,22 @@ def run_eval(config: ConfigDict, directory: Path) -> dict[str, float]:
     scores = evaluate(step, parallel.replicate(variables), source, last.batch_size, **loading)
     if jax.process_index() == 0:
         workdir.write(directory / "eval.json", json.dumps(scores, indent=1) + "\n")
-    figures = f"top-1 {scores['top1']:.2f} %  top-5 {scores['top5']:.2f} %  loss {scores['loss']:.4f}"
-    progress.say(f"test {figures}  ({len(source.eval)} images)  {origin}")
+    progress.say(f"test {task_of(scores).report.format(**scores)}  ({len(source.eval)} images)  {origin}")
+    if source.depth_range and jax.process_index() == 0:
+        count = pictures.write(directory / "depth", _predictions(model, variables, source))
+        progress.say(f"{directory / 'depth'}: {count} pictures: image, truth, prediction")
     return scores
+
+
+PICTURES = 8
+
+
+def _predictions(model, variables, source):
+    """(image, truth, prediction) of some images, evenly from the evaluation set."""
+    apply = jax.jit(lambda images: model.apply(variables, normalize(images, source, model.dtype)))
+    for i in np.linspace(0, len(source.eval) - 1, min(len(source.eval), PICTURES)).astype(int):
+        example = source.prepare(source.eval[int(i)])
+        yield example["image"], example["label"], np.asarray(apply(example["image"][None]), np.float32)[0, ..., 0]
 
 
 class Stage(Plan):
@@ -128,14 +149,16 @@ class Stage(Plan):
             assert final and best, "the last step is evaluated and saved"
             scores = self.checkpoints.metrics(best)
             assert scores
-            result = {"steps": self.total, **final, "best_step": best, "best_top1": scores["top1"]}
+            result = {"steps": self.total, **final, "best_step": best}
+            result[f"best_{self.task.metric}"] = scores[self.task.metric]
         return parallel.fetch(state.variables), result
 
     def _headline(self, start):
-        train, test, classes = len(self.source.train), len(self.source.eval), self.source.num_classes
+        train, test = len(self.source.train), len(self.source.eval)
+        what = "depth maps" if self.source.depth_range else f"{self.source.num_classes} classes"
         begin = f"resuming from step {start} of {self.total:,}" if start else f"{self.total:,} steps"
         return (
-            f"{self.name}: {self.config.model.name} on {train:,} training and {test:,} test images, {classes} classes\n"
+            f"{self.name}: {self.config.model.name} on {train:,} training and {test:,} test images, {what}\n"
             f"{begin}, {self.config.batch_size} images a step, {jax.device_count()} x {jax.devices()[0].device_kind}; "
             "compiling ..."
         )
@@ -145,11 +168,16 @@ class Stage(Plan):
 
     def _initial(self, variables):
         if variables is not None:
-            found = checkpoint.merge(variables, self.shapes, f"stage {self.name!r}: the network of the stage before")
+            what = f"stage {self.name!r}: the network of the stage before"
+            found = build.adopt(variables, self.shapes, what, self.drawn)
             again = self.index == 1 and self.config.reinit_step2
             return self.redrawn(found, self.config.seed) if again else found
         if self.config.init_from:
-            return build.variables(self.config, self.shapes)
+            return build.variables(self.config, self.shapes, self.drawn)
+        return self.drawn()
+
+    def drawn(self) -> Any:
+        """Variables drawn anew."""
         return self.initial(self.config.seed)
 
     def _log_and_loop(self, state, start):
@@ -202,7 +230,7 @@ class Stage(Plan):
         """Logs the window and empties it."""
         timing = clock.read()
         state, totals, flips = self.close_window(state)
-        values = means(totals) | {"learning_rate": float(self.rate(step - 1))}
+        values = self.task.means(totals) | {"learning_rate": float(self.rate(step - 1))}
         self._stop_unless_finite(step, values["loss"])
         values |= {name: float(value) for name, value in self.flip_rates(totals, flips).items()}
         self.log.write(step, "train", values, timing)

@@ -78,6 +78,7 @@ def claim(workdir: Path, config: ConfigDict, sources: list[Source]) -> Iterator[
         {
             "train": len(s.train), "eval": len(s.eval), "classes": s.num_classes, "labels": list(s.label_names),
             "image_shape": list(s.image_shape), "mean": list(s.mean), "std": list(s.std),
+            **({"label_shape": list(s.label_shape), "depth_range": list(s.depth_range)} if s.depth_range else {}),
         }
         for s in sources
     ]  # fmt: skip

@@ -9,12 +9,12 @@ import pytest
 from flax import traverse_util
 
 from bireal_jax import config, losses, models, optim
-from bireal_jax.data import DATASETS
+from bireal_jax.data import DATASETS, WITH_DEPTH
 from bireal_jax.main import load_recipe
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs").glob("*.py"))
-CLASSES = {"imagenet2012": 1000, "cifar10": 10, "digits": 10}
+CLASSES = {"imagenet2012": 1000, "cifar10": 10, "digits": 10, **dict.fromkeys(WITH_DEPTH, 1)}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -25,7 +25,7 @@ def test_recipe_is_valid_and_matches_its_golden(path, request):
     config.validate(c)
     text = []
     for i, stage in enumerate(config.stages(c)):
-        assert stage.data.name in DATASETS and stage.loss in losses.LOSSES
+        assert stage.data.name in DATASETS | WITH_DEPTH and stage.loss in losses.LOSSES
         optim.schedule(stage.optim.schedule, stage.optim.lr, 100, 10.0, stage.optim.milestones)
         text += [f"# {config.stage_name(c, i)}: {stage.model.name}", *parameters(stage)]
     golden = ROOT / "tests" / "golden" / f"{path.stem}.txt"
@@ -39,7 +39,8 @@ def parameters(stage):
     """path, shape, label, bits, weight decay of every parameter."""
     size = stage.data.image_size
     m = stage.model
-    model = models.build(m.name, CLASSES[stage.data.name], act=m.act, weight=m.weight, latent_init=m.latent_init)
+    how = {"act": m.act, "weight": m.weight, "latent_init": m.latent_init, "decoder": m.decoder}
+    model = models.build(m.name, CLASSES[stage.data.name], **how)
     image = jax.ShapeDtypeStruct((1, size, size, 1 if stage.data.name == "digits" else 3), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
     labels = traverse_util.flatten_dict(optim.labels(params), sep="/")

@@ -155,6 +155,9 @@ HOSTILE = {
     "too many inputs": ("shapes", lambda s, o, r: o[CONCAT].update(inputs=[0] * 17), "inputs"),
     "reshape to more": ("shapes", lambda s, o, r: o[RESHAPE].update(shape=[1, 2, 90]), "number of elements"),
     "last map of 2": ("shapes", lambda s, o, r: (o.pop(), r.clear(), o[5].update(shape=[2, 1, 45])), "one number"),
+    "factor of 65": ("map", lambda s, o, r: o[1].update(factor=65), "factor.*1 to 64"),
+    "factor of 0": ("map", lambda s, o, r: o[1].update(factor=0), "factor.*1 to 64"),
+    "labels for a map": ("map", lambda s, o, r: s.update(labels=["a", "b"]), "one number"),
     "no weight": ("bireal", lambda s, o, r: r.update({"x": r.pop("0.weight")}), "0.weight|no weight"),
     "a tensor that nobody reads": (
         "bireal", lambda s, o, r: r.update(x={"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}), "no operation",

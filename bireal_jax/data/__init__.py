@@ -1,6 +1,9 @@
 """Data sets by name: `build("digits")` gives a `Source`."""
 
-from bireal_jax.data import cifar, digits, folder, imagenet
+from collections.abc import Mapping
+from typing import Any
+
+from bireal_jax.data import cifar, depth, digits, folder, imagenet
 from bireal_jax.data.source import Source
 from bireal_jax.errors import BadInput, lookup
 
@@ -10,19 +13,28 @@ __all__ = ["DATASETS", "Source", "build"]
 DATASETS = {"cifar10": cifar.build, "digits": digits.build, "folder": folder.build, "imagenet2012": imagenet.build}
 
 
-def build(name: str, directory: str = "", image_size: int = 224, resize: int = 256) -> Source:
+# name -> build(directory, image_size, **fields of depth.Rules) -> Source
+WITH_DEPTH = {"depth_folder": depth.folder, "nyu_depth_v2": depth.nyu}
+
+
+def build(
+    name: str, directory: str = "", image_size: int = 224, resize: int = 256, rules: Mapping[str, Any] | None = None
+) -> Source:
     """The data set of that name.
 
     Args:
-      name: a key of DATASETS.
+      name: a key of DATASETS or of WITH_DEPTH.
       directory: where it lies; what is expected there is the data set's business.
       image_size: side of the square input, in pixels.
       resize: short side before the centre crop of evaluation, in pixels.
+      rules: fields of `depth.Rules` for a data set with depth; others do not use them.
 
     Raises:
       BadInput: unknown name, nothing usable in `directory`, or sizes that do not fit.
     """
-    make = lookup(DATASETS, name, "data set")
+    make = lookup(DATASETS | WITH_DEPTH, name, "data set")
+    if name in WITH_DEPTH:
+        return make(directory, image_size, **(rules or {}))
     if resize < image_size and make in (folder.build, imagenet.build):
         raise BadInput(
             f"config.data.resize is {resize}, smaller than the crop config.data.image_size={image_size}; "

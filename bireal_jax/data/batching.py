@@ -41,7 +41,8 @@ def train_batches(
       threads, workers: decoding threads, and processes beside this one.
 
     Yields:
-      image uint8 [devices, n, h, w, c], label int32 [devices, n], mask bool [devices, n], all True.
+      image uint8 [devices, n, h, w, c], label int32 [devices, n], mask bool [devices, n], all True. Of a data set with
+      depth the label is float32 [devices, n, H, W], in metres, 0 where there is none.
 
     Raises:
       BadInput: batch_size is not divisible; a label out of range; an image that cannot be decoded.
@@ -95,7 +96,7 @@ def eval_batches(
     if workers:
         iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     batches = iter(iterable)
-    empty = {"image": np.zeros((0, *source.image_shape), np.uint8), "label": np.zeros(0, np.int32)}
+    empty = {"image": np.zeros((0, *source.image_shape), np.uint8), "label": np.zeros((0, *source.label_shape))}
     for _ in range(rounds):
         yield _finish(next(batches, empty), source, per_process, devices)
 
@@ -110,14 +111,18 @@ def check_divisible(batch_size: int, devices: int) -> None:
 
 def _finish(batch, source, size, devices):
     """Checks labels, fills up to `size` rows and divides them over devices."""
-    images, labels = np.asarray(batch["image"]), np.asarray(batch["label"], np.int32)
-    check_labels(labels, source.num_classes, "the data set")
+    images, labels = (
+        np.asarray(batch["image"]),
+        np.asarray(batch["label"], np.float32 if source.depth_range else np.int32),
+    )
+    if not source.depth_range:
+        check_labels(labels, source.num_classes, "the data set")
     if images.shape[1:] != source.image_shape:
         raise BadInput(f"the data set yields images of shape {images.shape[1:]}, not {source.image_shape}")
     missing = size - len(labels)
     if missing:
         images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
-        labels = np.concatenate([labels, np.zeros(missing, labels.dtype)])
+        labels = np.concatenate([labels, np.zeros((missing, *labels.shape[1:]), labels.dtype)])
     mask = np.arange(size) < size - missing
     batch = {"image": images, "label": labels, "mask": mask}
     return {name: a.reshape(devices, size // devices, *a.shape[1:]) for name, a in batch.items()}

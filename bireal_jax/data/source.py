@@ -25,12 +25,14 @@ class Source:
 
     Attributes:
       train, eval: sequences of examples, anything that `augment` and `prepare` understand; `Arrays`, if in memory.
-      prepare: example -> {"image": uint8 [h, w, c], "label": int}, fixed, for evaluation.
+      prepare: example -> {"image": uint8 [h, w, c], "label": int, or float32 [H, W]}, fixed, for evaluation.
       image_shape: (h, w, c) of the inputs.
       num_classes: labels are 0 to num_classes - 1.
       mean, std: per channel, for images scaled to [0, 1].
       label_names: one for each class, or empty.
       augment: (example, numpy Generator) -> as `prepare` but random, for training. `Arrays` have their own.
+      label_shape: [H, W] of the maps that evaluation compares with; () where labels are classes.
+      depth_range: labels are maps in metres within this range, 0 where there is no depth; None for classes.
     """
 
     train: Examples | Sequence[Any]
@@ -42,6 +44,8 @@ class Source:
     std: tuple[float, ...] = IMAGENET_STD
     label_names: tuple[str, ...] = ()
     augment: Callable[[Any, np.random.Generator], dict] | None = None
+    label_shape: tuple[int, ...] = ()
+    depth_range: tuple[float, float] | None = None
 
 
 class Arrays:

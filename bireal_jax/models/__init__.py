@@ -7,10 +7,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from bireal_jax import binarize
-from bireal_jax.errors import lookup
+from bireal_jax.errors import BadInput, lookup
 from bireal_jax.layers import random_signs, uniform_001
 from bireal_jax.models.alexnet import BinaryAlexNet, XNORNet
 from bireal_jax.models.bireal import BIREAL, RESNETS, BiRealNet
+from bireal_jax.models.depth import DECODERS
 from bireal_jax.models.reactnet import REACTNET
 from bireal_jax.models.resnet import RESNET, ResNet
 from bireal_jax.models.vgg import BinaryNet, VGGSmall
@@ -26,9 +27,9 @@ LATENT_INITS = {
 # name -> constructor that still lacks num_classes, binarizers, initializer, dtypes
 MODELS = {name: partial(BiRealNet, **row) for name, row in (BIREAL | RESNETS).items()}
 MODELS |= {"vgg_small": VGGSmall, "binarynet": BinaryNet, **REACTNET}
-MODELS |= {"binary_alexnet": BinaryAlexNet, "xnor_alexnet": XNORNet}
+ALEXNETS = {"binary_alexnet": BinaryAlexNet, "xnor_alexnet": XNORNet}
 REAL_MODELS = {name: partial(ResNet, **row) for name, row in RESNET.items()}  # these lack no binarizers
-MODELS |= REAL_MODELS
+MODELS |= ALEXNETS | REAL_MODELS
 
 
 def build(
@@ -40,35 +41,41 @@ def build(
     weight: str | binarize.WeightBinarizer = "released",
     latent_init: str = "uniform_001",
     bn_axis: str | None = None,
+    decoder: str = "",
 ) -> nn.Module:
     """The model of that name.
 
     Args:
       name: a key of `MODELS`. Networks of `REAL_MODELS` are real-valued, whatever act, weight and latent_init say.
-      num_classes: outputs of the head.
+      num_classes: outputs of the head, or channels of the map.
       dtype: of the computation. Parameters and statistics are float32, or float64 if `dtype` is.
       act: a key of `binarize.DERIVATIVES`, of `binarize.REAL` for a real-valued activation, or a derivative d(x) or
         d(x, progress).
       weight: a key of `binarize.WEIGHTS`, "real" among them, or a weight binarizer w -> (b, alpha).
       latent_init: a key of `LATENT_INITS`.
       bn_axis: pmapped axis over which batch norm statistics are averaged; None for statistics per device.
+      decoder: a key of `DECODERS`: the network, none of `ALEXNETS`, is its encoder, and a map comes out; "" for
+        logits.
 
     Returns:
       A module: `module.init(key, images)` and `module.apply(variables, images, train=False, progress=1.0)`, images
       NHWC, progress from 0 to 1 for binarizers that change during the training.
 
     Raises:
-      BadInput: an unknown name; the message lists the known ones.
+      BadInput: an unknown name, or no encoder; the message lists the known ones.
     """
-    binarizers = {
+    fields = {
         "activation": binarize.activation(act),
         "weight": binarize.weight(weight),
         "latent_init": lookup(LATENT_INITS, latent_init, "latent_init"),
     }
-    return lookup(MODELS, name, "model")(
-        **({} if name in REAL_MODELS else binarizers),
-        num_classes=num_classes,
-        bn_axis=bn_axis,
-        dtype=dtype,
-        param_dtype=jnp.promote_types(dtype, jnp.float32),
+    precision = {"dtype": dtype, "param_dtype": jnp.promote_types(dtype, jnp.float32)}
+    network = partial(lookup(MODELS, name, "model"), **({} if name in REAL_MODELS else fields), bn_axis=bn_axis)
+    if not decoder:
+        return network(num_classes=num_classes, **precision)
+    make = lookup(DECODERS, decoder, "decoder")
+    if name in ALEXNETS:
+        raise BadInput(f"{name} is no encoder of maps; known: {', '.join(sorted(set(MODELS) - set(ALEXNETS)))}")
+    return make(
+        make_encoder=partial(network, num_classes=0), outputs=num_classes, bn_axis=bn_axis, **fields, **precision
     )

@@ -106,7 +106,7 @@ class BiRealNet(nn.Module):
     Attributes:
       blocks: number of 3x3 convolutions, or of bottlenecks, in each stage.
       widths: channels of each stage (of the narrow stream, for bottlenecks). Every stage but the first halves the size.
-      num_classes: outputs of the head.
+      num_classes: outputs of the head; 0 for none: the last map comes out, [n, h / total_stride, w / ..., c].
       activation, weight: binarizers, from `binarize.activation` and `binarize.weight`.
       latent_init: initializer of the latent weights.
       bottleneck: `Bottleneck` blocks instead of `Block`.
@@ -178,8 +178,7 @@ class BiRealNet(nn.Module):
                         convs=max(1, self.convs_per_shortcut), norm_first=self.norm_first,
                         after=partial(RPReLU, **precision) if self.react else None, name=name,
                     )(x, train)  # fmt: skip
-        x = global_avg_pool(x)
-        return Dense(self.num_classes, **precision, name="head")(x)
+        return Dense(self.num_classes, **precision, name="head")(global_avg_pool(x)) if self.num_classes else x
 
 
 IMAGENET_WIDTHS = (64, 128, 256, 512)

@@ -63,7 +63,7 @@ class ReActNet(nn.Module):
     """Real-valued 3x3 stem at stride 2, 13 blocks, global average pool, linear head.
 
     Attributes:
-      num_classes: outputs of the head.
+      num_classes: outputs of the head; 0 for none, as of `BiRealNet`.
       activation, weight: binarizers, from `binarize.activation` and `binarize.weight`.
       latent_init: initializer of the latent weights.
       stem, widths: channels behind the stem and behind each block.
@@ -106,7 +106,7 @@ class ReActNet(nn.Module):
                 features, 2 if i > 0 and features > x.shape[-1] else 1, self.real_groups, binary_conv, conv, norm,
                 partial(RPReLU, **precision), name=f"block{i + 1}",
             )(x, train)  # fmt: skip
-        return Dense(self.num_classes, **precision, name="head")(global_avg_pool(x))
+        return Dense(self.num_classes, **precision, name="head")(global_avg_pool(x)) if self.num_classes else x
 
 
 REACTNET = {

@@ -47,7 +47,7 @@ class ResNet(nn.Module):
 
     Attributes:
       blocks, widths: number of blocks in each stage, and their channels. Every stage but the first halves the size.
-      num_classes: outputs of the head.
+      num_classes: outputs of the head; 0 for none, as of `BiRealNet`.
       bottleneck: three convolutions a block, the last four times as wide, instead of two.
       imagenet_stem: 7x7 convolution at stride 2 and max pool, instead of a 3x3 convolution.
       bn_axis: pmapped axis of cross-replica batch norm, or None.
@@ -86,6 +86,8 @@ class ResNet(nn.Module):
                     else ((width, 3, stride), (width, 3, 1))
                 )
                 x = Block(layers, conv, norm, name=f"stage{i + 1}_block{j + 1}")(x, train)
+        if not self.num_classes:
+            return x
         x = global_avg_pool(x.astype(self.param_dtype))
         return Dense(self.num_classes, self.param_dtype, self.param_dtype, name="head")(x)
 

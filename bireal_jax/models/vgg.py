@@ -25,7 +25,7 @@ class VGGSmall(nn.Module):
     real-valued one included.
 
     Attributes:
-      num_classes: outputs of the head.
+      num_classes: outputs of the head; 0 for none, as of `BiRealNet`.
       activation, weight: binarizers, from `binarize.activation` and `binarize.weight`.
       latent_init: initializer of the latent weights.
       bn_axis: pmapped axis of cross-replica batch norm, or None.
@@ -56,7 +56,7 @@ class VGGSmall(nn.Module):
         for i, width in enumerate(WIDTHS[1:], 1):
             x = BinaryConv(width, **binary, **precision, name=f"binary_conv{i}")(x)
             x = clip(norm(name=f"bn{i}")(_pool(x) if i % 2 else x, train))
-        return Dense(self.num_classes, **precision, name="head")(x.reshape(len(x), -1))
+        return Dense(self.num_classes, **precision, name="head")(x.reshape(len(x), -1)) if self.num_classes else x
 
 
 class BinaryNet(nn.Module):
@@ -94,6 +94,8 @@ class BinaryNet(nn.Module):
             padding = NO_PADDING if i == 0 else None
             x = layer(width, padding=padding, real_input=i == 0, name=f"binary_conv{i}")(x)
             x = norm(name=f"bn{i}")(_pool(x) if i % 2 else x, train)
+        if not self.num_classes:
+            return x
         x = x.reshape(len(x), 1, 1, -1)  # fully connected layers are 1x1 convolutions of one pixel
         for i, width in enumerate((1024, 1024, self.num_classes)):
             x = layer(width, kernel_size=(1, 1), name=f"binary_dense{i}")(x)

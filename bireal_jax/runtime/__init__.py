@@ -58,7 +58,8 @@ class Network:
 
     Attributes:
       image_shape: (h, w, c).
-      num_classes: length of the logits.
+      output_shape: (classes,), or (h, w, c) of a network that gives a map.
+      num_classes: length of the logits, or channels of the map.
       labels: a name for each class, or ().
       resize: short side in pixels before the centre crop, 0 for none.
       kernels: what computes: a row of KERNELS.
@@ -69,7 +70,9 @@ class Network:
         self._program, self._handle, self._unfused = program, handle, unfused
         spec = program.spec
         self.image_shape: tuple[int, int, int] = program.shape(0)
-        self.num_classes: int = program.shape(len(spec["ops"]))[2]
+        shape = program.shape(len(spec["ops"]))
+        self.output_shape: tuple[int, ...] = shape[2:] if shape[:2] == (1, 1) else shape
+        self.num_classes: int = shape[2]
         self.labels: tuple[str, ...] = tuple(spec["labels"])
         self.resize: int = spec["image"]["resize"]
         self.kernels = _engine.bireal_kernels(handle).decode() if _engine and handle else "reference"
@@ -80,7 +83,7 @@ class Network:
             _engine.bireal_free(self._handle)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """The logits, float32 [n, classes].
+        """The logits, float32 [n, classes], or the maps, [n, h, w, c].
 
         Args:
           images: [n, h, w, c], uint8 as in a photo, or float32 or float64, normalized as in training.
@@ -90,10 +93,11 @@ class Network:
         """
         images = self._checked(images)
         if not self._handle:
-            return self._program.run(images)[-1].reshape(len(images), -1).astype(np.float32)
+            return self._program.run(images)[-1].reshape(len(images), *self.output_shape).astype(np.float32)
         assert _engine
         run = _engine.bireal_run_u8 if images.dtype == np.uint8 else _engine.bireal_run_f32
-        logits, error = np.empty((len(images), self.num_classes), np.float32), ctypes.create_string_buffer(_ERROR_SIZE)
+        error = ctypes.create_string_buffer(_ERROR_SIZE)
+        logits = np.empty((len(images), *self.output_shape), np.float32)
         if run(self._handle, images.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(len(images)),
                logits.ctypes.data_as(ctypes.c_void_p), error):  # fmt: skip
             raise BadInput(error.value.decode(errors="replace"))

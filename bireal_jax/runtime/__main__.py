@@ -16,7 +16,8 @@ def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m bireal_jax.runtime", allow_abbrev=False,
-        description="Without photos: what a packed file holds. With photos: the five likeliest classes of each.",
+        description="Without photos: what a packed file holds. With photos: the five likeliest classes of each, "
+        "or the range of its map.",
     )  # fmt: skip
     parser.add_argument("net", type=Path, help="a packed network, which --mode=export wrote")
     parser.add_argument("photos", nargs="*", type=Path, help="images of any size")
@@ -30,14 +31,18 @@ def main(argv: list[str] | None = None) -> None:
             return
         net = runtime.load(arguments.net, arguments.threads, arguments.precision, arguments.kernels)
         for path in arguments.photos:
-            print(f"{path}\n{top5(net, photo(path, net.image_shape, net.resize))}")
+            whole = len(net.output_shape) > 1
+            image = photo(path, net.image_shape, net.resize, whole)
+            print(f"{path}\n{values(net, image) if whole else top5(net, image)}")
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def photo(path: Path, shape: tuple[int, int, int], resize: int) -> np.ndarray:
+def photo(path: Path, shape: tuple[int, int, int], resize: int, whole: bool = False) -> np.ndarray:
     """An image file as the network takes it, uint8 [h, w, c]: resized, the middle cut out, grey where c is 1.
+
+    With `whole` all of it is brought to the square, as in the training of depth.
 
     Raises:
       BadInput: no such file, no image, or a network that takes neither grey nor colour.
@@ -49,6 +54,8 @@ def photo(path: Path, shape: tuple[int, int, int], resize: int) -> np.ndarray:
         image = images.decode(path.read_bytes(), str(path))
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+    if whole:
+        image = image.resize((width, height), images.Image.Resampling.BILINEAR)
     return images.centre_crop(image if channels == 3 else image.convert("L"), resize or height, height).reshape(shape)
 
 
@@ -61,12 +68,19 @@ def top5(net: runtime.Network, image: np.ndarray) -> str:
     return "\n".join(f"  {share[i]:6.1%}  {net.labels[i] if net.labels else f'class {i}'}" for i in best)
 
 
+def values(net: runtime.Network, image: np.ndarray) -> str:
+    """The least, the median and the largest value of a map."""
+    low, middle, high = np.quantile(net(image[None]), (0, 0.5, 1))
+    return f"  {low:.4g} to {high:.4g}, median {middle:.4g}"
+
+
 def describe(program: container.Program) -> str:
     """A table of the layers that have weights, and totals."""
     spec, lines = program.spec, []
     h, w, c = program.shape(0)
+    outputs = "x".join(map(str, program.shape(len(spec["ops"])))).removeprefix("1x1x")
     lines.append(f"{spec['model']}, format {spec['format']}, made by bireal_jax {spec['package']}")
-    lines.append(f"image {h}x{w}x{c}, {program.shape(len(spec['ops']))[2]} outputs, {len(spec['ops'])} operations")
+    lines.append(f"image {h}x{w}x{c}, {outputs} outputs, {len(spec['ops'])} operations")
     lines.append("")
     lines.append(f"{'layer':40} {'operation':12} {'weights':>18} {'bits':>5} {'bytes':>11} {'+1':>7}")
     total = {1: 0, 32: 0}

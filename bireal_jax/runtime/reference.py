@@ -84,6 +84,11 @@ def subsample(x, op):
     return x[:, :: op["stride"], :: op["stride"]]
 
 
+def upsample(x, op):
+    """Every pixel as a square of so many equal ones on a side."""
+    return x.repeat(op["factor"], 1).repeat(op["factor"], 2)
+
+
 def pad_channels(x, op):
     """Channels of zeros before and after."""
     return np.pad(x, ((0, 0), (0, 0), (0, 0), (op["before"], op["after"])))
@@ -104,7 +109,7 @@ KINDS: dict[str, tuple[Callable, tuple[str, ...]]] = {
     "conv": (conv, ("weight",)), "binary_conv": (binary_conv, ("weight",)), "affine": (affine, ("scale", "offset")),
     "add": (add, ()), "sign": (sign, ()), "rprelu": (rprelu, ("shift_in", "slope", "shift_out")), "clip": (clip, ()),
     "max_pool": (max_pool, ()), "avg_pool": (avg_pool, ()), "mean": (mean, ()), "subsample": (subsample, ()),
-    "pad_channels": (pad_channels, ()), "concat": (concat, ()), "reshape": (reshape, ()),
+    "pad_channels": (pad_channels, ()), "concat": (concat, ()), "reshape": (reshape, ()), "upsample": (upsample, ()),
 }  # fmt: skip
 
 

@@ -27,9 +27,9 @@ def program(spec: Any, tensors: dict[str, np.ndarray]) -> None:
     used = {f"{i}.{name}" for i, row in enumerate(rows) for name in _operation(i, rows, shapes, tensors)}
     if unused := sorted(set(tensors) - used):
         raise BadInput(f"tensor {unused[0][:40]!r} belongs to no operation")
-    if shapes[-1][:2] != (1, 1):
-        raise BadInput(f"the last operation gives {shapes[-1]}, not one number a class")
     labels = _list(_get(spec, "labels"), "labels", 0, MAX_ELEMENTS)
+    if labels and shapes[-1][:2] != (1, 1):  # without labels it may be a map
+        raise BadInput(f"the last operation gives {shapes[-1]}, not one number a class")
     if labels and len(labels) != shapes[-1][2]:
         raise BadInput(f"{len(labels)} labels for {shapes[-1][2]} outputs")
     if not all(isinstance(label, str) for label in [*labels, spec.get("model"), spec.get("package")]):
@@ -199,6 +199,11 @@ def _subsample(row, shapes):
     return _slid(shapes[0], (1, 1), (side, side))
 
 
+def _upsample(row, shapes):
+    factor = _integer(_get(row, "factor"), "factor", 1, MAX_WINDOW)
+    return shapes[0][0] * factor, shapes[0][1] * factor, shapes[0][2]
+
+
 def _pad_channels(row, shapes):
     more = [_integer(_get(row, key), key, 0, MAX_ELEMENTS) for key in ("before", "after")]
     return *shapes[0][:2], shapes[0][2] + sum(more)
@@ -221,5 +226,5 @@ SHAPES: dict[str, Callable[..., Shape]] = {
     "conv": _conv, "binary_conv": _conv, "affine": _per_channel, "add": _add, "sign": _per_channel,
     "rprelu": _per_channel, "clip": _clip, "max_pool": _max_pool, "avg_pool": _avg_pool,
     "mean": lambda row, shapes: (1, 1, shapes[0][2]), "subsample": _subsample, "pad_channels": _pad_channels,
-    "concat": _concat, "reshape": _reshape,
+    "concat": _concat, "reshape": _reshape, "upsample": _upsample,
 }  # fmt: skip

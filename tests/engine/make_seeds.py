@@ -121,6 +121,18 @@ def _shapes():
     return net.program(["0", "1", "2", "3"])
 
 
+def _map():
+    net = Builder(3, 2, 2)
+    net.conv(5)
+    shortcut = net.add("upsample", factor=3)
+    net.add("sign")
+    net.conv(5, 3, 1, 1, pad=0)
+    net.add("add", net.last, shortcut)
+    net.conv(2)
+    net.add("upsample", factor=2)
+    return net.program()
+
+
 def _pooled():
     net = Builder(9, 7, 1)
     net.conv(17, 3, 1, 1)
@@ -148,7 +160,7 @@ def _smallest():
 
 
 SEEDS = {
-    "bireal": _bireal, "react": _react, "groups": _groups, "shapes": _shapes, "pooled": _pooled,
+    "bireal": _bireal, "react": _react, "groups": _groups, "shapes": _shapes, "map": _map, "pooled": _pooled,
     "binary_weights": _binary_weights, "smallest": _smallest,
 }  # fmt: skip
 

@@ -155,7 +155,8 @@ const std::vector<Span>& spans(const std::string& text) {
 }
 
 const std::vector<std::string> kinds = {"conv", "binary_conv", "affine", "add", "sign", "rprelu", "clip", "max_pool",
-                                        "avg_pool", "mean", "subsample", "pad_channels", "concat", "reshape", "none"};
+                                        "avg_pool", "mean", "subsample", "pad_channels", "concat", "reshape",
+                                        "upsample", "none"};
 const std::vector<std::string> values = {
     "0", "1", "-1", "2", "3", "4", "7", "8", "15", "16", "17", "31", "32", "33", "63", "64", "65", "127", "255", "256",
     "65535", "65536", "65537", "268435456", "268435457", "2147483647", "2147483648", "4294967296", "4611686018427387904",

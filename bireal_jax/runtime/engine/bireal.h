@@ -37,9 +37,11 @@ BIREAL_API bireal_net* bireal_load_memory(const void* data, size_t size, const b
                                           char error[BIREAL_ERROR_SIZE]);
 BIREAL_API void bireal_free(bireal_net* net);
 
-/* Height, width and channels of an image; number of outputs; name of a class, "" if it has none. */
+/* Height, width and channels of an image; number of outputs, h * w * c of a map; height, width and channels of the
+ * output, 1 and 1 of logits; name of a class, "" if it has none. */
 BIREAL_API void bireal_image_shape(const bireal_net* net, int shape[3]);
 BIREAL_API int bireal_num_outputs(const bireal_net* net);
+BIREAL_API void bireal_output_shape(const bireal_net* net, int shape[3]);
 BIREAL_API const char* bireal_label(const bireal_net* net, int index);
 /* What runs: "avx2" and the like. Bytes of weights, and of one run's maps. Multiply-adds of one image. */
 BIREAL_API const char* bireal_kernels(const bireal_net* net);

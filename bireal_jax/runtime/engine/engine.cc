@@ -199,7 +199,7 @@ class Planner {
       const bool ragged = kind == Kind::binary_conv && ops_[i].groups > 1 && ops_[i].out.c / ops_[i].groups % unit;
       step.chain = begin(i);
       if (fuse && !ragged && kind != Kind::reshape && kind != Kind::concat && kind != Kind::pad_channels &&
-          kind != Kind::subsample && kind != Kind::mean)
+          kind != Kind::subsample && kind != Kind::upsample && kind != Kind::mean)
         step.position = extend(step.chain, i);
       const int next = only_reader(step.chain.out);
       if (fuse && kind == Kind::conv && step.chain.bits < 0 && next >= 0 && ops_[next].kind == Kind::max_pool &&
@@ -607,11 +607,14 @@ class Run {
         for (int c = 0; c < s.c; c++) out[p * pitch_of(s.c) + c] = normalized(pixels[p * s.c + c], c);
     }
     for (const Step& step : net_.steps) run(step, pixels);
-    std::memcpy(logits, real(int(net_.network.ops.size())), net_.network.ops.back().out.c * sizeof(float));
+    const Shape& last = net_.network.ops.back().out;
+    const float* from = real(int(net_.network.ops.size()));
+    for (size_t p = 0; p < last.pixels(); p++)
+      std::memcpy(logits + p * last.c, from + p * pitch_of(last.c), last.c * sizeof(float));
   }
 
   std::vector<double> profile(const uint8_t* pixels, int repeats) {
-    std::vector<float> logits(net_.network.ops.back().out.c);
+    std::vector<float> logits(net_.network.ops.back().out.size());
     std::vector<std::vector<double>> times(net_.steps.size());
     for (int r = 0; r < repeats; r++) {
       image(pixels, logits.data());
@@ -718,6 +721,12 @@ class Run {
           for (int x = 0; x < op.out.w; x++)
             std::memcpy(e.out + (size_t(y) * op.out.w + x) * pitch, input + (size_t(y) * op.sh * op.in.w + x * op.sw) * pitch, bytes);
         return;
+      case Kind::upsample:
+        return split(op.out.h, [&](int y0, int y1, int) {
+          for (int y = y0; y < y1; y++)
+            for (int x = 0; x < op.out.w; x++)
+              std::memcpy(e.out + (size_t(y) * op.out.w + x) * pitch, input + (size_t(y / op.factor) * op.in.w + x / op.factor) * pitch, bytes);
+        });
       case Kind::pad_channels:
         for (size_t p = 0; p < op.in.pixels(); p++) {
           std::memset(e.out + p * out_pitch, 0, out_pitch * sizeof(float));
@@ -1024,7 +1033,7 @@ int run(bireal_net* handle, const Pixel* images, size_t n, float* logits, char* 
       if (!net.idle.empty()) context = std::move(net.idle.back()), net.idle.pop_back();
     }
     if (!context) context = std::make_unique<Context>(net);
-    for (size_t i = 0; i < n; i++) Run(net, *context).image(images + i * size, logits + i * net.network.ops.back().out.c);
+    for (size_t i = 0; i < n; i++) Run(net, *context).image(images + i * size, logits + i * net.network.ops.back().out.size());
     std::lock_guard<std::mutex> lock(net.mutex);
     net.idle.push_back(std::move(context));
     return 0;
@@ -1068,7 +1077,11 @@ void bireal_image_shape(const bireal_net* net, int shape[3]) {
   const auto& s = net->net->network.image;
   shape[0] = s.h, shape[1] = s.w, shape[2] = s.c;
 }
-int bireal_num_outputs(const bireal_net* net) { return net->net->network.ops.back().out.c; }
+int bireal_num_outputs(const bireal_net* net) { return int(net->net->network.ops.back().out.size()); }
+void bireal_output_shape(const bireal_net* net, int shape[3]) {
+  const auto& s = net->net->network.ops.back().out;
+  shape[0] = s.h, shape[1] = s.w, shape[2] = s.c;
+}
 const char* bireal_label(const bireal_net* net, int index) {
   const auto& labels = net->net->network.labels;
   return index >= 0 && size_t(index) < labels.size() ? labels[index].c_str() : "";

@@ -89,7 +89,8 @@ class Reader {
         {"conv", Kind::conv}, {"binary_conv", Kind::binary_conv}, {"affine", Kind::affine}, {"add", Kind::add},
         {"sign", Kind::sign}, {"rprelu", Kind::rprelu}, {"clip", Kind::clip}, {"max_pool", Kind::max_pool},
         {"avg_pool", Kind::avg_pool}, {"mean", Kind::mean}, {"subsample", Kind::subsample},
-        {"pad_channels", Kind::pad_channels}, {"concat", Kind::concat}, {"reshape", Kind::reshape}};
+        {"pad_channels", Kind::pad_channels}, {"concat", Kind::concat}, {"reshape", Kind::reshape},
+        {"upsample", Kind::upsample}};
     const std::string_view name = row["op"].str("op");
     auto kind = kinds.find(name);
     if (kind == kinds.end())
@@ -161,6 +162,9 @@ class Reader {
       case Kind::reshape:
         if (in.size() != op.out.size()) throw Error("a reshape changes the number of elements");
         return op.out;
+      case Kind::upsample:
+        op.factor = row["factor"].integer("factor", 1, max_window);
+        return {in.h * op.factor, in.w * op.factor, in.c};
     }
     throw Error("unreachable");
   }
@@ -283,7 +287,8 @@ Network parse(const uint8_t* data, size_t size) {
     net.work += double(op.out.size()) * op.kh * op.kw * (conv ? op.in.c / op.groups : 1) + double(op.in.size());
   }
   if (reader.used() != tensors.size()) throw Error("the file has tensors that no operation uses");
-  if (shapes.back().pixels() != 1) throw Error("the last operation does not give one number a class");
+  if (!net.labels.empty() && shapes.back().pixels() != 1)  // without labels it may be a map
+    throw Error("the last operation does not give one number a class");
   if (!net.labels.empty() && net.labels.size() != size_t(shapes.back().c)) throw Error("the labels are not one for each output");
   return net;
 }

@@ -14,7 +14,7 @@ struct Error : std::runtime_error {
 };
 
 enum class Kind { conv, binary_conv, affine, add, sign, rprelu, clip, max_pool, avg_pool, mean, subsample,
-                  pad_channels, concat, reshape };
+                  pad_channels, concat, reshape, upsample };
 
 struct Shape {
   int h = 0, w = 0, c = 0;
@@ -30,6 +30,7 @@ struct Op {
   int top = 0, bottom = 0, left = 0, right = 0;
   int groups = 1, pad = 0;  // pad: value beyond the border of a binary convolution
   int before = 0;           // channels of zeros in front
+  int factor = 1;           // of upsample
   float low = 0, high = 0, leak = 0;
   std::vector<float> arrays[3];  // weight [kh, kw, cin / groups, cout], or scale and offset, or those of RPReLU
   std::vector<uint8_t> bits;     // binary weight [cout, kh, kw, ceil(cin / groups / 8)], instead of arrays[0]

@@ -1,0 +1,1 @@
+"""One-bit and real-valued depth estimation on the same images."""
