@@ -61,6 +61,7 @@ class Checkpoints:
     def __init__(self, directory: str | Path, keep_last: int = 2, read_only: bool = False):
         """`read_only` disturbs nobody who writes there, and takes no notice of what is not finished."""
         self.directory = Path(directory).absolute()
+        self._late = self.directory.parent / "late_metrics.json"
         self._policy = _BestAndLast(keep_last, {})
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
@@ -131,8 +132,27 @@ class Checkpoints:
         return self._policy.best()
 
     def metrics(self, step: int) -> dict[str, float] | None:
-        """The metrics saved with `step`, or None. Raises Damaged."""
-        return self._record(step)["metrics"]
+        """The metrics saved with `step`, or added later, or None. Raises Damaged."""
+        return self._record(step)["metrics"] or self._added().get(str(step))
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Of an evaluation that was cut off when `step` was saved; the checkpoint itself stays as it is."""
+        self._policy.scores |= {step: metrics[METRIC]}
+        record = self._added() | {str(step): dict(metrics)}
+        scratch = self._late.with_suffix(".tmp")
+        try:
+            scratch.write_text(json.dumps({"record": record, "crc32": _crc(record)}) + "\n")
+            scratch.replace(self._late)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _added(self):
+        """What `add_metrics` wrote; a damaged file is as good as none: the evaluation is done again."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            content = json.loads(self._late.read_text())
+            if content["crc32"] == _crc(content["record"]):
+                return content["record"]
+        return {}
 
     def restore(self, step: int, templates: Mapping[str, Any]) -> dict[str, Any]:
         """The named trees of one checkpoint, checked.

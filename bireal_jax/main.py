@@ -3,6 +3,7 @@
 Imports nothing heavy at the top, so that --help and a wrong flag answer at once.
 """
 
+import contextlib
 import ctypes
 import difflib
 import itertools
@@ -17,6 +18,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from bireal_jax import preempt
 from bireal_jax.config import check_field, default
 from bireal_jax.errors import BadInput
 
@@ -41,13 +43,15 @@ The same command continues a run that was cut off.
 
 
 def run() -> None:
-    """The console entry. Exit status: 0 done, 2 an input that cannot work, 130 interrupted."""
+    """The console entry. Exit status: 0 done or stopped by a signal, 2 an input that cannot work, 130 interrupted."""
     sys.unraisablehook = _unraisable
     try:
         main(sys.argv)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except preempt.Stopped as stopped:
+        print(f"{stopped}; the same command continues", flush=True)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues from the last checkpoint, if there is one", file=sys.stderr)
         sys.exit(130)
@@ -82,9 +86,13 @@ def main(argv: list[str]) -> None:
 
         export.run(config, workdir, Path(out.value) if out.value else None)
         return
-    from bireal_jax import train  # heavy, hence here
+    with preempt.Signals() if mode == "train" else contextlib.nullcontext() as signals:
+        from bireal_jax import train  # heavy, hence here
 
-    {"train": train.run, "eval": train.run_eval}[mode](config, workdir)
+        if mode == "eval":
+            train.run_eval(config, workdir)
+        else:
+            train.run(config, workdir, signals)
 
 
 def print_cost(config: ConfigDict, style: str) -> None:

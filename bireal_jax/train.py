@@ -2,6 +2,7 @@
 
 import collections
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, checkpoint, losses, parallel, progress, workdir
+from bireal_jax import build, checkpoint, losses, parallel, preempt, progress, workdir
 from bireal_jax import config as config_lib
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
@@ -18,18 +19,20 @@ from bireal_jax.metrics import means
 from bireal_jax.step import Plan, State, close_window
 
 
-def run(config: ConfigDict, directory: Path) -> dict[str, Any]:
+def run(config: ConfigDict, directory: Path, signals: preempt.Signals | None = None) -> dict[str, Any]:
     """Trains all stages, from wherever an earlier start of the same run was cut off.
 
     Args:
       config: a recipe, as `config.default()` fills it.
       directory: the workdir.
+      signals: says when to save and leave early; None for never.
 
     Returns:
       What is in result.json: the final metrics, the best top-1 and its step.
 
     Raises:
       BadInput: the config or what it points to cannot work; before anything is compiled, where possible.
+      preempt.Stopped: `signals` asked for it, and the state is saved.
     """
     configs = build.stages(config)
     finished = workdir.finished(directory, config)
@@ -39,7 +42,7 @@ def run(config: ConfigDict, directory: Path) -> dict[str, Any]:
     stages, offset = [], 0
     for i, stage in enumerate(configs):
         batching.check_divisible(stage.batch_size, jax.device_count())
-        stages.append(Stage(i, config_lib.stage_name(config, i), stage, directory, offset))
+        stages.append(Stage(i, config_lib.stage_name(config, i), stage, directory, offset, signals))
         offset += stages[-1].total
     variables, results = None, []
     if config.init_from and not workdir.begun(directory):
@@ -92,13 +95,18 @@ class Stage(Plan):
       config: of this stage, overrides applied.
       directory: the workdir.
       offset: steps of all earlier stages.
+      signals: as of `run`.
 
     Raises:
       BadInput: the config, or what it points to, cannot work.
     """
 
-    def __init__(self, index: int, name: str, config: ConfigDict, directory: Path, offset: int):
+    def __init__(
+        self, index: int, name: str, config: ConfigDict, directory: Path, offset: int,
+        signals: preempt.Signals | None = None,
+    ):  # fmt: skip
         super().__init__(config)
+        self.signals = signals or preempt.Signals()
         self.index, self.name, self.directory, self.offset = index, name, directory, offset
         self.step = parallel.pmap(self.train_step, donate=True)
         self.close_window = parallel.on_all(close_window, donate=True)
@@ -114,11 +122,12 @@ class Stage(Plan):
           (variables at the end, result).
         """
         place = self.directory / f"stage_{self.index}" / "checkpoints"
+        self.signals.disposable = True  # the stages before are on the disk
         with checkpoint.Checkpoints(place, self.config.keep_last) as self.checkpoints:
             found = self.checkpoints.restore_latest(jax.eval_shape(self._fresh, self.shapes).trees())
             state = State.from_trees(found[1]) if found else jax.jit(self._fresh)(self._initial(variables))
             start = int(state.step)
-            if start < self.total:
+            if start < self.total or self._owes_evaluation(start):
                 progress.say(self._headline(start))
                 state = self._log_and_loop(state, start)
             self.checkpoints.wait()
@@ -154,27 +163,38 @@ class Stage(Plan):
             progress.Bar(self.name, start, self.total) as self.bar,
             Profile(self.directory / "profile", self.config.profile_steps) as self.profile,
         ):
-            return self._loop(parallel.replicate(state), start)
+            state = parallel.replicate(state)
+            if self._owes_evaluation(start):
+                self.checkpoints.add_metrics(start, self._evaluate(state, start))
+            return self._loop(state, start)
+
+    def _owes_evaluation(self, start):
+        """Whether a signal cut off the evaluation of the step that is resumed from."""
+        due = start == self.total or (self.eval_every and start % self.eval_every == 0)
+        return start > 0 and due and self.checkpoints.metrics(start) is None
 
     def _loop(self, state, start):
         seed = batching.stage_seed(self.config.seed, self.index)
-        batches = batching.train_batches(
-            self.source, self.config.batch_size, seed, start, devices=jax.local_device_count(),
+        stream = partial(
+            batching.train_batches, self.source, self.config.batch_size, seed, devices=jax.local_device_count(),
             process=jax.process_index(), processes=jax.process_count(), **self.loading,
         )  # fmt: skip
         batches, under_way, clock = (
-            parallel.prefetch(batches),
+            parallel.prefetch(preempt.unbroken(stream, start, lambda: self.signals.asked)),
             collections.deque(),
             progress.Clock(self.config.batch_size),
         )
         for step in range(start + 1, self.total + 1):
             last = step == self.total
+            if self.signals.asked:
+                self._leave(state, step - 1)
             self.profile.before(step - start)
             with clock.waiting():
                 batch = next(batches)
             state, loss = self.step(state, batch)
             if step == start + 1:  # it compiled; the figures begin here
                 jax.block_until_ready(loss)
+                self.signals.disposable = False
                 clock.restart()
                 self.bar.restart(step)
             else:
@@ -222,8 +242,21 @@ class Stage(Plan):
             f"(it is {self.config.optim.lr:g}) with another --workdir"
         )
 
+    def _leave(self, state, step):
+        """Saves `step`, if it is not saved yet, and raises Stopped."""
+        self.checkpoints.wait()
+        if step > 0 and step not in self.checkpoints.steps():
+            self._save(state, step, None)
+            self.checkpoints.wait()
+        raise preempt.Stopped(f"stopped at step {step:,} of {self.total:,} of {self.name}, which is saved")
+
     def _evaluate(self, state, step):
-        scores = evaluate(self.mapped_eval_step, state.variables, self.source, self.config.batch_size, **self.loading)
+        def eval_step(variables, batch):
+            if self.signals.asked:
+                self._leave(state, step)
+            return self.mapped_eval_step(variables, batch)
+
+        scores = evaluate(eval_step, state.variables, self.source, self.config.batch_size, **self.loading)
         self.log.write(step, "eval", scores)
         self.bar.line(step, "eval", scores)
         return scores
