@@ -1,6 +1,5 @@
 """The training loop: one loop over stages, and within a stage one over steps."""
 
-import collections
 import json
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, checkpoint, losses, parallel, preempt, progress, workdir
+from bireal_jax import build, checkpoint, health, losses, parallel, preempt, progress, workdir
 from bireal_jax import config as config_lib
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
@@ -108,7 +107,8 @@ class Stage(Plan):
         super().__init__(config)
         self.signals = signals or preempt.Signals()
         self.index, self.name, self.directory, self.offset = index, name, directory, offset
-        self.step = parallel.pmap(self.train_step, donate=True)
+        self.reports = health.Reports(self.train_step, config.skip_nonfinite)
+        self.step = parallel.pmap(health.guard(self.train_step, config.skip_nonfinite), donate=True)
         self.close_window = parallel.on_all(close_window, donate=True)
         self.mapped_eval_step = parallel.pmap(self.eval_step)
 
@@ -179,11 +179,8 @@ class Stage(Plan):
             batching.train_batches, self.source, self.config.batch_size, seed, devices=jax.local_device_count(),
             process=jax.process_index(), processes=jax.process_count(), **self.loading,
         )  # fmt: skip
-        batches, under_way, clock = (
-            parallel.prefetch(preempt.unbroken(stream, start, lambda: self.signals.asked)),
-            collections.deque(),
-            progress.Clock(self.config.batch_size),
-        )
+        batches = parallel.prefetch(preempt.unbroken(stream, start, lambda: self.signals.asked))
+        clock = progress.Clock(self.config.batch_size)
         for step in range(start + 1, self.total + 1):
             last = step == self.total
             if self.signals.asked:
@@ -191,17 +188,16 @@ class Stage(Plan):
             self.profile.before(step - start)
             with clock.waiting():
                 batch = next(batches)
-            state, loss = self.step(state, batch)
+            state, sound = self.step(state, batch)
+            self.reports.add(step, batch, sound)
             if step == start + 1:  # it compiled; the figures begin here
-                jax.block_until_ready(loss)
+                jax.block_until_ready(sound)
                 self.signals.disposable = False
                 clock.restart()
                 self.bar.restart(step)
             else:
                 clock.steps += 1
-            under_way.append(loss)
-            if len(under_way) > 2:  # no further ahead of the device, or batches pile up
-                jax.block_until_ready(under_way.popleft())
+            self._settle(state, ahead=2)  # no further ahead of the device, or batches pile up
             self.bar.advance(step)
             if last or (self.log_every and step % self.log_every == 0):
                 state = self._write_log(state, step, clock)
@@ -216,10 +212,12 @@ class Stage(Plan):
 
     def _write_log(self, state, step, clock):
         """Logs the window and empties it."""
+        self._settle(state)
         timing = clock.read()
         state, totals, flips = self.close_window(state)
+        if not float(totals["seen"]):  # every step was skipped
+            return state
         values = means(totals) | {"learning_rate": float(self.rate(step - 1))}
-        self._stop_unless_finite(step, values["loss"])
         if self.latents:
             values["flipped"] = int(flips) / self.latents
         self.log.write(step, "train", values, timing)
@@ -227,20 +225,24 @@ class Stage(Plan):
         return state
 
     def _save(self, state, step, scores):
+        self._settle(state)
         trees = parallel.fetch(state.trees())
-        self._stop_unless_finite(step, *jax.tree.leaves(trees["variables"]))
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)):
+            raise RuntimeError(f"step {step}: a number is not finite that the step let pass; nothing is saved")
         self.checkpoints.save(step, trees, scores)
 
-    def _stop_unless_finite(self, step, *values):
-        """Raises BadInput if a loss or a weight is not finite: no such checkpoint is ever written."""
-        if all(np.isfinite(value).all() for value in values):
-            return
-        saved = self.checkpoints.steps()
-        raise BadInput(
-            f"{self.name}: at step {step} the loss or a weight is not finite (nan or inf)\n"
-            f"the last checkpoint, of step {saved[-1] if saved else 0}, is from before; try a lower config.optim.lr "
-            f"(it is {self.config.optim.lr:g}) with another --workdir"
-        )
+    def _settle(self, state, ahead=0):
+        """Waits for steps under way. Raises BadInput if one was not finite: its update was withheld."""
+        try:
+            self.reports.settle(state, ahead)
+        except health.NotFinite as error:
+            saved = self.checkpoints.steps()
+            wider = " or config.model.dtype=float32" if self.config.model.dtype == "bfloat16" else ""
+            raise BadInput(
+                f"{self.name}, {error}\nit was stopped before that update; the last checkpoint is of step "
+                f"{saved[-1] if saved else 0}\ntry a lower config.optim.lr (it is {self.config.optim.lr:g}){wider} "
+                "with another --workdir, or the same command with --config.skip_nonfinite=10"
+            ) from None
 
     def _leave(self, state, step):
         """Saves `step`, if it is not saved yet, and raises Stopped."""
