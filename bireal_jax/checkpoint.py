@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental.multihost_utils import sync_global_devices
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from bireal_jax.errors import BadInput, first_line
@@ -138,6 +139,8 @@ class Checkpoints:
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Of an evaluation that was cut off when `step` was saved; the checkpoint itself stays as it is."""
         self._policy.scores |= {step: metrics[METRIC]}
+        if jax.process_index() != 0:
+            return
         record = self._added() | {str(step): dict(metrics)}
         scratch = self._late.with_suffix(".tmp")
         try:
@@ -215,10 +218,13 @@ class Checkpoints:
 
     def _set_aside(self, step):
         place = self.directory.parent / "damaged" / str(step)
-        place.parent.mkdir(exist_ok=True)
-        while place.exists():
-            place = place.with_name(place.name + "_")
-        shutil.move(self.directory / str(step), place)
+        sync_global_devices("all have read it")
+        if jax.process_index() == 0:
+            place.parent.mkdir(exist_ok=True)
+            while place.exists():
+                place = place.with_name(place.name + "_")
+            shutil.move(self.directory / str(step), place)
+        sync_global_devices("it is set aside")
         self._manager.reload()
         self._policy.scores.pop(step, None)
         return place

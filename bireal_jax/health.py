@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from bireal_jax import parallel
 from bireal_jax.errors import BadInput
@@ -24,10 +25,11 @@ def sound(tree: Any) -> jax.Array:
 
 
 def guard(step: Callable, skip: int) -> Callable:
-    """(state, batch) -> (state, sound): the step, without its update where that, or the loss, is not finite.
+    """(state, batch) -> (state, (sound, asked)): the step, without its update where that or the loss is not finite.
 
     Then only state.step moves on. With `skip` 0 the window of metrics turns to NaN, by which all later steps are
-    withheld too: those that are under way before the host hears of it.
+    withheld too: those that are under way before the host hears of it. `asked` is how many devices had a 1 in
+    batch["asked"], where there is such an entry: so all hosts learn at the same step that one was asked to stop.
 
     Args:
       step: (state, batch) -> (state, loss), as `step.make_train_step` makes it.
@@ -36,10 +38,11 @@ def guard(step: Callable, skip: int) -> Callable:
 
     def guarded(state, batch):
         after, loss = step(state, batch)
+        asked = lax.psum(batch["asked"], parallel.AXIS) if "asked" in batch else jnp.zeros((), jnp.int32)
         ok = sound((after, loss))
         window = state.window if skip else jax.tree.map(lambda v: jnp.full_like(v, jnp.nan), state.window)
         withheld = dataclasses.replace(state, step=after.step, window=window)
-        return jax.tree.map(lambda a, b: jnp.where(ok, a, b), after, withheld), ok
+        return jax.tree.map(lambda a, b: jnp.where(ok, a, b), after, withheld), (ok, asked)
 
     return guarded
 
@@ -80,15 +83,18 @@ class Reports:
     Args:
       step: the step that was guarded.
       skip: as of `guard`.
+
+    Attributes:
+      asked: whether a step that was read said so.
     """
 
     def __init__(self, step: Callable, skip: int):
-        self.step, self.skip, self.bad_in_a_row = step, skip, 0
+        self.step, self.skip, self.bad_in_a_row, self.asked = step, skip, 0, False
         self._under_way: collections.deque = collections.deque()
 
-    def add(self, number: int, batch: Any, ok: jax.Array) -> None:
-        """Step `number` has begun; `ok` will be what `guard` says of it."""
-        self._under_way.append((number, batch, ok))
+    def add(self, number: int, batch: Any, report: tuple[jax.Array, jax.Array]) -> None:
+        """Step `number` has begun; `report` will be what `guard` says of it."""
+        self._under_way.append((number, batch, report))
 
     def settle(self, state: Any, ahead: int = 0) -> None:
         """Waits until at most `ahead` steps are under way.
@@ -97,7 +103,8 @@ class Reports:
           NotFinite: one more step in a row than `skip` was withheld.
         """
         while len(self._under_way) > ahead:
-            number, batch, ok = self._under_way.popleft()
+            number, batch, (ok, asked) = self._under_way.popleft()
+            self.asked |= bool(asked)
             self.bad_in_a_row = 0 if ok else self.bad_in_a_row + 1
             if self.bad_in_a_row > self.skip:
                 before = dataclasses.replace(state, step=parallel.replicate(np.asarray(number - 1, np.int32)))

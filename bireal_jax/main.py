@@ -37,6 +37,8 @@ HELP = """1-bit convolutional networks: train, evaluate, count what they cost, p
   --format=text|csv|md     of the table that --mode=cost prints; default: text
   --out=FILE               that --mode=export writes; default: net.safetensors in the workdir
 
+  --coordinator=HOST:PORT --num_processes=N --process_id=I   one of several processes, where no cluster is recognized
+
 Any field of the recipe can be set: --config.optim.lr=0.01 --config.total_epochs=5.0.
 The same command continues a run that was cut off.
 """
@@ -48,6 +50,9 @@ def run() -> None:
     try:
         main(sys.argv)
     except BadInput as error:
+        # The other hosts wait for this one at its exit, and it for them: they notice soon if it leaves at once.
+        if _several():
+            preempt.leave(2, f"error: {error}")
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except preempt.Stopped as stopped:
@@ -55,6 +60,12 @@ def run() -> None:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues from the last checkpoint, if there is one", file=sys.stderr)
         sys.exit(130)
+
+
+def _several():
+    """Whether there are other hosts; without an import of JAX, which a wrong flag does not wait for."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def _unraisable(hook):
@@ -76,6 +87,9 @@ def main(argv: list[str]) -> None:
     values = flags.FlagValues()
     style = flags.DEFINE_enum("format", "text", ["text", "csv", "md"], "", flag_values=values)
     out = flags.DEFINE_string("out", "", "", flag_values=values)
+    coordinator = flags.DEFINE_string("coordinator", "", "", flag_values=values)
+    num_processes = flags.DEFINE_integer("num_processes", 0, "", flag_values=values)
+    process_id = flags.DEFINE_integer("process_id", -1, "", flag_values=values)
     config, workdir, mode = parse(argv, values)
     if mode == "cost":
         print_cost(config, style.value)
@@ -87,8 +101,10 @@ def main(argv: list[str]) -> None:
         export.run(config, workdir, Path(out.value) if out.value else None)
         return
     with preempt.Signals() if mode == "train" else contextlib.nullcontext() as signals:
-        from bireal_jax import train  # heavy, hence here
+        from bireal_jax import hosts, train  # heavy, hence here
 
+        if hosts.join(coordinator.value, num_processes.value, process_id.value) and signals:
+            signals.disposable = False
         if mode == "eval":
             train.run_eval(config, workdir)
         else:

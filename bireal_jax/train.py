@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, checkpoint, health, losses, parallel, preempt, progress, workdir
+from bireal_jax import build, checkpoint, health, hosts, losses, parallel, preempt, progress, workdir
 from bireal_jax import config as config_lib
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
@@ -105,7 +105,10 @@ class Stage(Plan):
         signals: preempt.Signals | None = None,
     ):  # fmt: skip
         super().__init__(config)
-        self.signals = signals or preempt.Signals()
+        # who calls this as a library is not ended by a thread, either
+        seconds, count = (config.watchdog_seconds, jax.process_count()) if signals else (0, 1)
+        self.watch = hosts.Watch(directory and directory / "hosts", seconds, jax.process_index(), count)
+        self.signals, self.several = signals or preempt.Signals(), jax.process_count() > 1
         self.index, self.name, self.directory, self.offset = index, name, directory, offset
         self.reports = health.Reports(self.train_step, config.skip_nonfinite)
         self.step = parallel.pmap(health.guard(self.train_step, config.skip_nonfinite), donate=True)
@@ -122,7 +125,7 @@ class Stage(Plan):
           (variables at the end, result).
         """
         place = self.directory / f"stage_{self.index}" / "checkpoints"
-        self.signals.disposable = True  # the stages before are on the disk
+        self.signals.disposable = not self.several  # the stages before are on the disk
         with checkpoint.Checkpoints(place, self.config.keep_last) as self.checkpoints:
             found = self.checkpoints.restore_latest(jax.eval_shape(self._fresh, self.shapes).trees())
             state = State.from_trees(found[1]) if found else jax.jit(self._fresh)(self._initial(variables))
@@ -159,6 +162,7 @@ class Stage(Plan):
 
     def _log_and_loop(self, state, start):
         with (
+            self.watch,
             workdir.Log(self.directory, self.index, start, self.offset) as self.log,
             progress.Bar(self.name, start, self.total) as self.bar,
             Profile(self.directory / "profile", self.config.profile_steps) as self.profile,
@@ -183,15 +187,19 @@ class Stage(Plan):
         clock = progress.Clock(self.config.batch_size)
         for step in range(start + 1, self.total + 1):
             last = step == self.total
-            if self.signals.asked:
+            if self.reports.asked if self.several else self.signals.asked:
                 self._leave(state, step - 1)
+            if step > start + 1:  # compiled by then
+                self.watch.beat(step - 1)
             self.profile.before(step - start)
             with clock.waiting():
                 batch = next(batches)
-            state, sound = self.step(state, batch)
-            self.reports.add(step, batch, sound)
+            if self.several:
+                batch |= {"asked": np.full(jax.local_device_count(), self.signals.asked, np.int32)}
+            state, report = self.step(state, batch)
+            self.reports.add(step, batch, report)
             if step == start + 1:  # it compiled; the figures begin here
-                jax.block_until_ready(sound)
+                jax.block_until_ready(report)
                 self.signals.disposable = False
                 clock.restart()
                 self.bar.restart(step)
@@ -254,7 +262,8 @@ class Stage(Plan):
 
     def _evaluate(self, state, step):
         def eval_step(variables, batch):
-            if self.signals.asked:
+            self.watch.beat(step)
+            if self.signals.asked and not self.several:
                 self._leave(state, step)
             return self.mapped_eval_step(variables, batch)
 
