@@ -33,7 +33,7 @@ HELP = """1-bit convolutional networks: train, evaluate, count what they cost, p
   --config=FILE.py         recipe: a Python file with get_config()
   --config.FIELD=VALUE     sets a field of the recipe (bireal_jax/config.py lists them)
   --workdir=DIR            where the run lives; default: runs/NAME_OF_THE_RECIPE
-  --mode=train|eval|cost|export   default: train
+  --mode=train|eval|cost|export|verify   default: train
   --format=text|csv|md     of the table that --mode=cost prints; default: text
   --out=FILE               that --mode=export writes; default: net.safetensors in the workdir
 
@@ -100,6 +100,11 @@ def main(argv: list[str]) -> None:
 
         export.run(config, workdir, Path(out.value) if out.value else None)
         return
+    if mode == "verify":
+        from bireal_jax import doctor
+
+        doctor.verify(config, workdir)
+        return
     with preempt.Signals() if mode == "train" else contextlib.nullcontext() as signals:
         from bireal_jax import hosts, train  # heavy, hence here
 
@@ -152,7 +157,7 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     options = {"flag_values": values}
     config = config_flags.DEFINE_config_file("config", None, "", lock_config=True, sys_argv=argv, **options)
     workdir = flags.DEFINE_string("workdir", str(Path("runs") / recipe.stem), "", **options)
-    mode = flags.DEFINE_enum("mode", "train", ["train", "eval", "cost", "export"], "", **options)
+    mode = flags.DEFINE_enum("mode", "train", ["train", "eval", "cost", "export", "verify"], "", **options)
     try:
         rest = values(argv)
         flags.FLAGS(argv[:1])  # Grain's worker processes ask whether the global flags are parsed
