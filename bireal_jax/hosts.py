@@ -41,11 +41,11 @@ def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) ->
     if not any(given) and not _in_a_cluster():
         return False
     jax.config.update("jax_enable_preemption_service", False)  # its signal handler would replace ours
-    arguments = (coordinator, num_processes, process_id) if coordinator else ()
+    count, index = (num_processes, process_id) if coordinator else (None, None)
     try:
-        jax.distributed.initialize(*arguments, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        jax.distributed.initialize(coordinator or None, count, index, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:
-        if not arguments and find_spec("libtpu"):  # one TPU machine, and no pod
+        if not coordinator and find_spec("libtpu"):  # one TPU machine, and no pod
             return False
         raise BadInput(f"the processes of this run did not find each other: {first_line(error)}") from error
     return True
