@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental.multihost_utils import sync_global_devices
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from bireal_jax.errors import BadInput, first_line
@@ -63,6 +64,7 @@ class Checkpoints:
     def __init__(self, directory: str | Path, keep_last: int = 2, read_only: bool = False):
         """`read_only` disturbs nobody who writes there, and takes no notice of what is not finished."""
         self.directory = Path(directory).absolute()
+        self._late = self.directory.parent / "late_metrics.json"
         self._policy = _BestAndLast(keep_last, {})
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
@@ -137,8 +139,29 @@ class Checkpoints:
         return self._policy.best()
 
     def metrics(self, step: int) -> dict[str, float] | None:
-        """The metrics saved with `step`, or None. Raises Damaged."""
-        return self._record(step)["metrics"]
+        """The metrics saved with `step`, or added later, or None. Raises Damaged."""
+        return self._record(step)["metrics"] or self._added().get(str(step))
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Of an evaluation that was cut off when `step` was saved; the checkpoint itself stays as it is."""
+        self._policy.scores |= {step: score(metrics)}
+        if jax.process_index() != 0:
+            return
+        record = self._added() | {str(step): dict(metrics)}
+        scratch = self._late.with_suffix(".tmp")
+        try:
+            scratch.write_text(json.dumps({"record": record, "crc32": _crc(record)}) + "\n")
+            scratch.replace(self._late)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _added(self):
+        """What `add_metrics` wrote; a damaged file is as good as none: the evaluation is done again."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            content = json.loads(self._late.read_text())
+            if content["crc32"] == _crc(content["record"]):
+                return content["record"]
+        return {}
 
     def restore(self, step: int, templates: Mapping[str, Any]) -> dict[str, Any]:
         """The named trees of one checkpoint, checked.
@@ -204,10 +227,13 @@ class Checkpoints:
 
     def _set_aside(self, step):
         place = self.directory.parent / "damaged" / str(step)
-        place.parent.mkdir(exist_ok=True)
-        while place.exists():
-            place = place.with_name(place.name + "_")
-        shutil.move(self.directory / str(step), place)
+        sync_global_devices("all have read it")
+        if jax.process_index() == 0:
+            place.parent.mkdir(exist_ok=True)
+            while place.exists():
+                place = place.with_name(place.name + "_")
+            shutil.move(self.directory / str(step), place)
+        sync_global_devices("it is set aside")
         self._manager.reload()
         self._policy.scores.pop(step, None)
         return place

@@ -85,6 +85,8 @@ def default() -> ConfigDict:
     c.eval_steps = 0
     c.save_epochs = 1.0
     c.save_steps = 0
+    c.skip_nonfinite = 0  # so many steps in a row may give nan or inf; their updates are skipped. 0: the first stops
+    c.watchdog_seconds = 600.0  # the command ends itself when a step or a batch takes so long; 0: never
     c.keep_last = 2  # checkpoints kept, beside the best one
     c.profile_steps = 0  # trace that many steps, from the 10th on, into workdir/profile
     c.init_from = ""  # weights of a file that `importers` reads, or of a workdir, to start from or to evaluate
@@ -148,6 +150,8 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval_steps": _at_least(0),
     "save_epochs": _at_least(0),
     "save_steps": _at_least(0),
+    "skip_nonfinite": _at_least(0),
+    "watchdog_seconds": _at_least(0),
     "keep_last": _at_least(1),
     "profile_steps": _at_least(0),
 }
@@ -235,7 +239,7 @@ def steps(config: ConfigDict, prefix: str, num_train: int) -> int:
 
 
 # Fields that may change between two starts of a run: where things lie and how fast they come, not what is computed.
-FREE = ("data.dir", "data.threads", "data.workers", "keep_last", "profile_steps")
+FREE = ("data.dir", "data.threads", "data.workers", "keep_last", "profile_steps", "skip_nonfinite", "watchdog_seconds")
 
 
 def to_json(config: ConfigDict) -> str:

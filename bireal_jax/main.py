@@ -3,6 +3,7 @@
 Imports nothing heavy at the top, so that --help and a wrong flag answer at once.
 """
 
+import contextlib
 import ctypes
 import difflib
 import itertools
@@ -18,6 +19,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from bireal_jax import preempt
 from bireal_jax.config import check_field, default
 from bireal_jax.errors import BadInput
 
@@ -32,9 +34,11 @@ HELP = """1-bit convolutional networks: train, evaluate, count what they cost, p
   --config=FILE.py         recipe: a Python file with get_config()
   --config.FIELD=VALUE     sets a field of the recipe (bireal_jax/config.py lists them)
   --workdir=DIR            where the run lives; default: runs/NAME_OF_THE_RECIPE
-  --mode=train|eval|cost|export   default: train
+  --mode=train|eval|cost|export|verify   default: train
   --format=text|csv|md     of the table that --mode=cost prints; default: text
   --out=FILE               that --mode=export writes; default: net.safetensors in the workdir
+
+  --coordinator=HOST:PORT --num_processes=N --process_id=I   one of several processes, where no cluster is recognized
 
 Any field of the recipe can be set: --config.optim.lr=0.01 --config.total_epochs=5.0.
 The same command continues a run that was cut off.
@@ -42,17 +46,28 @@ The same command continues a run that was cut off.
 
 
 def run() -> None:
-    """The console entry. Exit status: 0 done, 2 an input that cannot work, 130 interrupted."""
+    """The console entry. Exit status: 0 done or stopped by a signal, 2 an input that cannot work, 130 interrupted."""
     sys.unraisablehook = _unraisable
     logging.getLogger("asyncio").addFilter(_is_news)
     try:
         main(sys.argv)
     except BadInput as error:
+        # The other hosts wait for this one at its exit, and it for them: they notice soon if it leaves at once.
+        if _several():
+            preempt.leave(2, f"error: {error}")
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except preempt.Stopped as stopped:
+        print(f"{stopped}; the same command continues", flush=True)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues from the last checkpoint, if there is one", file=sys.stderr)
         sys.exit(130)
+
+
+def _several():
+    """Whether there are other hosts; without an import of JAX, which a wrong flag does not wait for."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def _unraisable(hook):
@@ -79,6 +94,9 @@ def main(argv: list[str]) -> None:
     values = flags.FlagValues()
     style = flags.DEFINE_enum("format", "text", ["text", "csv", "md"], "", flag_values=values)
     out = flags.DEFINE_string("out", "", "", flag_values=values)
+    coordinator = flags.DEFINE_string("coordinator", "", "", flag_values=values)
+    num_processes = flags.DEFINE_integer("num_processes", 0, "", flag_values=values)
+    process_id = flags.DEFINE_integer("process_id", -1, "", flag_values=values)
     config, workdir, mode = parse(argv, values)
     if mode == "cost":
         print_cost(config, style.value)
@@ -89,9 +107,20 @@ def main(argv: list[str]) -> None:
 
         export.run(config, workdir, Path(out.value) if out.value else None)
         return
-    from bireal_jax import train  # heavy, hence here
+    if mode == "verify":
+        from bireal_jax import doctor
 
-    {"train": train.run, "eval": train.run_eval}[mode](config, workdir)
+        doctor.verify(config, workdir)
+        return
+    with preempt.Signals() if mode == "train" else contextlib.nullcontext() as signals:
+        from bireal_jax import hosts, train  # heavy, hence here
+
+        if hosts.join(coordinator.value, num_processes.value, process_id.value) and signals:
+            signals.disposable = False
+        if mode == "eval":
+            train.run_eval(config, workdir)
+        else:
+            train.run(config, workdir, signals)
 
 
 def print_cost(config: ConfigDict, style: str) -> None:
@@ -135,7 +164,7 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     options = {"flag_values": values}
     config = config_flags.DEFINE_config_file("config", None, "", lock_config=True, sys_argv=argv, **options)
     workdir = flags.DEFINE_string("workdir", str(Path("runs") / recipe.stem), "", **options)
-    mode = flags.DEFINE_enum("mode", "train", ["train", "eval", "cost", "export"], "", **options)
+    mode = flags.DEFINE_enum("mode", "train", ["train", "eval", "cost", "export", "verify"], "", **options)
     try:
         rest = values(argv)
         flags.FLAGS(argv[:1])  # Grain's worker processes ask whether the global flags are parsed

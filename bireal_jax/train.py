@@ -1,7 +1,7 @@
 """The training loop: one loop over stages, and within a stage one over steps."""
 
-import collections
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, checkpoint, losses, parallel, pictures, progress, workdir
+from bireal_jax import build, checkpoint, health, hosts, losses, parallel, pictures, preempt, progress, workdir
 from bireal_jax import config as config_lib
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
@@ -18,18 +18,20 @@ from bireal_jax.metrics import task_of
 from bireal_jax.step import Plan, State, close_window, teacher_arguments
 
 
-def run(config: ConfigDict, directory: Path) -> dict[str, Any]:
+def run(config: ConfigDict, directory: Path, signals: preempt.Signals | None = None) -> dict[str, Any]:
     """Trains all stages, from wherever an earlier start of the same run was cut off.
 
     Args:
       config: a recipe, as `config.default()` fills it.
       directory: the workdir.
+      signals: says when to save and leave early; None for never.
 
     Returns:
       What is in result.json: the final metrics, the best top-1 (or RMSE) and its step.
 
     Raises:
       BadInput: the config or what it points to cannot work; before anything is compiled, where possible.
+      preempt.Stopped: `signals` asked for it, and the state is saved.
     """
     configs = build.stages(config)
     finished = workdir.finished(directory, config)
@@ -39,7 +41,7 @@ def run(config: ConfigDict, directory: Path) -> dict[str, Any]:
     stages, offset = [], 0
     for i, stage in enumerate(configs):
         batching.check_divisible(stage.batch_size, jax.device_count())
-        stages.append(Stage(i, config_lib.stage_name(config, i), stage, directory, offset))
+        stages.append(Stage(i, config_lib.stage_name(config, i), stage, directory, offset, signals))
         offset += stages[-1].total
     variables, results, teacher = None, [], parallel.replicate(teacher_arguments(stages))
     if config.init_from and not workdir.begun(directory):
@@ -113,15 +115,25 @@ class Stage(Plan):
       config: of this stage, overrides applied.
       directory: the workdir.
       offset: steps of all earlier stages.
+      signals: as of `run`.
 
     Raises:
       BadInput: the config, or what it points to, cannot work.
     """
 
-    def __init__(self, index: int, name: str, config: ConfigDict, directory: Path, offset: int):
+    def __init__(
+        self, index: int, name: str, config: ConfigDict, directory: Path, offset: int,
+        signals: preempt.Signals | None = None,
+    ):  # fmt: skip
         super().__init__(config)
+        # who calls this as a library is not ended by a thread, either
+        seconds, count = (config.watchdog_seconds, jax.process_count()) if signals else (0, 1)
+        self.watch = hosts.Watch(directory and directory / "hosts", seconds, jax.process_index(), count)
+        self.signals, self.several = signals or preempt.Signals(), jax.process_count() > 1
         self.index, self.name, self.directory, self.offset = index, name, directory, offset
-        self.step = parallel.pmap(self.train_step, donate=True, more=int(self.teacher is not None))
+        self.reports = health.Reports(self.train_step, config.skip_nonfinite)
+        guarded = health.guard(self.train_step, config.skip_nonfinite)
+        self.step = parallel.pmap(guarded, donate=True, more=int(self.teacher is not None))
         self.close_window = parallel.on_all(close_window, donate=True)
         self.mapped_eval_step = parallel.pmap(self.eval_step)
 
@@ -137,11 +149,12 @@ class Stage(Plan):
         """
         self.frozen = teacher if self.teacher is not None else ()
         place = self.directory / f"stage_{self.index}" / "checkpoints"
+        self.signals.disposable = not self.several  # the stages before are on the disk
         with checkpoint.Checkpoints(place, self.config.keep_last) as self.checkpoints:
             found = self.checkpoints.restore_latest(jax.eval_shape(self._fresh, self.shapes).trees())
             state = State.from_trees(found[1]) if found else jax.jit(self._fresh)(self._initial(variables))
             start = int(state.step)
-            if start < self.total:
+            if start < self.total or self._owes_evaluation(start):
                 progress.say(self._headline(start))
                 state = self._log_and_loop(state, start)
             self.checkpoints.wait()
@@ -182,38 +195,51 @@ class Stage(Plan):
 
     def _log_and_loop(self, state, start):
         with (
+            self.watch,
             workdir.Log(self.directory, self.index, start, self.offset) as self.log,
             progress.Bar(self.name, start, self.total) as self.bar,
             Profile(self.directory / "profile", self.config.profile_steps) as self.profile,
         ):
-            return self._loop(parallel.replicate(state), start)
+            state = parallel.replicate(state)
+            if self._owes_evaluation(start):
+                self.checkpoints.add_metrics(start, self._evaluate(state, start))
+            return self._loop(state, start)
+
+    def _owes_evaluation(self, start):
+        """Whether a signal cut off the evaluation of the step that is resumed from."""
+        due = start == self.total or (self.eval_every and start % self.eval_every == 0)
+        return start > 0 and due and self.checkpoints.metrics(start) is None
 
     def _loop(self, state, start):
         seed = batching.stage_seed(self.config.seed, self.index)
-        batches = batching.train_batches(
-            self.source, self.config.batch_size, seed, start, devices=jax.local_device_count(),
+        stream = partial(
+            batching.train_batches, self.source, self.config.batch_size, seed, devices=jax.local_device_count(),
             process=jax.process_index(), processes=jax.process_count(), **self.loading,
         )  # fmt: skip
-        batches, under_way, clock = (
-            parallel.prefetch(batches),
-            collections.deque(),
-            progress.Clock(self.config.batch_size),
-        )
+        batches = parallel.prefetch(preempt.unbroken(stream, start, lambda: self.signals.asked))
+        clock = progress.Clock(self.config.batch_size)
         for step in range(start + 1, self.total + 1):
             last = step == self.total
+            if self.reports.asked if self.several else self.signals.asked:
+                self._leave(state, step - 1)
+            if step > start + 1:  # compiled by then
+                self.watch.beat(step - 1)
             self.profile.before(step - start)
             with clock.waiting():
                 batch = next(batches)
-            state, loss = self.step(state, batch, *self.frozen)
+            if self.several:
+                batch |= {"asked": np.full(jax.local_device_count(), self.signals.asked, np.int32)}
+            inputs = (batch, *self.frozen)
+            state, report = self.step(state, *inputs)
+            self.reports.add(step, inputs, report)
             if step == start + 1:  # it compiled; the figures begin here
-                jax.block_until_ready(loss)
+                jax.block_until_ready(report)
+                self.signals.disposable = False
                 clock.restart()
                 self.bar.restart(step)
             else:
                 clock.steps += 1
-            under_way.append(loss)
-            if len(under_way) > 2:  # no further ahead of the device, or batches pile up
-                jax.block_until_ready(under_way.popleft())
+            self._settle(state, ahead=2)  # no further ahead of the device, or batches pile up
             self.bar.advance(step)
             if last or (self.log_every and step % self.log_every == 0):
                 state = self._write_log(state, step, clock)
@@ -228,33 +254,53 @@ class Stage(Plan):
 
     def _write_log(self, state, step, clock):
         """Logs the window and empties it."""
+        self._settle(state)
         timing = clock.read()
         state, totals, flips = self.close_window(state)
+        if not float(totals["seen"]):  # every step was skipped
+            return state
         values = self.task.means(totals) | {"learning_rate": float(self.rate(step - 1))}
-        self._stop_unless_finite(step, values["loss"])
         values |= {name: float(value) for name, value in self.flip_rates(totals, flips).items()}
         self.log.write(step, "train", values, timing)
         self.bar.line(step, "train", values, timing)
         return state
 
     def _save(self, state, step, scores):
+        self._settle(state)
         trees = parallel.fetch(state.trees())
-        self._stop_unless_finite(step, *jax.tree.leaves(trees["variables"]))
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)):
+            raise RuntimeError(f"step {step}: a number is not finite that the step let pass; nothing is saved")
         self.checkpoints.save(step, trees, scores)
 
-    def _stop_unless_finite(self, step, *values):
-        """Raises BadInput if a loss or a weight is not finite: no such checkpoint is ever written."""
-        if all(np.isfinite(value).all() for value in values):
-            return
-        saved = self.checkpoints.steps()
-        raise BadInput(
-            f"{self.name}: at step {step} the loss or a weight is not finite (nan or inf)\n"
-            f"the last checkpoint, of step {saved[-1] if saved else 0}, is from before; try a lower config.optim.lr "
-            f"(it is {self.config.optim.lr:g}) with another --workdir"
-        )
+    def _settle(self, state, ahead=0):
+        """Waits for steps under way. Raises BadInput if one was not finite: its update was withheld."""
+        try:
+            self.reports.settle(state, ahead)
+        except health.NotFinite as error:
+            saved = self.checkpoints.steps()
+            wider = " or config.model.dtype=float32" if self.config.model.dtype == "bfloat16" else ""
+            raise BadInput(
+                f"{self.name}, {error}\nit was stopped before that update; the last checkpoint is of step "
+                f"{saved[-1] if saved else 0}\ntry a lower config.optim.lr (it is {self.config.optim.lr:g}){wider} "
+                "with another --workdir, or the same command with --config.skip_nonfinite=10"
+            ) from None
+
+    def _leave(self, state, step):
+        """Saves `step`, if it is not saved yet, and raises Stopped."""
+        self.checkpoints.wait()
+        if step > 0 and step not in self.checkpoints.steps():
+            self._save(state, step, None)
+            self.checkpoints.wait()
+        raise preempt.Stopped(f"stopped at step {step:,} of {self.total:,} of {self.name}, which is saved")
 
     def _evaluate(self, state, step):
-        scores = evaluate(self.mapped_eval_step, state.variables, self.source, self.config.batch_size, **self.loading)
+        def eval_step(variables, batch):
+            self.watch.beat(step)
+            if self.signals.asked and not self.several:
+                self._leave(state, step)
+            return self.mapped_eval_step(variables, batch)
+
+        scores = evaluate(eval_step, state.variables, self.source, self.config.batch_size, **self.loading)
         self.log.write(step, "eval", scores)
         self.bar.line(step, "eval", scores)
         return scores

@@ -1,0 +1,102 @@
+"""Preemption: a signal asks a run to save where it is and to leave, as clusters do before they take a machine away.
+
+Standard library only, so that the command can listen before JAX is imported.
+"""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bireal_jax.errors import BadInput
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(Exception):
+    """A run was asked to stop, and all that it had done is saved. The message says where it stands."""
+
+
+class Signals:
+    """Used as a context manager, turns SIGTERM and Ctrl-C from the end of the process into a request.
+
+    While `disposable` is True, the process leaves at once with status 0: nothing would be lost. A thread sees to that,
+    since Python runs no handler while XLA compiles. A second Ctrl-C raises KeyboardInterrupt. Outside the context
+    nothing changes: a library leaves the signals of its caller alone.
+
+    Attributes:
+      asked: whether a signal has come.
+      disposable: whether the process holds nothing that is not on the disk.
+    """
+
+    def __init__(self):
+        self.asked, self.disposable = False, False
+
+    def __enter__(self):
+        self._wake, self._woken = socket.socketpair()
+        self._wake.setblocking(False)
+        self.disposable = True
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._fd_before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, name="signals", daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        signal.set_wakeup_fd(self._fd_before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._wake.close()  # ends the thread
+
+    def _note(self, number, _):
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def _listen(self):
+        while received := self._woken.recv(1):
+            if received[0] in SIGNALS:
+                self.asked = True
+                if self.disposable:
+                    leave(0, "stopped; there was nothing to save, and the same command continues")
+        self._woken.close()
+
+
+def leave(status: int, message: str) -> None:
+    """Ends the process from any thread, at once, with one line and without a wait for other threads or hosts."""
+    print(message, file=sys.stderr if status else sys.stdout, flush=True)
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(status)
+
+
+def unbroken(make: Callable[..., Iterator[Any]], start: int, asked: Callable[[], bool]) -> Iterator[Any]:
+    """The batches of make(start), also when a signal to the whole process group has killed the worker processes.
+
+    Args:
+      make: (step, **overrides of the loading arguments) -> endless batches from that step on.
+      start: the first step.
+      asked: whether the run was asked to stop; then this process decodes what is still needed.
+
+    Raises:
+      BadInput: a worker process died, and no signal explains it.
+    """
+    step, batches = start, make(start)
+    while True:
+        try:
+            batch = next(batches)
+        except RuntimeError as error:
+            if "Worker process was terminated" not in str(error):  # Grain has no error class of its own for it
+                raise
+            if not asked():
+                raise BadInput(
+                    "a data worker process was killed, for want of memory perhaps\n"
+                    "start the same command again, with a lower config.data.workers if memory is short"
+                ) from error
+            batches = make(step, workers=0)
+            continue
+        yield batch
+        step += 1
