@@ -25,10 +25,15 @@ def symmetric(kernel_size: tuple[int, int]) -> Padding:
     return (kh // 2, kh // 2), (kw // 2, kw // 2)
 
 
-@partial(jax.jit, static_argnames=("strides", "padding"))
-def conv2d(x: jax.Array, w: jax.Array, strides: tuple[int, int] = (1, 1), padding: Padding = NO_PADDING) -> jax.Array:
-    """Real-valued convolution of x [n, h, w, cin] with w [kh, kw, cin, cout], zero padding."""
-    return conv(x, w, strides, padding)
+@partial(jax.jit, static_argnames=("strides", "padding", "groups"))
+def conv2d(
+    x: jax.Array, w: jax.Array, strides: tuple[int, int] = (1, 1), padding: Padding = NO_PADDING, groups: int = 1
+) -> jax.Array:
+    """Real-valued convolution of x [n, h, w, cin] with w [kh, kw, cin / groups, cout], zero padding."""
+    if groups == 1:
+        return conv(x, w, strides, padding)
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=layout, feature_group_count=groups)
 
 
 @partial(jax.jit, static_argnames=("strides", "padding"))

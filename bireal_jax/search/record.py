@@ -115,7 +115,8 @@ def _load(path: Path, identity: dict[str, Any]) -> dict[Genes, Candidate]:
         return {}
     try:
         stored = json.loads(path.read_text())
-        rows = [Candidate(**{**row, "genes": tuple(row["genes"])}) for row in stored.pop("candidates")]
+        listed: list[dict[str, Any]] = stored.pop("candidates")
+        rows = [Candidate(**(row | {"genes": tuple(row["genes"])})) for row in listed]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path} is damaged ({error}); delete it to search anew") from None
     differ = [key for key in identity if stored.get(key) != identity[key]]
