@@ -79,6 +79,8 @@ class Settings:
       parents: the best candidates of all generations, from which children come.
       mutations, crossovers: children of each kind; random candidates fill up what is missing.
       mutate_prob: of each gene of a mutant.
+      repair: children over budget are walked into it, as random candidates are. False: they are discarded, as in the
+        papers; at tight budgets that is most of them.
     """
 
     population: int = 50
@@ -87,6 +89,7 @@ class Settings:
     mutations: int = 25
     crossovers: int = 25
     mutate_prob: float = 0.1
+    repair: bool = True
 
 
 def evolve(problem: Problem, settings: Settings, seed: int) -> Algorithm:
@@ -112,6 +115,8 @@ def _children(problem, settings, rng, parents, scores) -> Generation:
         end, failed = len(children) + wanted, 0
         while len(children) < end and failed < tries:
             genes = make()
+            if settings.repair and genes is not None:
+                genes = walk(problem, rng, genes)
             if genes is None or genes in scores or genes in children or problem.excess(genes):
                 failed += 1
             else:
@@ -147,7 +152,14 @@ def draw(problem: Problem, rng: np.random.Generator) -> Genes | None:
     draw never ends; the walk does, since below every network there is one with one gene less. None if the walk is
     stuck, as it may be between two narrow limits.
     """
-    genes = tuple(int(v) for v in rng.integers(problem.sizes))
+    return walk(problem, rng, tuple(int(v) for v in rng.integers(problem.sizes)))
+
+
+def walk(problem: Problem, rng: np.random.Generator, genes: Genes) -> Genes | None:
+    """The genes, changed one at a time and at random, each time nearer to the budget, until they are within it.
+
+    None if no change brings them nearer.
+    """
     excess, failed = problem.excess(genes), 0
     while excess > 0:
         i = rng.integers(len(genes))

@@ -24,6 +24,7 @@ def landscape(seed):
 
 
 def problem(budget):
+    """MobileNetV1 within so many MFLOPs, the authors' count."""
     return Problem(SPACE.sizes, SPACE.flops, budget)
 
 
