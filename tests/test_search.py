@@ -2,6 +2,7 @@
 
 import csv
 import json
+import timeit
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,7 @@ from bireal_jax.errors import BadInput
 from bireal_jax.models.layouts import LAYOUTS
 from bireal_jax.search import pareto, record
 from bireal_jax.search.evolve import Problem, Settings, draw, evolve, mutate
-from bireal_jax.search.spaces import Widths
+from bireal_jax.search.spaces import Groups, Widths
 from experiments.search.landscape import SPACE, best, landscape, problem
 
 BUDGETS = (330.0, 150.0, 60.0, 45.0, 41.0)
@@ -83,6 +84,41 @@ def test_widths_round_down_exactly(name):
         assert [base * (10 + 3 * i) // 100 for i in range(31)] == [
             int(base * (0.1 + 0.03 * i) + 1e-9) for i in range(31)
         ]
+
+
+# Counted by hand on the shape of MobileNetV1; without groups it is ReActNet-A, published as 0.87e8.
+@pytest.mark.parametrize(
+    ("gene", "bops", "ops"),
+    [(0, 4817, 87.1), (1, 2678, 53.7), (2, 1609, 37.0), (3, 1074, 28.6), (4, 807, 24.5), (5, 673, 22.4)],
+)
+def test_operations_of_group_numbers(gene, bops, ops):
+    space = Groups()
+    assert space.sizes == (6,) * 13 and space.values([gene] * 13) == [2**gene] * 13
+    assert round(space.bops([gene] * 13)) == bops and round(space.ops([gene] * 13), 1) == ops
+
+
+def test_layers_have_the_group_numbers_that_divide_them():
+    space = Groups((1, 3, 4, 8), stem=12, widths=(24, 24), image_shape=(8, 8, 1), num_classes=10)
+    assert space.sizes == (3, 4) and space.values((2, 3)) == [4, 8]
+    # side 4: 16 pixels of (9 * 12 / 4 + 24) * 12 and (9 * 24 / 8 + 24) * 24
+    assert space.bops((2, 3)) * 1e6 == pytest.approx(16 * (51 * 12 + 51 * 24))
+
+
+def test_evolution_searches_group_numbers_within_a_budget():
+    space = Groups()
+    groups = Problem(space.sizes, space.ops, 25.0)
+    generation = next(evolve(groups, Settings(), 0))
+    assert len(generation) == 50 and max(map(space.ops, generation)) <= 25
+    with pytest.raises(BadInput, match="the budget 22 is below the smallest network, which costs 22.38"):
+        Problem(space.sizes, space.ops, 22.0).check()
+
+
+@pytest.mark.parametrize("name", ["mbv1", "mbv2", "r50"])
+def test_a_count_takes_less_than_a_millisecond(name):
+    space = Widths(name)
+    genes = (17,) * len(space.sizes)
+    space.flops(genes)
+    assert min(timeit.repeat(lambda: space.flops(genes), number=10, repeat=5)) / 10 < 1e-3
 
 
 @pytest.mark.parametrize("budget", [330.0, 41.0])

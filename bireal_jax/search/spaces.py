@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from bireal_jax.models.layouts import IMAGE, LAYOUTS, SCALES, Block, Conv, Layout
+from bireal_jax.models.reactnet import STEM, WIDTHS
 
 MILLION = 1e6
 ONE = -2  # a slot whose width is 1, beside those of the layout and IMAGE
@@ -98,3 +99,56 @@ class Widths:
                 yield block.shortcut, begin, side, None
             if i == 0 and self.layout.resnet:
                 side = -(-side // 2)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Group numbers of the 3x3 convolutions of a binary MobileNet (EBN, Phan et al., CVPR 2020).
+
+    A real-valued 3x3 stem at stride 2, then blocks of a binary 3x3 group convolution and a binary 1x1 convolution, and
+    a real-valued head. Which numbers the paper chooses from, and its exact widths, are not known: these are ours.
+
+    Attributes:
+      choices: group numbers; a layer has those of them that divide its channels.
+      stem, widths: channels behind the stem and each block; the size halves where they change, but for the first block.
+      image_shape: (h, w, c) of the input; square.
+      num_classes: outputs of the head.
+    """
+
+    choices: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    stem: int = STEM
+    widths: tuple[int, ...] = WIDTHS
+    image_shape: tuple[int, int, int] = (224, 224, 3)
+    num_classes: int = 1000
+
+    name = "ebn"
+
+    @cached_property
+    def _layers(self) -> list[tuple[int, int, int, list[int]]]:
+        """(inputs, outputs, side of the output, group numbers to choose from) of every block."""
+        found, channels, side = [], self.stem, -(-self.image_shape[0] // 2)
+        for i, out in enumerate(self.widths):
+            side = -(-side // 2) if i and out > channels else side
+            found.append((channels, out, side, [g for g in self.choices if channels % g == 0]))
+            channels = out
+        return found
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many values each gene has."""
+        return tuple(len(choices) for *_, choices in self._layers)
+
+    def values(self, genes: Sequence[int]) -> list[int]:
+        """The group number of every 3x3 convolution."""
+        return [choices[gene] for gene, (*_, choices) in zip(genes, self._layers, strict=True)]
+
+    def bops(self, genes: Sequence[int]) -> float:
+        """Multiply-accumulates of 1-bit inputs with 1-bit weights, in millions."""
+        layers = zip(self.values(genes), self._layers, strict=True)
+        return sum(side**2 * cin * (9 * cin // groups + out) for groups, (cin, out, side, _) in layers) / MILLION
+
+    def ops(self, genes: Sequence[int]) -> float:
+        """OPs = FLOPs + BOPs / 64, in millions."""
+        side = -(-self.image_shape[0] // 2)
+        flops = 9 * self.image_shape[2] * self.stem * side**2 + self.widths[-1] * self.num_classes
+        return flops / MILLION + self.bops(genes) / 64
