@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bireal_jax import data, losses, optim, parallel
+from bireal_jax.data import batching
 from bireal_jax.models import layouts
 from bireal_jax.models.layouts import LAYOUTS
 from bireal_jax.models.metaprune import Pruned, PruningNet, crop
+from bireal_jax.step import make_state, make_train_step
 
 # Every kind of block of the three families, in small.
 FAMILIES = {
@@ -98,3 +101,21 @@ def test_training_draws_genes_and_every_draw_is_another(x64):
         assert np.isfinite(logits).all()
     assert len(rows) > 10
     np.testing.assert_array_equal(*[apply(jax.random.key(3))[0] for _ in range(2)])
+
+
+def test_training_steps_draw_the_same_genes_on_all_devices():
+    source = data.build("digits", image_size=8)
+    net = PruningNet(10, LAYOUTS["mbv1_tiny"])
+    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    tx = optim.make("sgd", optim.schedule("constant", 0.05, 9), variables["params"])
+    step = make_train_step(net, losses.cross_entropy, tx, source)
+    run = jax.pmap(step, parallel.AXIS, in_axes=(None, 0), out_axes=None, devices=jax.devices()[:2])
+    state, rows = make_state(variables, tx, 0, False, jnp.float32), []
+    for _, batch in zip(range(6), batching.train_batches(source, 16, 0, 0, devices=2), strict=False):
+        before, (state, loss) = state, run(state, batch)
+        name = "block1_conv2_bn"
+        changed = np.asarray(state.batch_stats[name]["mean"]) != np.asarray(before.batch_stats[name]["mean"])
+        (row,) = np.flatnonzero(changed.any(-1))  # another row on the other device would be averaged in
+        rows.append(int(row))
+        assert np.isfinite(loss)
+    assert len(set(rows)) > 3
