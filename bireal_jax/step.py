@@ -28,7 +28,7 @@ class State:
       step: int32 [], steps done in this stage.
       params, batch_stats: the model's variables.
       opt_state: of the optax transformation.
-      rng: uint32 [2], key data for steps that need random numbers. None of today's models draws any.
+      rng: uint32 [2], key data for steps that need random numbers. Supernets draw the genes of a batch.
       ema: moving average of {"params", "batch_stats"}, or {} if it is off.
       window: sums of the metrics since they were last logged.
       signs: the packed signs of the latent weights when they were last logged, for the flip rate.
@@ -107,6 +107,7 @@ def make_train_step(
 
     def step(state, batch, teacher_variables: Any = None):
         images = normalize(batch["image"], source, model.dtype)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)  # the same on all devices
         target = batch["label"]
         if teacher is not None:
             target = teacher.apply(teacher_variables, normalize(batch["image"], source, teacher.dtype))
@@ -114,7 +115,9 @@ def make_train_step(
 
         def objective(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
-            logits, updated = model.apply(variables, images, train=True, progress=progress, mutable=["batch_stats"])
+            logits, updated = model.apply(
+                variables, images, train=True, progress=progress, mutable=["batch_stats"], rngs={"genes": key}
+            )
             values = loss(logits, target)
             return jnp.mean(values), (logits, values, updated["batch_stats"])
 

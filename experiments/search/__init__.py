@@ -1,0 +1,1 @@
+"""How good is the evolution, against a genetic algorithm of a library?"""
