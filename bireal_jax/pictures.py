@@ -34,10 +34,10 @@ def beside(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> np.nd
     size = truth.shape[::-1]
     there = truth[truth > 0]
     low, high = (there.min(), there.max()) if there.size else (0.0, 1.0)
-    resized = Image.fromarray(predicted.astype(np.float32)).resize(size, Image.Resampling.NEAREST)
-    shown = np.maximum(np.asarray(resized), 1e-9)
+    resized = np.asarray(Image.fromarray(predicted.astype(np.float32)).resize(size, Image.Resampling.NEAREST))
+    shown = np.maximum(resized, 1e-9)
     photo = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    return np.concatenate([photo, coloured(truth, low, high), coloured(np.asarray(shown), low, high)], 1)
+    return np.concatenate([photo, coloured(truth, low, high), coloured(shown, low, high)], 1)
 
 
 def write(folder: Path, rows: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> int:
