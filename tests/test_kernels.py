@@ -60,7 +60,7 @@ def test_kernels_equal_plain_loops(build, tmp_path):
     compiler, flags, runner, names, every = BUILDS[build]
     need(compiler, flags, runner, every)
     program = tmp_path / "kernels_test"
-    sources = [TESTS / "kernels_test.cc", *sorted(ENGINE.glob("kernels_*.cc"))]
+    sources = [TESTS / "kernels_test.cc", ENGINE / "winograd.cc", *sorted(ENGINE.glob("kernels_*.cc"))]
     command = [compiler, "-std=c++17", *flags, f"-I{ENGINE}", *sources, "-o", program]
     compiled = subprocess.run(command, text=True, capture_output=True)
     assert compiled.returncode == 0, compiled.stderr

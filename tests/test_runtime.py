@@ -85,14 +85,14 @@ def test_float_images_are_taken_as_normalized():
 @needs_engine
 @pytest.mark.parametrize("name", ["bireal20", "react_tiny", "vgg_small"])
 def test_16_bit_weights_are_close(name):
-    """The first map within 1e-4 of its largest value; border pixels, whose offsets differ, included."""
+    """The first map within 2e-4 of its largest value; border pixels, whose offsets differ, included."""
     image = photos(name, 1)[0]
     first = [
         runtime.load(packed.written(name), precision=precision, unfused=True, max_memory=ROOM).tensors(image)[1]
         for precision in runtime.PRECISIONS
     ]
     apart = np.abs(first[0] - first[1])
-    assert 0 < apart.max() < 1e-4 * np.abs(first[0]).max()
+    assert 0 < apart.max() < 2e-4 * np.abs(first[0]).max()
     assert apart[1:-1, 1:-1].max() > apart[0].max() / 20, "the border is no worse than the middle"
 
 

@@ -3,6 +3,7 @@
 // are exact in any order and signs of zero occur. What no kernel may count is filled with ones: NaN, or wild offsets.
 // Exit status: 0 passed, 1 failed, 2 this CPU has not the instructions.
 #include "kernels.h"
+#include "winograd.h"
 
 #include <algorithm>
 #include <cmath>
@@ -367,6 +368,105 @@ void int16(int count) {
   }
 }
 
+// Winograd's algorithm on one output row, in float and in 16 bits, against the sums themselves. Weights are multiples of
+// 360, the denominator of the transformed filters, so that these are whole.
+void winograd(int count) {
+  while (count--) {
+    if (!chosen()) continue;
+    Conv c{};
+    c.sw = draw(1, 2), c.sh = 1, c.groups = 1, c.kh = draw(1, 7), c.kw = c.sw * draw(2, 3) + draw(1, c.sw), c.cg = c.c = draw(1, 5);
+    c.ho = 1, c.wo = draw(16, 70), c.co = c.og = draw(1, 70), c.blocks = int(pitch_of(c.co) / unit);
+    c.pw = (c.wo - 1) * c.sw + c.kw;
+    plan_winograd(c);
+    const bool narrow = draw(0, 1);
+    const int channels = c.c;
+    if (narrow) c.depth += c.depth % 2;
+    std::vector<int> input(size_t(c.kh) * c.pw * channels), weight(size_t(c.kh) * c.kw * channels * c.co);
+    for (auto& v : input) v = draw(0, 5) ? draw(-128, 127) : draw(0, 1) ? -128 : 127;
+    for (auto& v : weight) v = 360 * draw(-3, 3);
+    const size_t length = size_t(c.points) * c.depth * c.tiles, per = size_t(c.points) * c.kh * c.depth * unit;
+    Array<float> planes(c.depth * 4 * plane_pitch(c.tiles)), wide(length), packed(per * c.blocks), out(c.wo * pitch_of(c.co));
+    Array<float> zeros(pitch_of(c.co)), ones(7 * pitch_of(c.co));
+    Array<int16_t> packed16(per * c.blocks);
+    std::memset(planes.data, 0, planes.size * sizeof(float)), std::memset(packed.data, 0, packed.size * sizeof(float));
+    std::memset(packed16.data, 0, packed16.size * sizeof(int16_t)), std::memset(zeros.data, 0, zeros.size * sizeof(float));
+    std::fill(ones.data, ones.data + ones.size, 1.f);
+    std::vector<std::vector<float>> rows;
+    std::vector<std::vector<int32_t>> rows16;
+    std::vector<const float*> pointers;
+    std::vector<const int32_t*> pointers16;
+    for (int ky = 0; ky < c.kh; ky++) {
+      for (int x = 0; x < c.pw; x++)
+        for (int k = 0; k < channels; k++)
+          planes[(size_t(k * c.sw + x % c.sw) * 4 + x / c.sw % 4) * plane_pitch(c.tiles) + x / c.sw / 4] =
+              float(input[(size_t(ky) * c.pw + x) * channels + k]);
+      kernels->winograd_transform(c, planes.data, wide.data);
+      rows.emplace_back(wide.data, wide.data + length), rows16.emplace_back(length / 2);
+      if (narrow) kernels->winograd_pack(c, wide.data, rows16.back().data());
+    }
+    for (int ky = 0; ky < c.kh; ky++) pointers.push_back(rows[ky].data()), pointers16.push_back(rows16[ky].data());
+    for (int o = 0; o < c.co; o++)
+      for (int k = 0; k < channels * c.sw; k++)
+        for (int ky = 0; ky < c.kh; ky++) {
+          double taps[4] = {}, at[7];
+          for (int j = 0, kx; (kx = k % c.sw + j * c.sw) < c.kw; j++)
+            taps[j] = weight[((size_t(ky) * c.kw + kx) * channels + k / c.sw) * c.co + o];
+          winograd_filter(c.points, taps, at);
+          for (int n = 0; n < c.points; n++) {
+            const size_t row = (size_t(n) * c.kh + ky) * c.depth;
+            packed[o / unit * per + (row + k) * unit + o % unit] = float(at[n]);
+            if (narrow) packed16[o / unit * per + (row / 2 + k / 2) * 2 * unit + o % unit * 2 + k % 2] = int16_t(std::lround(at[n]));
+          }
+        }
+    c.weight = narrow ? static_cast<void*>(packed16.data) : packed.data;
+    const uint8_t row_class = 0;
+    const std::vector<uint8_t> col_class(c.wo);
+    c.offsets = zeros.data, c.row_class = &row_class, c.col_class = col_class.data(), c.col_classes = 1;
+    Epilogue e;
+    e.pitch = pitch_of(c.co), e.out = out.data, e.scale = narrow ? ones.data : nullptr;
+    const int cut = draw(0, c.blocks);
+    for (int part = 0; part < 2; part++) {
+      const int b0 = part ? cut : 0, b1 = part ? c.blocks : cut;
+      if (narrow) kernels->int16_winograd(c, pointers16.data(), b0, b1, 0, 0, e);
+      else kernels->real_winograd(c, pointers.data(), b0, b1, 0, 0, e);
+    }
+    std::string wrong;
+    for (int x = 0; x < c.wo; x++)
+      for (int o = 0; o < c.co; o++) {
+        double sum = 0, size = 0;
+        for (int ky = 0; ky < c.kh; ky++)
+          for (int kx = 0; kx < c.kw; kx++)
+            for (int k = 0; k < channels; k++) {
+              const double product = double(input[(size_t(ky) * c.pw + x * c.sw + kx) * channels + k]) *
+                                     weight[((size_t(ky) * c.kw + kx) * channels + k) * c.co + o];
+              sum += product, size += std::fabs(product);
+            }
+        const double found = out[x * e.pitch + o];
+        if (!(std::fabs(found - sum) <= 4e-6 * size)) wrong = std::to_string(found) + " instead of " + std::to_string(sum);
+      }
+    report(std::string(narrow ? "16 bits, " : "real, ") + std::to_string(c.points) + " points", wrong);
+  }
+}
+
+// A pixel in whole numbers: within half a unit, the largest exactly at the limit.
+void quantized(int count) {
+  while (count--) {
+    if (!chosen()) continue;
+    const int channels = draw(1, 70), pitch = int(pitch_of(channels));
+    Array<float> x(pitch);
+    Array<int16_t> out(pitch);
+    float largest = 0;
+    for (int i = 0; i < channels; i++) x[i] = float(draw(-9999, 9999)) / 77.f, largest = std::max(largest, std::fabs(x[i]));
+    const float unit_size = kernels->quantize(x.data, channels, pitch, out.data);
+    std::string wrong = largest && std::fabs(unit_size * float(input_limit) / largest - 1) > 1e-6f ? "size" : "";
+    for (int i = 0; i < pitch; i++) {
+      if (std::abs(out[i]) > input_limit) wrong = "beyond the limit";
+      if (i >= channels ? out[i] : std::fabs(out[i] * unit_size - x[i]) > 0.501f * unit_size) wrong = "channel " + std::to_string(i);
+    }
+    report("quantized", wrong);
+  }
+}
+
 // ------------------------------------------------------------------------------------------------ pooling, elementwise
 
 void pools(int count) {
@@ -436,6 +536,8 @@ int main(int argc, char** argv) {
   binary_scattered(2000);
   real(600);
   int16(400);
+  winograd(300);
+  quantized(100);
   pools(400);
   maps(600);
   std::printf("%s: %d passed, %d failed\n", kernels->name, passed, failed);

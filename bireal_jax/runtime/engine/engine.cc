@@ -380,7 +380,9 @@ class Planner {
         }
     c.cg = op.in.c, c.c = stride;
     c.weight = out;
-    if (step.input == 0 && net_.options.precision == 1 && op.groups == 1) int16(step, op);
+    if (net_.options.precision != 1 || op.groups > 1) return;
+    if (step.input == 0) int16(step, op);
+    else if (pointwise && c.wo > 1) pointwise16(step, op);
   }
 
   // Winograd's algorithm: the part of a filter on one channel and phase, depth `k`, at all points.
@@ -462,6 +464,32 @@ class Planner {
     c.scratch = c.points ? 0 : (size_t(c.ph) * c.pw * c.c + 64) * sizeof(int16_t);
     c.offsets = step.offsets.as<float>();
     c.row_class = step.row_class.data(), c.col_class = step.col_class.data(), c.col_classes = int(cols.size());
+  }
+
+  // A convolution of one pixel in 16 bits: inputs of at most input_limit, which are found at run time.
+  void pointwise16(Step& step, const Op& op) {
+    Conv& c = step.int16;
+    c = step.conv;
+    c.steps = c.c / 2;
+    const size_t pitch = pitch_of(c.co);
+    charge(pitch * c.c * sizeof(int16_t) + pitch * sizeof(float));
+    step.int16_weight = Buffer(pitch * c.c * sizeof(int16_t));
+    step.int16_scale = Buffer(pitch * sizeof(float));
+    for (int o = 0; o < c.co; o++) {
+      double largest = 1e-30, sum = 0, error = 0;
+      for (int k = 0; k < op.in.c; k++) {
+        const double w = std::fabs(double(op.arrays[0][size_t(k) * c.co + o]));
+        largest = std::max(largest, w), sum += w;
+      }
+      const double size = std::max(largest / 32767, sum / (2147483647.0 / input_limit - op.in.c));
+      for (int k = 0; k < op.in.c; k++, error = 0)
+        step.int16_weight.as<int16_t>()[(size_t(o / unit) * c.steps + k / 2) * 2 * unit + o % unit * 2 + k % 2] =
+            rounded(op.arrays[0][size_t(k) * c.co + o] / size, 32767, error);
+      const float* scale = step.chain.affine >= 0 ? net_.array(step.chain.affine, 0) : nullptr;
+      step.int16_scale.as<float>()[o] = float(size * (scale ? scale[o] : 1));
+    }
+    c.weight = step.int16_weight.as<int16_t>();
+    c.scratch = size_t(c.wo) * (sizeof(float) + c.c * sizeof(int16_t)) + 64;
   }
 
   // Filter `o` of 16 bits; `a` is the scale that follows.
@@ -904,6 +932,7 @@ class Run {
 
   template <class Pixel>
   void real_conv(const Step& step, Epilogue e, const Pixel* pixels) {
+    if (step.input && step.int16.weight) return pointwise16(step, e);
     const bool narrow = step.int16.offsets && std::is_same<Pixel, uint8_t>();
     const Conv& c = narrow ? step.int16 : step.conv;
     if (narrow) e.scale = step.int16_scale.as<float>();
@@ -917,6 +946,20 @@ class Run {
         else kernels_.real_rows(c, wide, b0, b1, y0, y1, pixel, to);
       };
     });
+  }
+
+  void pointwise16(const Step& step, Epilogue e) {
+    Conv c = step.int16;
+    const int channels = net_.network.ops[step.op].in.c;
+    float* scales = reinterpret_cast<float*>(at(step.scratch));
+    int16_t* narrow = reinterpret_cast<int16_t*>(scales + c.wo);
+    const float* in = real(step.input);
+    split(c.wo, [&](int p0, int p1, int) {
+      for (size_t p = p0; p < size_t(p1); p++) scales[p] = kernels_.quantize(in + p * c.c, channels, c.c, narrow + p * c.c);
+    });
+    c.input_scales = scales;
+    e.scale = step.int16_scale.as<float>();
+    split(c.blocks, [&](int b0, int b1, int) { kernels_.int16_rows(c, narrow, b0, b1, 0, 1, 0, e); });
   }
 
   template <class Rows>

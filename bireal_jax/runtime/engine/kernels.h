@@ -15,6 +15,8 @@ constexpr int unit = 16;
 inline size_t pitch_of(size_t channels) { return (channels + unit - 1) / unit * unit; }
 inline size_t bits_pitch(size_t channels) { return (channels + 63) / 64 * 8; }
 
+constexpr int input_limit = 4095;
+
 // Winograd's algorithm: values between the planes of a row.
 inline size_t plane_pitch(size_t tiles) { return tiles + unit; }
 
@@ -54,6 +56,7 @@ struct Conv {
   const float* offsets;
   const uint8_t *row_class, *col_class;
   int col_classes;
+  const float* input_scales;  // int16: what one unit of a pixel is worth, where that differs; of one long row
   int points;  // Winograd's algorithm: 6 or 7, 0 for none
   int depth;   // channels times phases, that is columns modulo sw; in 16 bits made even
   int tiles;   // of four outputs, made a multiple of unit
@@ -77,6 +80,9 @@ struct Kernels {
                     const Epilogue& e);
   void (*int16_rows)(const Conv& conv, const int16_t* input, int b0, int b1, int y0, int y1, size_t pixel,
                      const Epilogue& e);
+
+  // A pixel of a map in 16 bits, at most input_limit; returns what one is worth.
+  float (*quantize)(const float* x, int channels, int pitch, int16_t* out);
 
   // The same along rows by Winograd's algorithm, for convolutions with `points`; winograd.inc has the layouts.
   void (*winograd_transform)(const Conv& conv, const float* planes, float* row);
