@@ -22,8 +22,8 @@ def recipe(folder, **fields):
     c = config.default()
     c.update_from_flattened_dict({
         "model.name": "react_tiny", "model.decoder": "up_projection", "data.name": "depth_folder",
-        "data.dir": str(folder), "data.image_size": 32, "data.depth.zoom": 1.0, "batch_size": 16, "total_steps": 80,
-        "label_smoothing": 0.0, "loss": "l1", "optim.lr": 4e-3, "log_steps": 30, "eval_steps": 30, **fields,
+        "data.dir": str(folder), "data.image_size": 32, "data.depth.zoom": 1.0, "batch_size": 16, "total_steps": 40,
+        "label_smoothing": 0.0, "loss": "l1", "optim.lr": 2e-2, "log_steps": 20, "eval_steps": 20, **fields,
     })  # fmt: skip
     return c
 
@@ -275,6 +275,12 @@ def test_packed_map_network_is_the_model(act, weight, x64, tmp_path):
 # --------------------------------------------------------------------------------------------------------- end to end
 
 
+def constant(maps, held_out):
+    """RMSE on held-out maps of the mean depth of `maps`."""
+    mean = np.mean(np.concatenate([m[m > 0] for m in maps]))
+    return np.mean([np.sqrt(np.mean((m[m > 0] - mean) ** 2)) for m in held_out])
+
+
 @pytest.mark.slow
 def test_training_beats_the_mean_predictor_and_the_way_goes_on(rooms, tmp_path, capsys):
     """RMSE on held-out rooms at most 0.75 of that of the mean of the training maps; then pictures, file, run again."""
@@ -284,10 +290,9 @@ def test_training_beats_the_mean_predictor_and_the_way_goes_on(rooms, tmp_path, 
     assert "96 training and 20 test images, depth maps" in printed and "\ntest RMSE " in printed
     source = build.source(c)
     maps = [source.prepare(source.train[i])["label"] for i in range(len(source.train))]
-    mean = np.mean(np.concatenate([m[m > 0] for m in maps]))
     held_out = [source.prepare(source.eval[i])["label"] for i in range(len(source.eval))]
-    constant = np.mean([np.sqrt(np.mean((m[m > 0] - mean) ** 2)) for m in held_out])
-    assert result["best_rmse"] <= result["rmse"] and result["rmse"] < 0.75 * constant, (result, constant)
+    said = constant(maps, held_out)
+    assert result["best_rmse"] <= result["rmse"] and result["rmse"] < 0.75 * said, (result, said)
     scores = train.run_eval(c, tmp_path / "w")
     assert scores["rmse"] == pytest.approx(result["best_rmse"], rel=1e-5)
     picture = np.asarray(Image.open(tmp_path / "w" / "depth" / "0.png"))
@@ -336,26 +341,25 @@ def test_a_classifier_becomes_the_encoder(tmp_path, rooms, capsys):
     train.run(c, tmp_path / "d")
 
 
+@pytest.mark.slow
 def test_real_pairs_are_read_and_learned(shared, tmp_path):
-    """The five RGB-D frames of ../shared: their depth in metres, and a few steps that fit them."""
+    """The five RGB-D frames of ../shared: their depth in metres; a few steps on quarters fit it."""
     frames = sorted((shared / "data" / "depth").glob("0*.jpg"))
     if not frames:
         pytest.skip("needs ../shared/data/depth")
     for split in ("train", "val"):
         (tmp_path / "d" / split).mkdir(parents=True)
-        for jpg in frames:
-            for path in (jpg, jpg.with_name(f"{jpg.stem}_depth.png")):
-                (tmp_path / "d" / split / path.name).write_bytes(path.read_bytes())
-    c = recipe(tmp_path / "d", **{"data.image_size": 64, "total_steps": 40, "batch_size": 8})
+    for path in (p for jpg in frames for p in (jpg, jpg.with_name(f"{jpg.stem}_depth.png"))):
+        Image.open(path).resize((160, 120), Image.Resampling.NEAREST).save(tmp_path / "d" / "train" / path.name)
+        (tmp_path / "d" / "val" / path.name).write_bytes(path.read_bytes())
+    c = recipe(tmp_path / "d", eval_steps=40)
     source = build.source(c)
-    label = source.prepare(source.eval[0])["label"]
-    assert source.label_shape == (480, 640) and label[label > 0].min() > 0.9 and label.max() < 2.71
+    labels = [source.prepare(source.eval[i])["label"] for i in range(len(frames))]
+    assert source.label_shape == (480, 640) and labels[0][labels[0] > 0].min() > 0.9 and labels[0].max() < 2.71
     with pytest.raises(BadInput, match="(?s)half of the depth is beyond .*unit=1 m"):
         build.source(recipe(tmp_path / "d", **{"data.depth.unit": 1.0}))
-    train.run(c, tmp_path / "w")
-    lines = [json.loads(line) for line in (tmp_path / "w" / "metrics.jsonl").read_text().splitlines()]
-    losses_ = [line["loss"] for line in lines if line["split"] == "train"]
-    assert losses_[-1] < 0.6 * losses_[0]
+    result = train.run(c, tmp_path / "w")
+    assert result["rmse"] < 0.9 * constant(labels, labels), (result, constant(labels, labels))
 
 
 def test_nyu_through_tfds(tmp_path):
