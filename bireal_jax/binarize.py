@@ -266,6 +266,14 @@ def clamped(w, progress):
     return sign_with(lambda v: jnp.ones_like(v))(jnp.clip(v, -q, q)), jnp.ones(w.shape[-1], w.dtype)
 
 
+def direct(w):
+    """The parameter is the binary weight: W_b = W = ±1, dL/dW = dL/dW_b. No latent weight, no scale (Bop).
+
+    The sign, which leaves ±1 as it is, names the operation and makes latent weights of an earlier stage binary.
+    """
+    return sign_with(lambda w: jnp.ones_like(w))(w), jnp.ones(w.shape[-1], w.dtype)
+
+
 def real(w):
     """No binarization: the weight itself, and None for the scale."""
     return w, None
@@ -273,7 +281,7 @@ def real(w):
 
 WEIGHTS: dict[str, WeightBinarizer] = {
     "sign": plain, "magnitude_aware": magnitude_aware, "released": released, "identity": identity,
-    "through_scale": through_scale, "standardized": standardized, "clamped": clamped, "real": real,
+    "through_scale": through_scale, "standardized": standardized, "clamped": clamped, "direct": direct, "real": real,
 }  # fmt: skip
 
 

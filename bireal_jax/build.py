@@ -1,5 +1,6 @@
 """From a config to what it names: data set, model, variables. All that can be wrong with it shows here, early."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -30,8 +31,15 @@ def stages(config: ConfigDict) -> list[ConfigDict]:
 
 
 def source(config: ConfigDict) -> data.Source:
-    """The data set. Raises BadInput if it is not there."""
-    return data.build(config.data.name, config.data.dir, config.data.image_size, config.data.resize)
+    """The data set, normalized as the config says. Raises BadInput if it is not there."""
+    c = config.data
+    found = data.build(c.name, c.dir, c.image_size, c.resize)
+    for field, values in (("mean", c.mean), ("std", c.std)):
+        if values and len(values) != found.image_shape[-1]:
+            raise BadInput(
+                f"config.data.{field} has {len(values)} values; {c.name} has {found.image_shape[-1]} channels"
+            )
+    return dataclasses.replace(found, mean=tuple(c.mean) or found.mean, std=tuple(c.std) or found.std)
 
 
 def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
@@ -60,6 +68,39 @@ def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
         raise BadInput(
             f"images of {size} pixels do not divide by {total_stride}, as {c.name} needs; use {below} or {above}"
         ) from error
+
+
+def _of_teacher(config):
+    """A config whose model is the teacher, to start from its weights."""
+    c = ConfigDict(config.to_dict())
+    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    c.model.name, c.init_from = config.teacher.name, config.teacher.weights
+    c.model.dtype = auto if config.teacher.dtype == "auto" else config.teacher.dtype
+    return c
+
+
+def teacher(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
+    """The network that config.teacher names, for a data set, and the shapes of its variables. Raises as `model`."""
+    return model(_of_teacher(config), source)
+
+
+def teacher_variables(config: ConfigDict, shapes: Any) -> Any:
+    """The variables of the teacher, from config.teacher.weights: as `variables`.
+
+    Raises:
+      BadInput: none are named, nothing is there, or they are not of that model or of another number of classes.
+    """
+    name, weights = config.teacher.name, config.teacher.weights
+    if not weights:
+        raise BadInput(
+            f"the loss {config.loss!r} needs a teacher\n"
+            f"set config.teacher.weights to weights of {name} (config.teacher.name): a file, or the workdir of a run"
+        )
+    try:
+        return variables(_of_teacher(config), shapes)
+    except BadInput as error:
+        reason = str(error).split("; train first")[0]  # the way out of a student
+        raise BadInput(f"config.teacher.weights={weights}, of {name}: {reason}") from None
 
 
 def blank(source: data.Source) -> jax.Array:

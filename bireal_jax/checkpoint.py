@@ -1,5 +1,7 @@
 """Checkpoints: written in the background, whole or not at all, and never believed unread.
 
+Arrays of nothing but +1.0 and -1.0, the weights that Bop trains, are stored as bits and come back as they were.
+
 Orbax writes and lists them. It notices neither a flipped bit nor another dtype, and falls back to nothing, so every
 leaf's CRC-32 is stored beside it and checked on the way in, and a damaged checkpoint is set aside, with a warning, for
 the one before it.
@@ -101,9 +103,13 @@ class Checkpoints:
         Raises:
           BadInput: this or the previous save failed, for instance on a full disk. Older checkpoints are intact.
         """
-        items: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        bits = {name: binary_leaves(tree) for name, tree in trees.items()}
+        items: dict[str, Any] = {
+            name: ocp.args.StandardSave(_at(bits[name], pack_bits, tree)) for name, tree in trees.items()
+        }
         record = {
             "leaves": {name: digest(tree) for name, tree in trees.items()},
+            "bits": bits,
             "metrics": dict(metrics) if metrics else None,
         }
         items["digest"] = ocp.args.JsonSave({"record": record, "crc32": _crc(record)})
@@ -148,18 +154,21 @@ class Checkpoints:
           Damaged: something cannot be read or is not what was written.
           BadInput: it was written for other variables, by another model.
         """
-        stored = self._record(step)["leaves"]
+        record = self._record(step)
+        stored, bits = record["leaves"], record.get("bits", {})
         for name, tree in templates.items():
             check_same(stored[name], shapes(tree), f"checkpoint {self.directory / str(step)}")
         numpy = {name: jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), tree) for name, tree in templates.items()}
-        trees = self._read(step, {name: ocp.args.StandardRestore(tree) for name, tree in numpy.items()})
+        packed = {name: _at(bits.get(name, ()), pack_bits, tree) for name, tree in numpy.items()}
+        read = self._read(step, {name: ocp.args.StandardRestore(tree) for name, tree in packed.items()})
+        trees = {name: _at(bits.get(name, ()), unpack_bits, read[name], tree) for name, tree in numpy.items()}
         for name in templates:
             for leaf, found in digest(trees[name]).items():
                 if found != stored[name][leaf]:
                     raise Damaged(
                         f"{self.directory / str(step)}: {name} {leaf} is {found}, was written as {stored[name][leaf]}"
                     )
-        return {name: trees[name] for name in templates}
+        return trees
 
     def restore_latest(self, templates: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
         """The newest checkpoint that is sound, as (step, trees); None where there has never been one.
@@ -230,6 +239,36 @@ def digest(tree: Any) -> dict[str, str]:
     # pyrefly: ignore[bad-argument-type] - numpy's stubs call an array a buffer from Python 3.12 on only
     crcs = [zlib.crc32(np.ascontiguousarray(leaf)) for leaf in jax.tree.leaves(tree)]
     return {path: f"{shape} {crc:08x}" for (path, shape), crc in zip(shapes(tree).items(), crcs, strict=True)}
+
+
+def binary_leaves(tree: Any) -> list[str]:
+    """Paths of the floating-point leaves, numpy arrays, that hold nothing but +1 and -1."""
+    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in pairs
+        if leaf.size and jax.numpy.issubdtype(leaf.dtype, np.floating) and np.all(np.abs(leaf) == 1)
+    ]
+
+
+def pack_bits(leaf: np.ndarray) -> np.ndarray:
+    """uint8 [ceil(size / 8)], bit 1 where the leaf is above 0."""
+    return np.packbits(leaf.ravel() > 0)
+
+
+def unpack_bits(packed: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """What `pack_bits` packed, in shape and dtype of `like`."""
+    return (2.0 * np.unpackbits(packed, count=like.size) - 1).astype(like.dtype).reshape(like.shape)
+
+
+def _at(paths, function, tree, *rest):
+    """The tree with the function applied to the leaves at `paths`."""
+    chosen = set(paths)
+
+    def apply(path, *leaves):
+        return function(*leaves) if jax.tree_util.keystr(path, simple=True, separator="/") in chosen else leaves[0]
+
+    return jax.tree_util.tree_map_with_path(apply, tree, *rest)
 
 
 def check_same(stored: dict[str, str], wanted: dict[str, str], what: str) -> None:

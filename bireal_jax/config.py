@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from bireal_jax import losses
 from bireal_jax.errors import BadInput, first_line
 
 
@@ -33,6 +34,8 @@ def default() -> ConfigDict:
     c.data.name = "imagenet2012"  # a key of data.DATASETS
     c.data.dir = ""  # where the data set lies; digits needs none
     c.data.image_size = 224
+    c.data.mean = ()  # per channel, of images scaled to [0, 1]; (): the data set's own. 0.5 and 0.5 give [-1, 1]
+    c.data.std = ()
     c.data.resize = 256  # evaluation: short side before the centre crop
     c.data.threads = 4  # decoding threads in each process that decodes
     c.data.workers = 0  # extra processes that decode; 0: the threads of this one
@@ -43,9 +46,15 @@ def default() -> ConfigDict:
     c.label_smoothing = 0.1
     c.loss = "cross_entropy"  # a key of losses.LOSSES
 
+    c.teacher = ConfigDict()  # the frozen network that the loss "distributional" asks
+    c.teacher.name = "resnet34"  # a key of models.MODELS
+    c.teacher.weights = ""  # of it: as init_from
+    c.teacher.dtype = "auto"  # of its computation; "auto": bfloat16, float32 where there is no accelerator
+
     c.optim = ConfigDict()
     c.optim.name = "adam"  # a key of optim.OPTIMIZERS
     c.optim.lr = 1e-3
+    c.optim.lr_end = 0.0  # where "linear" and "cosine" end
     c.optim.schedule = "linear"  # a key of optim.SCHEDULES
     c.optim.milestones = ()  # epochs at which the schedule "steps" divides the rate by 10
     c.optim.warmup_epochs = 0.0
@@ -55,6 +64,11 @@ def default() -> ConfigDict:
     c.optim.binary_lr = 1.0  # the rate of binary weights is so many times lr
     c.optim.latent_clip = 0.0  # latent weights are kept within ± this; 0: no limit
     c.optim.frozen = ""  # regular expression: parameters whose path it is found in are not trained
+    c.optim.binary = ""  # a key of bop.BOPS: trains binary weights that have no latent ones, with model.weight "direct"
+    c.optim.bop = ConfigDict()  # each ("constant", a), ("linear", from, to), or ("tenth", a, n), a tenth every n epochs
+    c.optim.bop.gamma = ("constant", 1e-4)  # share of the new gradient in its average
+    c.optim.bop.threshold = ("constant", 1e-8)  # a stronger pull of that average flips a weight
+    c.optim.bop.sigma = ("constant", 1e-3)  # share of the new squared gradient; second order only
     c.ema_decay = 0.0  # 0: off; else evaluation uses this moving average of the variables
 
     c.log_epochs = 0.04  # 100 steps of ImageNet at batch 512
@@ -66,6 +80,7 @@ def default() -> ConfigDict:
     c.keep_last = 2  # checkpoints kept, beside the best one
     c.profile_steps = 0  # trace that many steps, from the 10th on, into workdir/profile
     c.init_from = ""  # weights of a file that `importers` reads, or of a workdir, to start from or to evaluate
+    c.reinit_step2 = False  # the second stage draws its latent weights anew instead of taking those of the first
     c.stages = ()  # dicts of overrides of the above, one a stage: {"name": "clip", "optim.lr": 0.01}; none: one stage
     return c.lock()
 
@@ -78,14 +93,21 @@ def _between(low, high):
     return (lambda v: low <= v < high), f"in [{low}, {high})"
 
 
+NUMBERS = ((lambda v: all(isinstance(x, (int, float)) for x in v)), "numbers, one for each channel")
 POSITIVE = ((lambda v: 0 < v < math.inf), "above 0 and finite")
 
 # field -> (test, what it must be)
 LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": ((lambda v: 0 <= v < 2**31), "in [0, 2147483648)"),
     "model.dtype": ((lambda v: v in ("float32", "bfloat16", "float64")), "float32, bfloat16 or float64"),
+    "teacher.dtype": (
+        (lambda v: v in ("auto", "float32", "bfloat16", "float64")),
+        "auto, float32, bfloat16 or float64",
+    ),
     "data.image_size": _at_least(1),
     "data.resize": _at_least(1),
+    "data.mean": NUMBERS,
+    "data.std": ((lambda v: NUMBERS[0](v) and all(s > 0 for s in v)), "numbers above 0, one for each channel"),
     "data.threads": _at_least(1),
     "data.workers": _at_least(0),
     "batch_size": _at_least(1),
@@ -93,6 +115,7 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "total_steps": _at_least(0),
     "label_smoothing": _between(0, 1),
     "optim.lr": POSITIVE,
+    "optim.lr_end": _at_least(0),
     "optim.milestones": (
         (lambda v: all(isinstance(m, (int, float)) and 0 < m < math.inf for m in v)),
         "epochs, numbers above 0",
@@ -119,15 +142,21 @@ def validate(config: ConfigDict) -> None:
     for i, overrides in enumerate(config.stages):
         if not isinstance(overrides, Mapping):
             raise BadInput(f"config.stages[{i}] is {overrides!r}; it must be a dict of overrides")
-        if "init_from" in overrides or "stages" in overrides:
-            raise BadInput(
-                f"stage {stage_name(config, i)!r}: init_from and stages are of the whole run; set them outside"
-            )
+        whole = [f for f in overrides if f in ("init_from", "stages", "reinit_step2") or f.startswith("teacher.")]
+        if whole:
+            raise BadInput(f"stage {stage_name(config, i)!r}: {whole[0]} is of the whole run; set it outside")
+    if config.reinit_step2 and len(config.stages) < 2:
+        raise BadInput("config.reinit_step2 is True, and there is no second stage; leave it False, or add stages")
     for stage in stages(config):
         for field, (test, wanted) in LIMITS.items():
             value = get(stage, field)
             if not test(value):
                 raise BadInput(f"config.{field} is {value}; it must be {wanted}")
+        if stage.loss in losses.DISTILLED and stage.label_smoothing:
+            raise BadInput(
+                f"config.label_smoothing is {stage.label_smoothing}; the loss {stage.loss!r} has no labels to smooth\n"
+                "set it to 0.0"
+            )
         if stage.total_steps == 0 and stage.total_epochs == 0:
             raise BadInput(
                 "config.total_steps and config.total_epochs are both 0; set one to the length of the training"

@@ -94,7 +94,8 @@ def summary(variables: dict) -> str:
     latents = [leaf for path, leaf in params.items() if path[-1] == "latent"]
     binary, positive = sum(w.size for w in latents), sum(int(np.sum(w >= 0)) for w in latents)
     total, classes = sum(leaf.size for leaf in params.values()), len(params["head", "linear", "bias"])
-    return f"{total:,} parameters, {binary:,} of them binary, {positive / binary:.1%} of those +1; {classes} classes"
+    share = f"{binary:,} of them binary, {positive / binary:.1%} of those +1" if binary else "all real-valued"
+    return f"{total:,} parameters, {share}; {classes} classes"
 
 
 def main(argv: list[str] | None = None) -> None:

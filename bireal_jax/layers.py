@@ -25,10 +25,15 @@ def symmetric(kernel_size: tuple[int, int]) -> Padding:
     return (kh // 2, kh // 2), (kw // 2, kw // 2)
 
 
-@partial(jax.jit, static_argnames=("strides", "padding"))
-def conv2d(x: jax.Array, w: jax.Array, strides: tuple[int, int] = (1, 1), padding: Padding = NO_PADDING) -> jax.Array:
-    """Real-valued convolution of x [n, h, w, cin] with w [kh, kw, cin, cout], zero padding."""
-    return conv(x, w, strides, padding)
+@partial(jax.jit, static_argnames=("strides", "padding", "groups"))
+def conv2d(
+    x: jax.Array, w: jax.Array, strides: tuple[int, int] = (1, 1), padding: Padding = NO_PADDING, groups: int = 1
+) -> jax.Array:
+    """Real-valued convolution of x [n, h, w, cin] with w [kh, kw, cin / groups, cout], zero padding."""
+    if groups == 1:
+        return conv(x, w, strides, padding)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, feature_group_count=groups)
 
 
 @partial(jax.jit, static_argnames=("strides", "padding"))
@@ -56,6 +61,11 @@ def binary_conv2d(
 def uniform_001(key, shape, dtype=jnp.float32):
     """Latent weights from U[0, 0.001), the released code's: every binary weight starts at +1 and flips easily."""
     return jax.random.uniform(key, shape, dtype, 0.0, 0.001)
+
+
+def random_signs(key, shape, dtype=jnp.float32):
+    """+1 or -1 with equal chances: the signs of any symmetric initialization, for weights without latent ones (Bop)."""
+    return jax.random.rademacher(key, shape, dtype)
 
 
 def torch_uniform(fan_in: int) -> Callable:
@@ -145,19 +155,27 @@ class RPReLU(nn.Module):
 
 
 class Conv(nn.Module):
-    """Real-valued convolution without bias; parameter `kernel` [kh, kw, cin, cout], PyTorch's default initializer."""
+    """Real-valued convolution without bias; parameter `kernel` [kh, kw, cin / groups, cout].
+
+    Zero padding, None for half of the kernel. `kernel_init` is by default PyTorch's initializer.
+    """
 
     features: int
     kernel_size: tuple[int, int] = (3, 3)
     strides: tuple[int, int] = (1, 1)
+    padding: Padding | None = None
+    groups: int = 1
+    kernel_init: Callable | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x):  # [n, h, w, cin] -> [n, h', w', features]
-        shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", torch_uniform(shape[0] * shape[1] * shape[2]), shape, self.param_dtype)
-        return conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, symmetric(self.kernel_size))
+        shape = (*self.kernel_size, x.shape[-1] // self.groups, self.features)
+        init = self.kernel_init or torch_uniform(shape[0] * shape[1] * shape[2])
+        kernel = self.param("kernel", init, shape, self.param_dtype).astype(self.dtype)
+        padding = symmetric(self.kernel_size) if self.padding is None else self.padding
+        return conv2d(x.astype(self.dtype), kernel, self.strides, padding, self.groups)
 
 
 class Dense(nn.Module):

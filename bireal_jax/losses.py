@@ -1,5 +1,7 @@
 """Losses: one value per example, so that masks and sums stay exact."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -23,9 +25,38 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
 
 
-LOSSES = {"cross_entropy": cross_entropy}
+def distributional(logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
+    """ReActNet's distributional loss: sum over classes c of p_t(c) log(p_t(c) / p_s(c)), the KL divergence.
+
+    No temperature and no term of the labels. The released code leaves out p_t log p_t, which has no gradient.
+
+    Args:
+      logits: of the student, [n, num_classes], any float dtype; the loss is computed in float32 or wider.
+      teacher_logits: [n, num_classes]. They get no gradient.
+
+    Returns:
+      [n], in nats.
+    """
+    log_p, log_q = (
+        jax.nn.log_softmax(z.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+        for z in (jax.lax.stop_gradient(teacher_logits), logits)
+    )
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), -1)
 
 
-def get(name):
-    """The loss of that name, (logits, labels, label_smoothing) -> [n]. Raises BadInput for an unknown name."""
-    return lookup(LOSSES, name, "loss")
+LOSSES = {"cross_entropy": cross_entropy, "distributional": distributional}
+DISTILLED = ("distributional",)  # these take a teacher's logits where the others take labels
+
+
+def get(name, label_smoothing=0.0):
+    """The loss of that name, for training: (logits, labels) -> [n], or (logits, teacher's logits) -> [n].
+
+    Raises BadInput for an unknown name.
+    """
+    loss = lookup(LOSSES, name, "loss")
+    return loss if name in DISTILLED else partial(loss, label_smoothing=label_smoothing)
+
+
+def evaluation(name):
+    """The loss to evaluate by, (logits, labels) -> [n]: cross entropy where the one of that name needs a teacher."""
+    return get("cross_entropy" if name in DISTILLED else name)

@@ -1,5 +1,7 @@
 """Metrics as masked sums. Sums add up exactly over batches, devices and hosts; means of means do not."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -44,3 +46,12 @@ def pack_signs(w: jax.Array) -> jax.Array:
 def flipped(before: jax.Array, after: jax.Array) -> jax.Array:
     """How many signs differ between two results of `pack_signs`."""
     return jnp.sum(jax.lax.population_count(before ^ after).astype(jnp.int32))
+
+
+def log_flip_ratio(before: list[jax.Array], after: list[jax.Array]) -> jax.Array:
+    """log(flips / n + e^-9): of n weights in all, how many changed sign. -9 where none did (Bop's paper).
+
+    The paper writes it for one update of the weights.
+    """
+    flips = sum(jnp.sum((a >= 0) != (b >= 0), dtype=jnp.int32) for a, b in zip(before, after, strict=True))
+    return jnp.log(jnp.asarray(flips) / max(1, sum(a.size for a in before)) + math.exp(-9))

@@ -57,7 +57,7 @@ def constant(lr, total_steps, epoch_steps, milestones, warmup):
 SCHEDULES = {"linear": linear, "linear_epoch": linear_epoch, "cosine": cosine, "steps": piecewise, "constant": constant}
 
 
-def schedule(name, lr, total_steps, epoch_steps=1.0, milestones=(), warmup_steps=0):
+def schedule(name, lr, total_steps, epoch_steps=1.0, milestones=(), warmup_steps=0, lr_end=0.0):
     """The learning rate as a function of the step.
 
     Args:
@@ -67,13 +67,17 @@ def schedule(name, lr, total_steps, epoch_steps=1.0, milestones=(), warmup_steps
       epoch_steps: length of an epoch, in steps; need not be whole.
       milestones: for "steps", epochs at which the rate is divided by 10.
       warmup_steps: the rate first rises linearly from 0 for so many steps, which the schedule then lacks.
+      lr_end: where a schedule that falls to 0 ends instead.
 
     Raises:
       BadInput: unknown name, or a warmup as long as the training.
     """
     if warmup_steps >= total_steps and warmup_steps:
         raise BadInput(f"warmup of {warmup_steps} steps leaves nothing of {total_steps}; shorten optim.warmup_epochs")
-    main = lookup(SCHEDULES, name, "schedule")(lr, total_steps, epoch_steps, milestones, warmup_steps)
+    fall = lookup(SCHEDULES, name, "schedule")(lr - lr_end, total_steps, epoch_steps, milestones, warmup_steps)
+    if lr_end and name in ("steps", "constant"):
+        raise BadInput(f"optim.lr_end is {lr_end}, but the schedule {name!r} does not fall to an end; leave it 0.0")
+    main = (lambda step: lr_end + fall(step)) if lr_end else fall
     return (
         optax.join_schedules([optax.linear_schedule(0.0, lr, warmup_steps), main], [warmup_steps])
         if warmup_steps
@@ -106,6 +110,7 @@ def make(
     binary_lr=1.0,
     latent_clip=0.0,
     frozen="",
+    binary=None,
 ):
     """The optimizer as an optax transformation.
 
@@ -119,9 +124,11 @@ def make(
       latent_clip: parameters labelled "binary" are kept within ± this; 0 for no limit.
       frozen: regular expression; parameters whose path, such as "stage1_block1/bn/scale", it is found in stay as they
         are. Empty for none.
+      binary: the transformation of the parameters labelled "binary", from `bop.make`; None to train them as the rest.
 
     Raises:
-      BadInput: unknown optimizer or label, or `frozen` is found nowhere.
+      BadInput: unknown optimizer or label, `frozen` is found nowhere, or what is for latent weights together with
+        `binary`, which has none.
     """
     for label in decay_on:
         if label not in LABELS:
@@ -129,11 +136,18 @@ def make(
     mask = jax.tree.map(lambda label: label in decay_on, labels(params))
     decay = optax.add_decayed_weights(weight_decay, mask) if weight_decay else optax.identity()
     parts = [lookup(OPTIMIZERS, name, "optimizer")(decay, optax.scale_by_learning_rate(learning_rate))]
-    binary = jax.tree.map(lambda label: label == "binary", labels(params))
+    is_binary = jax.tree.map(lambda label: label == "binary", labels(params))
+    if binary is not None:
+        if binary_lr != 1 or latent_clip:
+            raise BadInput(
+                "optim.binary has no latent weights; leave optim.binary_lr at 1.0 and optim.latent_clip at 0.0"
+            )
+        others = jax.tree.map(lambda flag: not flag, is_binary)
+        parts = [optax.masked(parts[0], others), optax.masked(binary, is_binary)]
     if binary_lr != 1:
-        parts.append(optax.masked(optax.scale(binary_lr), binary))
+        parts.append(optax.masked(optax.scale(binary_lr), is_binary))
     if latent_clip:
-        parts.append(optax.masked(_within(latent_clip), binary))
+        parts.append(optax.masked(_within(latent_clip), is_binary))
     if frozen:
         parts.append(optax.masked(optax.set_to_zero(), _found(frozen, params)))
     return optax.chain(*parts)

@@ -17,13 +17,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 AXIS = "batch"
 
 
-def pmap(step: Callable, donate: bool = False) -> Callable:
+def pmap(step: Callable, donate: bool = False, more: int = 0) -> Callable:
     """step(replicated, batch) over all devices: the first argument whole to each, of the second every device its part.
+
+    As many further arguments as `more` says are whole to each device, too, and are never donated.
 
     Results must be equal on all devices (averaged inside); they come back without a device axis. With `donate` the
     memory of the first argument is reused for the result, and the argument must not be touched again.
     """
-    return jax.pmap(step, AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=(0,) if donate else ())
+    axes = (None, 0, *(None,) * more)
+    return jax.pmap(step, AXIS, in_axes=axes, out_axes=None, donate_argnums=(0,) if donate else ())
 
 
 def on_all(function: Callable, donate: bool = False) -> Callable:

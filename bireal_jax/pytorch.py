@@ -19,6 +19,7 @@ from bireal_jax import models
 from bireal_jax.errors import BadInput, lookup
 from bireal_jax.models.bireal import BIREAL
 from bireal_jax.models.reactnet import STEM, WIDTHS
+from bireal_jax.models.resnet import RESNET
 
 # Our leaf -> theirs. Latent weights are apart: some of the code stores them as `weights` [size, 1].
 LEAVES = {
@@ -66,9 +67,20 @@ def _reactnet_names():
     return names
 
 
+def _resnet_names(row):
+    names = {"stem_conv": ["conv1"], "stem_bn": ["bn1"], "head/linear": ["fc"]}
+    parts = {f"{kind}{k}": f"{kind}{k}" for kind in ("conv", "bn") for k in (1, 2, 3)}
+    parts |= {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
+    for i, count in enumerate(row["blocks"], 1):
+        for j in range(count):
+            names |= {f"stage{i}_block{j + 1}/{a}": [f"layer{i}.{j}.{b}"] for a, b in parts.items()}
+    return names
+
+
 # model -> our module path -> the authors' module names
 FAMILIES = {name: partial(_bireal_names, row) for name, row in BIREAL.items()}
 FAMILIES |= {"react_r18": FAMILIES["bireal18"], "react_r34": FAMILIES["bireal34"], "react_a": _reactnet_names}
+FAMILIES |= {name: partial(_resnet_names, row) for name, row in RESNET.items()}
 
 
 def _torch_keys(name, names, path):

@@ -12,7 +12,7 @@ from bireal_jax import build, checkpoint, metrics, parallel
 from bireal_jax import config as config_lib
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
-from bireal_jax.step import Plan, close_window
+from bireal_jax.step import Plan, close_window, teacher_arguments
 
 
 def train(config: ConfigDict, seeds: Sequence[int], variables: Any = None) -> tuple[Any, list[dict[str, Any]]]:
@@ -20,8 +20,8 @@ def train(config: ConfigDict, seeds: Sequence[int], variables: Any = None) -> tu
 
     Each network sees the batches and starts from the weights of a run of its own with config.seed = seed, and gets
     where that run gets, but for the rounding of sums, if it runs on one device or with config.model.sync_bn. All share
-    one compiled program and divide over the local devices, as many on each: where their number does not divide, the
-    last one is trained again to fill up.
+    one compiled program, and one teacher if the loss asks one, and divide over the local devices, as many on each:
+    where their number does not divide, the last one is trained again to fill up.
 
     Args:
       config: a recipe. config.seed is not used.
@@ -43,7 +43,9 @@ def train(config: ConfigDict, seeds: Sequence[int], variables: Any = None) -> tu
     def fill(row):
         return [*row, *[row[-1]] * (count - wanted)]
 
-    for index, plan in enumerate([Plan(stage) for stage in build.stages(config)]):
+    plans = [Plan(stage) for stage in build.stages(config)]
+    teacher = teacher_arguments(plans)
+    for index, plan in enumerate(plans):
         if variables is None:
             drawn = build.variables(plan.config, plan.shapes) if config.init_from else None
             each = [drawn or parallel.fetch(plan.initial(seed)) for seed in seeds]
@@ -52,29 +54,35 @@ def train(config: ConfigDict, seeds: Sequence[int], variables: Any = None) -> tu
             name = f"stage {config_lib.stage_name(config, index)!r}: the networks of the stage before"
             shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct((len(seeds), *s.shape), s.dtype), plan.shapes)
             variables = checkpoint.merge(variables, shapes, name)
+            if index == 1 and config.reinit_step2:
+                rows = [jax.tree.map(lambda leaf, i=i: leaf[i], variables) for i in range(wanted)]
+                each = [plan.redrawn(row, seed) for row, seed in zip(rows, seeds, strict=True)]
+                variables = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
         variables = jax.tree.map(lambda leaf: np.stack(fill(leaf)), variables)
-        variables = jax.tree.map(lambda leaf: leaf[:wanted], _train_stage(plan, index, fill(seeds), variables, records))
+        frozen = teacher if plan.teacher is not None else ()
+        variables = _train_stage(plan, index, fill(seeds), variables, frozen, records)
+        variables = jax.tree.map(lambda leaf: leaf[:wanted], variables)
     for record in records:
         record |= {name: v[:wanted] for name, v in record.items() if isinstance(v, np.ndarray)}
     return variables, records
 
 
-def _train_stage(plan, index, seeds, variables, records):
+def _train_stage(plan, index, seeds, variables, frozen, records):
     count = len(seeds)
-    step = parallel.networks(plan.train_step, count, donate=True)
+    step = parallel.networks(plan.train_step, count, (False, False, *(True for _ in frozen)), donate=True)
     closing = parallel.networks(close_window, count, (False,), donate=True)
     eval_step = parallel.networks(plan.eval_step, count, (False, True))
     state = parallel.networks(plan.fresh, count)(variables, jnp.asarray(seeds))
     batches = _batches(plan, [batching.stage_seed(seed, index) for seed in seeds])
     for number in range(1, plan.total + 1):
-        state, loss = step(state, next(batches))
+        state, loss = step(state, next(batches), *frozen)
         if number % 2 == 0:
             jax.block_until_ready(loss)  # no further ahead of the device
         head = {"stage": index, "step": number}
         last = number == plan.total
         if last or (plan.log_every and number % plan.log_every == 0):
             state, totals, flips = closing(state)
-            values = _means(totals) | ({"flipped": np.asarray(flips) / plan.latents} if plan.latents else {})
+            values = _means(totals) | plan.flip_rates(totals, flips)
             records.append(head | {"split": "train", "learning_rate": float(plan.rate(number - 1))} | values)
         if last or (plan.eval_every and number % plan.eval_every == 0):
             totals = _evaluate(plan, eval_step, state.variables)

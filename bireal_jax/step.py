@@ -1,21 +1,22 @@
 """One training step as a pure function of (state, batch), and the state that it maps."""
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from ml_collections import ConfigDict
 
-from bireal_jax import build, losses, metrics, optim, parallel
+from bireal_jax import bop, build, losses, metrics, optim, parallel
 from bireal_jax import config as config_lib
 from bireal_jax.data import Source
+from bireal_jax.errors import BadInput
 from bireal_jax.evaluate import make_eval_step, normalize
 
 
@@ -73,7 +74,7 @@ def make_state(variables: Any, tx: optax.GradientTransformation, seed: int, ema:
     return State(
         step=jnp.zeros((), jnp.int32), params=params, batch_stats=batch_stats, opt_state=tx.init(params),
         rng=jax.random.key_data(jax.random.key(seed)), ema=jax.tree.map(jnp.copy, dict(variables)) if ema else {},
-        window={name: jnp.zeros((), dtype) for name in ("loss", "top1", "top5", "seen")},
+        window={name: jnp.zeros((), dtype) for name in ("loss", "top1", "top5", "seen", "log_flips")},
         signs=[metrics.pack_signs(w) for w in optim.latents(params)],
     )  # fmt: skip
 
@@ -85,8 +86,9 @@ def make_train_step(
     source: Source,
     ema_decay: float = 0.0,
     total_steps: int = 1,
+    teacher: nn.Module | None = None,
 ) -> Callable:
-    """(state, batch) -> (state, loss), to be pmapped.
+    """(state, batch) -> (state, loss), to be pmapped; with a teacher (state, batch, its variables).
 
     Args:
       model: applied with train=True; its batch statistics are averaged over the devices.
@@ -95,16 +97,20 @@ def make_train_step(
       source: whose mean and std normalize the images.
       ema_decay: of the moving average of the variables; 0 for none.
       total_steps: length of the stage, from which binarizers that change with it know how far it is.
+      teacher: applied in evaluation mode to the same images; its logits take the place of the labels in the loss.
     """
 
-    def step(state, batch):
+    def step(state, batch, teacher_variables: Any = None):
         images = normalize(batch["image"], source, model.dtype)
+        target = batch["label"]
+        if teacher is not None:
+            target = teacher.apply(teacher_variables, normalize(batch["image"], source, teacher.dtype))
         progress = state.step.astype(jnp.promote_types(model.dtype, jnp.float32)) / total_steps
 
         def objective(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
             logits, updated = model.apply(variables, images, train=True, progress=progress, mutable=["batch_stats"])
-            values = loss(logits, batch["label"])
+            values = loss(logits, target)
             return jnp.mean(values), (logits, values, updated["batch_stats"])
 
         (_, (logits, values, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
@@ -112,6 +118,8 @@ def make_train_step(
         sums = lax.psum(metrics.sums(logits, batch["label"], values, batch["mask"]), parallel.AXIS)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        log_flips = metrics.log_flip_ratio(optim.latents(state.params), optim.latents(params))
+        sums["log_flips"] = (log_flips * sums["seen"]).astype(sums["seen"].dtype)  # a mean over examples, as the others
         ema = (
             optax.incremental_update({"params": params, "batch_stats": batch_stats}, state.ema, 1 - ema_decay)
             if ema_decay
@@ -144,6 +152,7 @@ class Plan:
       train_step, eval_step: from `make_train_step` and `evaluate.make_eval_step`.
       loading: arguments of the functions of `batching`.
       latents: how many binary weights there are, 0 while they are real-valued.
+      teacher, teacher_shapes: the module that a loss asks, and the shapes of its variables; None for other losses.
 
     Raises:
       BadInput: the config, or what it points to, cannot work.
@@ -158,7 +167,12 @@ class Plan:
             for prefix in ("total", "log", "eval", "save", "optim.warmup")
         )
         epoch_steps = len(source.train) / config.batch_size
-        self.rate = optim.schedule(c.schedule, c.lr, self.total, epoch_steps, c.milestones, warmup)
+        self.rate = optim.schedule(c.schedule, c.lr, self.total, epoch_steps, c.milestones, warmup, c.lr_end)
+        if c.binary and config.model.weight != "direct":
+            raise BadInput(
+                f"optim.binary={c.binary!r} trains weights that have no latent ones, but config.model.weight is "
+                f"{config.model.weight!r}\nset it to 'direct', and config.model.latent_init to 'signs'"
+            )
         self.tx = optim.make(
             c.name,
             self.rate,
@@ -168,11 +182,13 @@ class Plan:
             binary_lr=c.binary_lr,
             latent_clip=c.latent_clip,
             frozen=c.frozen,
+            binary=bop.make(c.binary, **c.bop, total_steps=self.total, epoch_steps=epoch_steps) if c.binary else None,
         )
-        loss = losses.get(config.loss)
-        smoothed = partial(loss, label_smoothing=config.label_smoothing)
-        self.train_step = make_train_step(self.model, smoothed, self.tx, source, config.ema_decay, self.total)
-        self.eval_step = make_eval_step(self.model, loss, source)
+        asks = config.loss in losses.DISTILLED
+        self.teacher, self.teacher_shapes = build.teacher(config, source) if asks else (None, None)
+        loss = losses.get(config.loss, config.label_smoothing)
+        self.train_step = make_train_step(self.model, loss, self.tx, source, config.ema_decay, self.total, self.teacher)
+        self.eval_step = make_eval_step(self.model, losses.evaluation(config.loss), source)
         self.loading = {"threads": config.data.threads, "workers": config.data.workers}
         self.latents = 0 if config.model.weight == "real" else optim.count_latents(self.shapes["params"])
 
@@ -181,8 +197,35 @@ class Plan:
         dtype = jnp.promote_types(self.model.dtype, jnp.float32)
         return make_state(variables, self.tx, seed, self.config.ema_decay > 0, dtype)
 
+    def flip_rates(self, totals: dict[str, Any], flips: Any) -> dict[str, Any]:
+        """Of what `close_window` gave: flipped, the share of binary weights whose sign is another than at the last log;
+        log_flips, log(flips / n + e^-9) of one step, averaged over the steps. {} while the weights are real-valued.
+        """
+        if not self.latents:
+            return {}
+        log_flips = np.asarray(totals["log_flips"]) / np.asarray(totals["seen"])
+        return {"flipped": np.asarray(flips) / self.latents, "log_flips": log_flips}
+
+    def redrawn(self, variables: Any, seed: int) -> Any:
+        """`variables` with latent weights drawn anew."""
+        return jax.tree_util.tree_map_with_path(
+            lambda path, old, new: np.asarray(new) if path[-1].key == "latent" else old, variables, self.initial(seed)
+        )
+
     def initial(self, seed: int) -> Any:
         """Variables drawn anew."""
         # An initializer is compiled for every layer and runs once: unoptimized, that takes 1 s instead of 9.
         quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         return jax.jit(self.model.init, compiler_options=quick)(jax.random.key(seed), build.blank(self.source))
+
+
+def teacher_arguments(plans: Sequence[Plan]) -> tuple[Any, ...]:
+    """What a train step takes behind state and batch where its stage has a teacher: the variables of the teacher.
+
+    One teacher serves all stages, so it is read once. () where none of them asks one.
+
+    Raises:
+      BadInput: as `build.teacher_variables`.
+    """
+    asking = [plan for plan in plans if plan.teacher is not None]
+    return (build.teacher_variables(asking[0].config, asking[0].teacher_shapes),) if asking else ()

@@ -15,7 +15,7 @@ from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
 from bireal_jax.evaluate import evaluate, make_eval_step
 from bireal_jax.metrics import means
-from bireal_jax.step import Plan, State, close_window
+from bireal_jax.step import Plan, State, close_window, teacher_arguments
 
 
 def run(config: ConfigDict, directory: Path) -> dict[str, Any]:
@@ -41,12 +41,12 @@ def run(config: ConfigDict, directory: Path) -> dict[str, Any]:
         batching.check_divisible(stage.batch_size, jax.device_count())
         stages.append(Stage(i, config_lib.stage_name(config, i), stage, directory, offset))
         offset += stages[-1].total
-    variables, results = None, []
+    variables, results, teacher = None, [], parallel.replicate(teacher_arguments(stages))
     if config.init_from and not workdir.begun(directory):
         variables = build.variables(configs[0], stages[0].shapes)  # a mistake here must not claim the workdir
     with workdir.claim(directory, config, [stage.source for stage in stages]):
         for stage in stages:
-            variables, result = stage.run(variables)
+            variables, result = stage.run(variables, teacher)
             results.append(result)
         final = results[-1] | ({"stages": results} if len(results) > 1 else {})
         if jax.process_index() == 0:
@@ -74,7 +74,7 @@ def run_eval(config: ConfigDict, directory: Path) -> dict[str, float]:
         variables, origin = build.best_variables(directory, shapes)
         for change in workdir.changes(directory, config):
             progress.say(f"note: the run in {directory} had another config: {change}")
-    step = parallel.pmap(make_eval_step(model, losses.get(last.loss), source))
+    step = parallel.pmap(make_eval_step(model, losses.evaluation(last.loss), source))
     loading = {"threads": last.data.threads, "workers": last.data.workers}
     scores = evaluate(step, parallel.replicate(variables), source, last.batch_size, **loading)
     if jax.process_index() == 0:
@@ -100,19 +100,21 @@ class Stage(Plan):
     def __init__(self, index: int, name: str, config: ConfigDict, directory: Path, offset: int):
         super().__init__(config)
         self.index, self.name, self.directory, self.offset = index, name, directory, offset
-        self.step = parallel.pmap(self.train_step, donate=True)
+        self.step = parallel.pmap(self.train_step, donate=True, more=int(self.teacher is not None))
         self.close_window = parallel.on_all(close_window, donate=True)
         self.mapped_eval_step = parallel.pmap(self.eval_step)
 
-    def run(self, variables: Any) -> tuple[Any, dict[str, Any]]:
+    def run(self, variables: Any, teacher: tuple[Any, ...] = ()) -> tuple[Any, dict[str, Any]]:
         """Trains from the newest sound checkpoint of this stage, or else from `variables`, or else from the config.
 
         Args:
           variables: of the stage before, or None.
+          teacher: `teacher_arguments`, replicated.
 
         Returns:
           (variables at the end, result).
         """
+        self.frozen = teacher if self.teacher is not None else ()
         place = self.directory / f"stage_{self.index}" / "checkpoints"
         with checkpoint.Checkpoints(place, self.config.keep_last) as self.checkpoints:
             found = self.checkpoints.restore_latest(jax.eval_shape(self._fresh, self.shapes).trees())
@@ -143,7 +145,9 @@ class Stage(Plan):
 
     def _initial(self, variables):
         if variables is not None:
-            return checkpoint.merge(variables, self.shapes, f"stage {self.name!r}: the network of the stage before")
+            found = checkpoint.merge(variables, self.shapes, f"stage {self.name!r}: the network of the stage before")
+            again = self.index == 1 and self.config.reinit_step2
+            return self.redrawn(found, self.config.seed) if again else found
         if self.config.init_from:
             return build.variables(self.config, self.shapes)
         return self.initial(self.config.seed)
@@ -172,7 +176,7 @@ class Stage(Plan):
             self.profile.before(step - start)
             with clock.waiting():
                 batch = next(batches)
-            state, loss = self.step(state, batch)
+            state, loss = self.step(state, batch, *self.frozen)
             if step == start + 1:  # it compiled; the figures begin here
                 jax.block_until_ready(loss)
                 clock.restart()
@@ -200,8 +204,7 @@ class Stage(Plan):
         state, totals, flips = self.close_window(state)
         values = means(totals) | {"learning_rate": float(self.rate(step - 1))}
         self._stop_unless_finite(step, values["loss"])
-        if self.latents:
-            values["flipped"] = int(flips) / self.latents
+        values |= {name: float(value) for name, value in self.flip_rates(totals, flips).items()}
         self.log.write(step, "train", values, timing)
         self.bar.line(step, "train", values, timing)
         return state

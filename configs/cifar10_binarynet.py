@@ -4,8 +4,8 @@
 
 Helwegen et al., NeurIPS 2019, section 5: Adam 5e-3, batch 256, 100 epochs, latent weights kept within [-1, 1],
 clipped straight-through gradients, no scale. The paper's accuracy for this setting is not known to us. Ours: not run.
-Departures: the schedule is not known to us (linear to 0 here), and the images are normalized per channel instead of
-scaled to [-1, 1].
+Images are scaled to [-1, 1]. Departure: the schedule is not known to us (linear to 0 here). With Bop:
+configs/bop_binarynet.py.
 """
 
 from bireal_jax import config
@@ -19,6 +19,7 @@ def get_config():
     c.model.latent_init = "glorot"
     c.data.name = "cifar10"
     c.data.image_size = 32
+    c.data.mean = c.data.std = (0.5, 0.5, 0.5)
     c.batch_size = 256
     c.total_epochs = 100.0
     c.label_smoothing = 0.0

@@ -7,8 +7,14 @@ TINY = 9 * (4 * 32 * 32 + 32 * 64 + 3 * 64 * 64)
 REACT_A = 9 * (32**2 + 64**2 + 2 * 128**2 + 2 * 256**2 + 6 * 512**2 + 1024**2) + (
     32 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 5 * 512 * 512 + 512 * 1024 + 1024 * 1024
 )
+DOUBLED = 32 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512 * 1024  # of these, where the channels double
 REACT_TINY = 9 * (16 * 16 + 32 * 32 + 64 * 64) + 16 * 32 + 32 * 64 + 64 * 64
 VGG = 9 * (128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 512 * 512)
+
+# Convolutions and fully connected layers of Binary AlexNet at 10 classes; with 1000 and the running statistics and
+# offsets of larq's batch norms they are the 61,859,192 of larq's documentation. XNOR-Net: 256 to 4096 channels.
+ALEX = 121 * 3 * 64 + 25 * 64 * 192 + 9 * (192 * 384 + 384 * 384 + 384 * 256) + 4096 * (36 * 256 + 4096 + 10)
+XNOR = 25 * 96 * 256 + 9 * (256 * 384 + 384 * 384 + 384 * 256) + 4096 * (36 * 256 + 4096)
 
 # model -> parameters, binary weights, binary convolutions, image for a quick forward pass [h, w, c]
 # 18, 34, 50, 152: counted on the authors' PyTorch code, at 1000 classes (152: their blocks in ResNet-152's layout).
@@ -31,11 +37,32 @@ MODELS = {
     "vgg_small": (3456 + 256 + VGG + 2 * (128 + 2 * 256 + 2 * 512) + 8192 * 10 + 10, VGG, 5, (32, 32, 3)),
     # "about 10.35 M weights": 3x3 convolutions, then 4608x1024, 1024x1024 and 1024x10; batch norms have biases only
     "binarynet": (10_352_000 + 2 * (128 + 256 + 512 + 1024) + 10, 10_352_000, 9, (32, 32, 3)),
+    "binary_alexnet": (ALEX + 2 * (64 + 192 + 384 + 384 + 256 + 4096 + 4096 + 10), ALEX, 8, (224, 224, 3)),
+    "xnor_alexnet": (
+        121 * 3 * 96 + XNOR + 2 * (2 * 96 + 256 + 384 + 384 + 256 + 4096 + 4096) + 40_960,
+        XNOR,
+        6,
+        (224, 224, 3),
+    ),
     # Counted on the authors' code: 29,343,592 and 11,704,424. Their 31 convolutions are 26 here: five pairs are one.
     # react_r34: 34 layers, with shifts and slopes of one input and three outputs in each block.
     "react_a": (29_343_592, REACT_A, 26, (64, 64, 3)),
     "react_r18": (11_704_424, 10_985_472, 16, (64, 64, 3)),
     "react_r34": (21_797_672 + 1536 + 4032 + 12160 + 12032, 21_086_208, 32, (64, 64, 3)),
+    # B and C: the five pairs are real-valued, with a quarter of the weights in B, and lose the thresholds before them.
+    "react_b": (29_343_592 - DOUBLED + DOUBLED // 4 - 992, REACT_A - DOUBLED, 21, (64, 64, 3)),
+    "react_c": (29_343_592 - 992, REACT_A - DOUBLED, 21, (64, 64, 3)),
     "react_tiny": (144 + 32 + REACT_TINY + 272 + 544 + 768 + 650, REACT_TINY, 6, (8, 8, 1)),
+    # Real-valued. 18, 34, 50: torchvision's. resnet_tiny: stem, convolutions, batch norms, shortcut, head.
+    "resnet18": (11_689_512, 0, 0, (64, 64, 3)),
+    "resnet34": (21_797_672, 0, 0, (64, 64, 3)),
+    "resnet50": (25_557_032, 0, 0, (64, 64, 3)),
+    "resnet_tiny": (288 + 64 + TINY + 768 + (2048 + 128) + 650, 0, 0, (8, 8, 1)),
     "bireal_tiny": (288 + 64 + TINY + 768 + (2048 + 128) + 650, TINY, 8, (8, 8, 1)),
 }
+
+# Exporting and running these takes seconds each; small models have every operation of theirs.
+LARGE = (
+    "bireal34", "bireal50", "bireal152", "react_a", "react_b", "react_c", "react_r34",
+    "resnet18", "resnet34", "resnet50", "binary_alexnet", "xnor_alexnet",
+)  # fmt: skip

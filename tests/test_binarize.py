@@ -106,6 +106,7 @@ WEIGHT_RULES = {
     ),
     "standardized": standardized,
     "clamped": clamped,
+    "direct": lambda g, w, p: (np.where(w >= 0, 1, -1), g),
     "real": lambda g, w, p: (w, g),
 }
 

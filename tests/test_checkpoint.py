@@ -162,3 +162,26 @@ def test_a_save_that_fails_is_an_error(tmp_path, monkeypatch):
         c.save(2, trees(2), None)
     with Checkpoints(tmp_path) as c:
         assert c.restore_latest(trees())[0] == 1
+
+
+def test_weights_of_one_bit_take_one_bit_and_come_back_exactly(tmp_path):
+    rng = np.random.default_rng(0)
+    signs = rng.choice([-1.0, 1.0], (3, 3, 64, 101)).astype(np.float32)
+    others = {"near": np.float32([1, -1, 1.0000001]), "odd": rng.normal(size=9), "ints": np.int32([1, -1])}
+    tree = {"params": {"signs": signs, "double": np.float64([-1, 1, -1]), **others}}
+    assert checkpoint.binary_leaves(tree) == ["params/double", "params/signs"]
+    with Checkpoints(tmp_path / "c") as c:
+        c.save(1, {"variables": tree}, None)
+        c.save(2, {"variables": tree}, None)
+        c.wait()
+        found = c.restore(1, {"variables": tree})["variables"]
+        equal(found, tree)
+        assert all(found["params"][k].dtype == v.dtype for k, v in tree["params"].items())
+    size = sum(p.stat().st_size for p in (tmp_path / "c" / "1" / "variables").rglob("*") if p.is_file())
+    assert signs.size / 8 < size < signs.size, "at most a byte a weight, with all that Orbax writes beside it"
+    path = biggest_file(tmp_path / "c" / "2" / "variables")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with Checkpoints(tmp_path / "c") as c:
+        assert c.restore_latest({"variables": tree})[0] == 1, "one flipped weight is noticed"

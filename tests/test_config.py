@@ -85,7 +85,7 @@ def test_stages_that_are_none():
     c = config.default()
     for stages, message in (
         (("clip",), "must be a dict"),
-        (({"init_from": "x"},), "init_from and stages are of the whole run"),
+        (({"init_from": "x"},), "init_from is of the whole run; set it outside"),
     ):
         c.stages = stages
         with pytest.raises(BadInput, match=message):

@@ -65,11 +65,13 @@ def test_bireal18_is_as_published():
     assert 32 * total.parameters / total.memory == pytest.approx(11.14, rel=0.004)
 
 
-# ReActNet-A: 0.87e8 in the authors' README. FLOPs and BOPs: counted on their code.
+# ReActNet-A: 0.87e8 in the authors' README. FLOPs and BOPs of A and R18: counted on their code; B, C: by the formula.
 @pytest.mark.parametrize(
     ("name", "bops", "flops", "ops"),
     [
         ("react_a", 4.817e9, 0.119e8, 0.871e8),
+        ("react_b", 4.688e9, 0.440e8, 1.172e8),
+        ("react_c", 4.688e9, 1.403e8, 2.136e8),
         ("react_r18", 1.676e9, 1.378e8, 1.640e8),
         ("react_r34", 3.526e9, 1.378e8, 1.929e8),
     ],
@@ -90,7 +92,7 @@ def test_every_model(name):
     assert total.ops == pytest.approx(sum(row.ops for row in rows), rel=1e-12)
     layers = [row for row in rows if row.kind != "other"]
     assert sum(row.weight_bits == 1 for row in layers) == convolutions
-    real_inputs = 1 if name == "binarynet" else 0  # its first convolution reads the image
+    real_inputs = 1 if name in ("binarynet", "binary_alexnet") else 0  # its first convolution reads the image
     assert sum(row.bops > 0 for row in layers) == convolutions - real_inputs
     assert all((row.flops > 0) != (row.bops > 0) and row.parameters > 0 for row in layers)
     assert max(map(len, cost.to_text(rows).splitlines())) <= 140

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import packed
 import pytest
-from expected import MODELS
+from expected import LARGE, MODELS
 from PIL import Image
 from small import small
 
@@ -20,7 +20,6 @@ from bireal_jax.runtime import __main__ as command
 from bireal_jax.runtime import container
 
 needs_engine = pytest.mark.skipif(not runtime.available(), reason="needs the compiled engine")
-LARGE = ("bireal34", "bireal50", "bireal152", "react_a", "react_r34")
 EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in MODELS]
 
 
@@ -42,6 +41,25 @@ def test_real_valued_activations_and_weights(act, weight, x64, tmp_path):
     model = models.build("react_tiny", 10, dtype=jnp.float64, act=act, weight=weight)
     theirs = jax.jit(model.apply)(variables, images)
     made = export.program("react_tiny", model, variables, source, dtype=np.float64)
+    ours = made.run(images, np.float64)[-1].reshape(2, -1)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9 * np.abs(theirs).max())
+    if runtime.available():
+        path = tmp_path / "net.safetensors"
+        export.write(export.program("react_tiny", model, variables, source), path)
+        np.testing.assert_allclose(runtime.load(path)(images), theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("groups", [4, 1])
+def test_real_valued_pairs_in_groups(groups, x64, tmp_path):
+    """The layout of ReActNet-B and -C, small: in float64, and in the engine with whatever kernels it has."""
+    model = models.build("react_tiny", 10, dtype=jnp.float64).clone(real_groups=groups)
+    variables, source = packed.drawn(model, (8, 8, 1)), packed.source((8, 8, 1))
+    assert variables["params"]["block1"]["conv2"]["kernel"].shape == (1, 1, 16 // groups, 32)
+    images = np.random.default_rng(1).normal(size=(2, 8, 8, 1))
+    theirs = jax.jit(model.apply)(variables, images)
+    made = export.program("react_tiny", model, variables, source, dtype=np.float64)
+    kinds = [(op["op"], op.get("groups")) for op in made.spec["ops"] if op["path"].endswith("conv2")]
+    assert kinds[0] == ("conv", 1 if groups == 1 else 8)
     ours = made.run(images, np.float64)[-1].reshape(2, -1)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9 * np.abs(theirs).max())
     if runtime.available():

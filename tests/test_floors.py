@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "bireal_jax"
 FLOORS = {
     "_version": -2, "__init__": -1, "errors": -1,
     "binarize": 0, "losses": 0, "metrics": 0, "conv": 0, "norm": 0, "pool": 0,
-    "layers": 1,
+    "layers": 1, "bop": 1,
     "models": 2, "optim": 2, "data": 2,
     "readers": 2.5, "pytorch": 2.5, "larq": 2.5,
     "runtime": 2.1,  # imports neither jax nor flax, nor what does

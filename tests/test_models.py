@@ -36,7 +36,7 @@ def test_named_binary_convolutions_in_the_jaxpr(name):
     model, variables = shapes_of(name)
     image = jax.ShapeDtypeStruct((1, *MODELS[name][3]), jnp.float32)
     text = str(jax.make_jaxpr(model.apply)(variables, image))
-    real_inputs = 1 if name == "binarynet" else 0  # its first convolution sees the image itself
+    real_inputs = 1 if name in ("binarynet", "binary_alexnet") else 0  # its first convolution sees the image itself
     assert text.count("name=binary_conv2d") == MODELS[name][2] - real_inputs
 
 
@@ -168,8 +168,22 @@ def test_bfloat16_model_keeps_float32_parameters():
     assert model.apply(variables, jnp.zeros((1, 8, 8, 1))).dtype == jnp.bfloat16
 
 
+def test_grouped_pairs_of_reactnet_b_are_two_grouped_convolutions_side_by_side(x64):
+    """Computed by hand: output k of either one sees only the quarter of the channels that k lies in."""
+    model = models.build("react_tiny", 10, jnp.float64).clone(real_groups=4)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 1)))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    _, state = model.apply(variables, x, capture_intermediates=True)
+    block = state["intermediates"]["block1"]
+    y, z = (np.asarray(block[name]["__call__"][0]) for name in ("rprelu1", "conv2"))
+    kernel = np.asarray(variables["params"]["block1"]["conv2"]["kernel"])[0, 0]  # [16 / 4, 32]
+    for k in range(32):
+        quarter = k % 16 // 4 * 4
+        np.testing.assert_allclose(z[..., k], y[..., quarter : quarter + 4] @ kernel[:, k], rtol=1e-10, atol=1e-12)
+
+
 def test_names():
-    with pytest.raises(BadInput, match="unknown model 'bireal19'; known: binarynet, bireal152, bireal18"):
+    with pytest.raises(BadInput, match="unknown model 'bireal19'; known: binary_alexnet, binarynet, bireal152"):
         models.build("bireal19")
     with pytest.raises(BadInput, match="unknown latent_init"):
         models.build("bireal18", latent_init="zeros")

@@ -8,20 +8,27 @@ import jax.numpy as jnp
 
 from bireal_jax import binarize
 from bireal_jax.errors import lookup
-from bireal_jax.layers import uniform_001
+from bireal_jax.layers import random_signs, uniform_001
+from bireal_jax.models.alexnet import BinaryAlexNet, XNORNet
 from bireal_jax.models.bireal import BIREAL, RESNETS, BiRealNet
 from bireal_jax.models.reactnet import REACTNET
+from bireal_jax.models.resnet import RESNET, ResNet
 from bireal_jax.models.vgg import BinaryNet, VGGSmall
 
 LATENT_INITS = {
     "uniform_001": uniform_001,
     "glorot": nn.initializers.glorot_normal(),
     "he": nn.initializers.he_normal(),
+    "signs": random_signs,
+    "torch": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),  # of PyTorch's ordinary convolutions
 }
 
 # name -> constructor that still lacks num_classes, binarizers, initializer, dtypes
 MODELS = {name: partial(BiRealNet, **row) for name, row in (BIREAL | RESNETS).items()}
 MODELS |= {"vgg_small": VGGSmall, "binarynet": BinaryNet, **REACTNET}
+MODELS |= {"binary_alexnet": BinaryAlexNet, "xnor_alexnet": XNORNet}
+REAL_MODELS = {name: partial(ResNet, **row) for name, row in RESNET.items()}  # these lack no binarizers
+MODELS |= REAL_MODELS
 
 
 def build(
@@ -37,7 +44,7 @@ def build(
     """The model of that name.
 
     Args:
-      name: a key of `MODELS`.
+      name: a key of `MODELS`. Networks of `REAL_MODELS` are real-valued, whatever act, weight and latent_init say.
       num_classes: outputs of the head.
       dtype: of the computation. Parameters and statistics are float32, or float64 if `dtype` is.
       act: a key of `binarize.DERIVATIVES`, of `binarize.REAL` for a real-valued activation, or a derivative d(x) or
@@ -53,11 +60,14 @@ def build(
     Raises:
       BadInput: an unknown name; the message lists the known ones.
     """
+    binarizers = {
+        "activation": binarize.activation(act),
+        "weight": binarize.weight(weight),
+        "latent_init": lookup(LATENT_INITS, latent_init, "latent_init"),
+    }
     return lookup(MODELS, name, "model")(
+        **({} if name in REAL_MODELS else binarizers),
         num_classes=num_classes,
-        activation=binarize.activation(act),
-        weight=binarize.weight(weight),
-        latent_init=lookup(LATENT_INITS, latent_init, "latent_init"),
         bn_axis=bn_axis,
         dtype=dtype,
         param_dtype=jnp.promote_types(dtype, jnp.float32),
