@@ -3,9 +3,9 @@
     python -m experiments.speed.roofline NET.safetensors [--precision int16]
 
 A small program (roofline.cc, compiled with -march=native) measures the peak rates in registers; the network is run
-on one thread in turns with it. "xor + popcount" is the rate of the usual binary kernel on this CPU; ours counts pairs of
-words by full adders, or looks up where the CPU cannot count bits in vectors. Real-valued layers are counted as direct
-convolutions: Winograd's algorithm in the first one halves its products, so its share can exceed 100 %.
+on one thread in turns with it. "xor + popcount" is the rate of the usual binary kernel on this CPU; ours counts pairs
+of words by full adders, or looks up where the CPU cannot count bits in vectors. Real-valued layers are counted as
+direct convolutions: Winograd's algorithm halves the products of the first one, so its share can exceed 100 %.
 """
 
 import argparse
