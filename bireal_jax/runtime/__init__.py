@@ -160,7 +160,8 @@ def load(
     Args:
       path: the file that --mode=export wrote.
       threads: of one call.
-      precision: "float32", or "int16": the first convolution's weights in 16 bits, on uint8 images, which are exact.
+      precision: "float32", or "int16": in 16 bits the first convolution, on uint8 images, which are exact, and the 1x1
+        convolutions of maps.
       kernels: a row of KERNELS; None for the environment variable BIREAL_KERNELS, or else the best of this CPU.
       unfused: every operation alone, slow, so that `Network.tensors` can show each.
       max_memory: bytes that it may take; 0 for 4 times the file and 64 MB, of the reference for 8 GB an image.

@@ -89,16 +89,32 @@ int main() {
         KEEP(high[j]);
       }
   });
-#if defined(__AVX512VPOPCNTDQ__)
+#if defined(__AVX512VPOPCNTDQ__) && defined(__AVX512VNNI__)
   rate("xor_popcount_vector", 512 * 2 * 8.0, [](int n) {
     __m512i sum[8], x = _mm512_set1_epi8(3), y = _mm512_set1_epi8(5);
     for (auto& s : sum) s = _mm512_setzero_si512();
     for (int i = 0; i < n; i++)
       for (auto& s : sum) {
-        asm volatile("" : "+v"(x));
-        s = _mm512_add_epi64(s, _mm512_popcnt_epi64(_mm512_xor_si512(x, y)));
-        asm volatile("" : "+v"(s));
+        __m512i v;
+        asm volatile("vpxorq %2, %3, %1\n\tvpopcntq %1, %1\n\tvpaddq %1, %0, %0" : "+v"(s), "=&v"(v) : "v"(x), "v"(y));
       }
+  });
+  rate("full_adder_pairs", 2 * 512 * 2 * 8.0, [](int n) {  // ours: five operations for two words
+    __m512i sum[8], x = _mm512_set1_epi8(3), y = _mm512_set1_epi8(5);
+    for (auto& s : sum) s = _mm512_setzero_si512();
+    for (int i = 0; i < n; i++)
+      for (auto& s : sum) {
+        __m512i v, u;
+        asm volatile("vpxorq %3, %4, %1\n\tvpxorq %3, %4, %2\n\tvpternlogq $0xd4, %2, %3, %1\n\tvpopcntq %1, %1\n\t"
+                     "vpaddq %1, %0, %0"
+                     : "+v"(s), "=&v"(v), "=&v"(u) : "v"(x), "v"(y));
+      }
+  });
+  rate("int16_vnni", 32 * 2 * 8.0, [](int n) {  // vpdpwssd
+    __m512i sum[8], x = _mm512_set1_epi16(3), y = _mm512_set1_epi16(5);
+    for (auto& s : sum) s = _mm512_setzero_si512();
+    for (int i = 0; i < n; i++)
+      for (auto& s : sum) asm volatile("vpdpwssd %1, %2, %0" : "+v"(s) : "v"(x), "v"(y));
   });
 #endif
 }

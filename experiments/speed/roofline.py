@@ -3,8 +3,9 @@
     python -m experiments.speed.roofline NET.safetensors [--precision int16]
 
 A small program (roofline.cc, compiled with -march=native) measures the peak rates in registers; the network is run
-on one thread in turns with it. "xor + popcount" is the rate of the usual binary kernel on this CPU, "look-up" that of
-ours, which replaces it where the CPU cannot count bits in vectors.
+on one thread in turns with it. "xor + popcount" is the rate of the usual binary kernel on this CPU; ours counts pairs
+of words by full adders, or looks up where the CPU cannot count bits in vectors. Real-valued layers are counted as
+direct convolutions: Winograd's algorithm halves the products of the first one, so its share can exceed 100 %.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def main():
             profiles.append(net.profile(image))
     peak = {name: statistics.median(p[name] for p in peaks) for name in peaks[0]}
     print("peak of one core, G op/s:", ", ".join(f"{name} {value:.0f}" for name, value in peak.items()), "\n")
-    ours = peak.get("xor_popcount_vector", peak["look_up_pairs"])
+    ours, whole = peak.get("full_adder_pairs", peak["look_up_pairs"]), peak.get("int16_vnni", peak["int16"])
     popcount = max(value for name, value in peak.items() if name.startswith("xor"))
     print(f"{'layer':34} {'shape':>22} {'us':>8} {'G op/s':>8}  share of the peak of its kind")
     total = {"took": 0.0, "ours": 0.0, "popcount": 0.0}
@@ -53,8 +54,8 @@ def main():
             continue
         weight = program.arrays(program.spec["ops"].index(op))["weight"]
         operations = 2 * weight.size * op["shape"][0] * op["shape"][1]
-        narrow = arguments.precision == "int16" and op["inputs"] == [0]
-        own = ours if op["op"] == "binary_conv" else peak["int16" if narrow else "float32"]
+        narrow = arguments.precision == "int16" and op["shape"][:2] != [1, 1]
+        own = ours if op["op"] == "binary_conv" else whole if narrow else peak["float32"]
         total["ours"] += operations / own * 1e-9
         total["popcount"] += operations / (popcount if op["op"] == "binary_conv" else own) * 1e-9
         rate = operations / seconds * 1e-9

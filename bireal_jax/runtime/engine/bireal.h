@@ -24,7 +24,7 @@ typedef struct bireal_net bireal_net;
 
 typedef struct {
   int threads;         /* of one run; 0: one */
-  int precision;       /* of the first convolution on uint8 images. 0: float32; 1: int16 weights on exact pixels */
+  int precision;       /* 0: float32; 1: first convolution, on uint8 pixels, and 1x1 convolutions of maps in 16 bits */
   int unfused;         /* 1: every operation alone, so that bireal_tensor can show each; slow */
   const char* kernels; /* "avx512_vpopcnt", "avx512", "avx2", "neon", "portable"; NULL: environment BIREAL_KERNELS, or
                           else the best that this CPU has */

@@ -178,21 +178,22 @@ void binary_prepare(const Conv& c, const uint8_t* bits, void* scratch, int y0, i
   }
 }
 
-// Padding of 0 was counted as -1: takes that back. Returns the products that there are.
-inline int without_border(const Conv& c, int y, int x, int first, __m512i& counts) {
+// Padding of 0 was counted as -1: takes that back. `base` becomes the products that there are. Counts go by value, so that
+// those of other pixels stay in registers.
+__attribute__((noinline)) __m512i without_border(const Conv& c, int y, int x, int first, __m512i counts, int* base) {
   const int iy = y * c.sh - c.top, ix = x * c.sw - c.left;
-  int inside = 0;
+  *base = 0;
   for (int ky = 0; ky < c.kh; ky++)
     for (int kx = 0; kx < c.kw; kx++) {
       if (iy + ky >= 0 && iy + ky < c.h && ix + kx >= 0 && ix + kx < c.w) {
-        inside++;
+        *base += c.cg;
         continue;
       }
       const uint16_t* set_bits = c.tap_counts + (ky * c.kw + kx) * pitch_of(c.co) + first;
       counts = _mm512_sub_epi32(
           counts, _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(set_bits))));
     }
-  return inside * c.cg;
+  return counts;
 }
 
 // Counts one pair of words of one pixel and eight filters; returns the new parity. In assembly so that no register is
@@ -263,14 +264,21 @@ struct Block {
   const bool units;
   int point, y, x;
 
-  template <int P>
+  // Whether all taps of an output row or column lie within the input, or its border counts as it is.
+  bool inner(int at, int stride, int before, int taps, int size) const {
+    const int begin = at * stride - before;
+    return c.pad != 0 || (begin >= 0 && begin + taps <= size);
+  }
+
+  // P pixels; whole: none of them has taps beyond the border.
+  template <int P, bool whole>
   inline void points() {
     __m512i counts[P];
     binary_tile<P>(c.steps, input + size_t(point / LINE) * c.steps * LINE + point % LINE, weight, counts);
     UNROLL for (int p = 0; p < P; p++) {
-      const int iy = y * c.sh - c.top, ix = x * c.sw - c.left;
-      const bool inside = c.pad != 0 || (iy >= 0 && iy + c.kh <= c.h && ix >= 0 && ix + c.kw <= c.w);
-      const int base = inside ? c.kh * c.kw * c.cg : without_border(c, y, x, first, counts[p]);
+      int base = c.kh * c.kw * c.cg;
+      if (!whole && !(inner(y, c.sh, c.top, c.kh, c.h) && inner(x, c.sw, c.left, c.kw, c.w)))
+        counts[p] = without_border(c, y, x, first, counts[p], &base);
       const F16 s = floats(counts[p], base);
       if (units) {
         finish(e, scaled(e, s, first), point, first);
@@ -282,6 +290,16 @@ struct Block {
       point++;
       if (++x == c.wo) x = 0, y++;
     }
+  }
+
+  template <int P>
+  inline void points() {
+    // Windows between the first and the last one of a row that are inside are inside.
+    if (x + P <= c.wo && inner(y, c.sh, c.top, c.kh, c.h) && inner(x, c.sw, c.left, c.kw, c.w) &&
+        inner(x + P - 1, c.sw, c.left, c.kw, c.w))
+      points<P, true>();
+    else
+      points<P, false>();
   }
 };
 
