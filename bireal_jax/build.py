@@ -117,8 +117,11 @@ def _check_task(config, source):
     if (config.loss in losses.OF_DEPTH) != depth:
         known = ", ".join(sorted(n for n in losses.LOSSES if (n in losses.OF_DEPTH) == depth))
         raise BadInput(f"config.loss is {config.loss!r}; for the labels of {name} there are: {known}")
-    if depth and config.label_smoothing:
-        raise BadInput(f"config.label_smoothing is {config.label_smoothing}; depth has no classes, set it to 0.0")
+    if config.label_smoothing and config.loss in (*losses.DISTILLED, *losses.OF_DEPTH):
+        raise BadInput(
+            f"config.label_smoothing is {config.label_smoothing}; the loss {config.loss!r} has no labels to smooth\n"
+            "set it to 0.0"
+        )
 
 
 def blank(source: data.Source) -> jax.Array:

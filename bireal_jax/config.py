@@ -13,7 +13,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from bireal_jax import losses
 from bireal_jax.errors import BadInput, first_line
 
 
@@ -172,11 +171,6 @@ def validate(config: ConfigDict) -> None:
             value = get(stage, field)
             if not test(value):
                 raise BadInput(f"config.{field} is {value}; it must be {wanted}")
-        if stage.loss in losses.DISTILLED and stage.label_smoothing:
-            raise BadInput(
-                f"config.label_smoothing is {stage.label_smoothing}; the loss {stage.loss!r} has no labels to smooth\n"
-                "set it to 0.0"
-            )
         if stage.total_steps == 0 and stage.total_epochs == 0:
             raise BadInput(
                 "config.total_steps and config.total_epochs are both 0; set one to the length of the training"

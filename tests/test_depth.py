@@ -215,7 +215,7 @@ def test_recipes_that_do_not_fit(rooms):
         ("decoder is ''; depth_folder needs a map: .*up_projection", {"model.decoder": ""}),
         ("decoder is 'up_projection'; digits needs classes", {"data.name": "digits", "data.image_size": 8}),
         ("loss is 'cross_entropy'; .* berhu, l1", {"loss": "cross_entropy"}),
-        ("label_smoothing is 0.1; depth has no classes", {"label_smoothing": 0.1}),
+        ("label_smoothing is 0.1; the loss 'l1' has no labels to smooth", {"label_smoothing": 0.1}),
         ("unknown decoder 'unpool'", {"model.decoder": "unpool"}),
     ):  # fmt: skip
         c = recipe(rooms, **fields)
