@@ -1,0 +1,119 @@
+// A network ready to run: operations fused into steps, weights packed for the kernels, maps with their places in one block
+// of memory.
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bireal.h"
+#include "format.h"
+#include "kernels.h"
+#include "team.h"
+
+namespace bireal {
+
+// Zeroed bytes on a 64-byte boundary.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t size) : size_(size) {
+    data_ = static_cast<uint8_t*>(std::aligned_alloc(64, (size + 127) / 64 * 64));
+    if (!data_) throw Error("not enough memory");
+    std::memset(data_, 0, (size + 127) / 64 * 64);
+  }
+  Buffer(Buffer&& other) noexcept { swap(other); }
+  Buffer& operator=(Buffer&& other) noexcept { return swap(other), *this; }
+  ~Buffer() { std::free(data_); }
+
+  template <class T>
+  T* as() const { return reinterpret_cast<T*>(data_); }
+  size_t size() const { return size_; }
+
+ private:
+  void swap(Buffer& other) { std::swap(data_, other.data_), std::swap(size_, other.size_); }
+  uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// A place within a run's memory.
+struct Place {
+  size_t offset = none, size = 0;
+  static constexpr size_t none = ~size_t(0);
+  explicit operator bool() const { return offset != none; }
+};
+
+// What has been fused into the end of a step: operations by number, -1 for none.
+struct Chain {
+  int affine = -1, add = -1, act = -1, sign = -1, sign_affine = -1;
+  int residual = -1;  // tensor
+  int out = 0;        // tensor that comes out
+  bool keep = true;   // the real-valued map is read by somebody
+  int bits = -1;      // tensor of bits that comes out
+};
+
+struct Step {
+  int op = 0;
+  int input = 0;        // tensor
+  Chain chain;
+  int pool = -1;        // max_pool fused behind a real convolution, with a chain of its own
+  Chain pool_chain;
+  int position = 0;     // number of the last operation in it: when it can run
+  Conv conv{};
+  Buffer weight, offsets, int16_weight, int16_scale;
+  std::vector<uint16_t> tap_counts;
+  std::vector<uint8_t> row_class, col_class;
+  Conv int16{};
+  std::vector<size_t> columns;  // Winograd: where a column of the image lies in the planes
+  size_t line = 0;              // and bytes of the planes and transformed rows of a thread
+  Place scratch, band, lines;
+};
+
+struct Net {
+  Network network;
+  const Kernels* kernels = nullptr;
+  bireal_options options{};
+  std::vector<Step> steps;
+  std::vector<Buffer> arrays;  // per operation: up to three arrays, one after the other
+  std::vector<Place> reals, bits;
+  size_t workspace = 0, weights = 0;
+  std::vector<float> normalized;  // (value / 255 - mean) / std: [channel][value]
+  std::mutex mutex;
+  std::vector<std::unique_ptr<struct Context>> idle;
+
+  size_t held = 0;  // bytes of the file's own arrays, until they are packed: they count towards the limit
+
+  // Before anything is allocated.
+  void charge(size_t bytes) {
+    weights += bytes;
+    if (weights + workspace + held > options.max_memory)
+      throw Error("the network needs more than " + std::to_string(options.max_memory >> 20) +
+                  " MB of memory; raise max_memory if you trust the file");
+  }
+  void hold(size_t bytes) { held += bytes, charge(0); }
+  void release(size_t bytes) { held -= bytes; }
+
+  bool real_valued(int tensor) const { return tensor == 0 || network.ops[tensor - 1].kind != Kind::sign; }
+  const Shape& shape(int tensor) const { return tensor ? network.ops[tensor - 1].out : network.image; }
+  const float* array(int op, int index) const {
+    return arrays[op].as<float>() + index * pitch_of(network.ops[op].in.c);
+  }
+};
+
+// Memory and threads of one run; a network has as many as there were runs at the same time.
+struct Context {
+  Buffer memory;
+  Team team;
+  Context(const Net& net) : memory(net.workspace), team(net.options.threads) {}
+};
+
+// Makes the steps of a network that was parsed, kernels and options chosen. Raises Error where it needs too much memory.
+void plan(Net& net);
+// The part of it that packs the weights of all steps.
+void pack_weights(Net& net);
+
+}  // namespace bireal
