@@ -156,14 +156,17 @@ def rate(name: str, spec: Sequence[Any], total_steps: int, epoch_steps: float) -
 
     Args:
       name: which of them.
-      spec: ("constant", a); ("linear", a, b), from a to b over all steps; or ("tenth", a, n), a tenth every n epochs.
+      spec: a number or ("constant", a); ("linear", a, b), from a to b over all steps; or ("tenth", a, n), a tenth every
+        n epochs.
       total_steps: length of the training.
       epoch_steps: length of an epoch, in steps; need not be whole.
 
     Raises:
       BadInput: no such schedule, or a value out of its limits: (0, 1], for the threshold 0 or more.
     """
-    kind, *values = spec or ("",)
+    kind, *values = ("constant", *spec) if len(spec) == 1 and not isinstance(spec[0], str) else spec or ("",)
+    if not isinstance(kind, str):
+        raise BadInput(f"optim.bop.{name} is {tuple(spec)}; it must be a number or a schedule such as ('linear', a, b)")
     function, takes = lookup(RATES, kind, f"schedule in optim.bop.{name}")
     numbers = len(values) == len(takes.split()) and all(isinstance(v, (int, float)) for v in values)
     own = values[:1] if "epochs" in takes else values

@@ -101,7 +101,11 @@ def teacher_variables(config: ConfigDict, shapes: Any) -> Any:
         return variables(_of_teacher(config), shapes)
     except BadInput as error:
         reason = str(error).split("; train first")[0]  # the way out of a student
-        raise BadInput(f"config.teacher.weights={weights}, of {name}: {reason}") from None
+        raise BadInput(
+            f"config.teacher.weights={weights}, of {name}: {reason}\n"
+            f"it must be weights of {name} (config.teacher.name), a file or the workdir of a run that trained it; "
+            f"looked in {Path(weights).absolute()}"
+        ) from None
 
 
 def _check_task(config, source):

@@ -150,6 +150,25 @@ def close_window(state: State) -> tuple[State, dict[str, jax.Array], jax.Array]:
     return dataclasses.replace(state, window=empty, signs=signs), state.window, flips
 
 
+def _check_binary(binary, weight, latent_init):
+    """Weights without latent ones need an optimizer of their own, and the other way round."""
+    if binary and weight != "direct":
+        raise BadInput(
+            f"optim.binary={binary!r} trains weights that have no latent ones, but config.model.weight is {weight!r}\n"
+            "set it to 'direct', and config.model.latent_init to 'signs'; in a recipe with stages, in the stage"
+        )
+    if not binary and weight == "direct":
+        raise BadInput(
+            "config.model.weight='direct' has no latent weights, which optim.binary='bop' alone can train\n"
+            "set config.optim.binary, or another config.model.weight such as 'released'"
+        )
+    if not binary and latent_init == "signs":
+        raise BadInput(
+            "config.model.latent_init='signs' is for optim.binary: latent weights of ±1 hardly ever change their sign\n"
+            "set it to another one such as 'he'"
+        )
+
+
 class Plan:
     """What the config of one stage fixes: data, network, durations, and its steps as pure functions.
 
@@ -176,11 +195,7 @@ class Plan:
         )
         epoch_steps = len(source.train) / config.batch_size
         self.rate = optim.schedule(c.schedule, c.lr, self.total, epoch_steps, c.milestones, warmup, c.lr_end)
-        if c.binary and config.model.weight != "direct":
-            raise BadInput(
-                f"optim.binary={c.binary!r} trains weights that have no latent ones, but config.model.weight is "
-                f"{config.model.weight!r}\nset it to 'direct', and config.model.latent_init to 'signs'"
-            )
+        _check_binary(c.binary, config.model.weight, config.model.latent_init)
         self.tx = optim.make(
             c.name,
             self.rate,

@@ -205,6 +205,8 @@ def test_a_run_that_was_cut_off_continues_bit_for_bit_and_stores_bits(name, tmp_
 def test_mistakes_are_named(tmp_path):
     for fields, message in (
         ({"model.weight": "released"}, "config.model.weight is 'released'\nset it to 'direct'"),
+        ({"optim.binary": ""}, "'direct' has no latent weights"),
+        ({"optim.binary": "", "model.weight": "released"}, "latent_init='signs' is for optim.binary"),
         ({"optim.binary": "bob"}, "unknown optimizer of binary weights 'bob'; known: bop, bop2, bop2_unbiased"),
         ({"optim.latent_clip": 1.0}, "has no latent weights; leave"),
         ({"optim.bop.gamma": ("linaer", 1.0)}, "unknown schedule in optim.bop.gamma 'linaer'"),
@@ -216,6 +218,7 @@ def test_mistakes_are_named(tmp_path):
         ({"optim.bop.threshold": ("constant", -1.0)}, "numbers 0 or more"),
         ({"optim.bop.sigma": ("tenth", 0.1, 0.0)}, "optim.bop.sigma is"),
         ({"optim.bop.sigma": ()}, "unknown schedule in optim.bop.sigma"),
+        ({"optim.bop.sigma": (0.1, 0.2)}, "must be a number or a schedule"),
         ({"data.mean": (0.5, 0.5)}, "config.data.mean has 2 values; digits has 1 channels"),
         ({"optim.lr_end": 1e-4, "optim.schedule": "steps"}, "does not fall to an end"),
     ):
@@ -225,6 +228,7 @@ def test_mistakes_are_named(tmp_path):
 
 
 def test_schedules_at_both_ends():
+    assert bop.rate("gamma", (0.25,), 10, 1.0)(3) == bop.rate("gamma", ("constant", 0.25), 10, 1.0)(3) == 0.25
     linear = bop.rate("sigma", ("linear", 1e-7, 1e-2), 1000, 10.0)
     np.testing.assert_allclose([linear(s) for s in (0, 500, 1000, 2000)], [1e-7, 5.00005e-3, 1e-2, 1e-2], rtol=1e-5)
     tenth = bop.rate("gamma", ("tenth", 1e-4, 100.0), 500_000, 1000.0)
