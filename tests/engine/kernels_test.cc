@@ -463,6 +463,10 @@ void quantized(int count) {
       if (std::abs(out[i]) > input_limit) wrong = "beyond the limit";
       if (i >= channels ? out[i] : std::fabs(out[i] * unit_size - x[i]) > 0.501f * unit_size) wrong = "channel " + std::to_string(i);
     }
+    x[draw(0, channels - 1)] = draw(0, 1) ? NAN : -INFINITY;  // whatever comes out is within the limit
+    kernels->quantize(x.data, channels, pitch, out.data);
+    for (int i = 0; i < pitch; i++)
+      if (std::abs(out[i]) > input_limit) wrong = "of NaN or infinity";
     report("quantized", wrong);
   }
 }
