@@ -219,5 +219,5 @@ def test_trained_network_agrees_with_the_model_on_real_images(cifar, shared, tmp
     for images in (source.eval.images, photos):
         found = export.compare(module, variables, source, out, images)
         assert found["same_top1"] >= 0.999 * len(images)
-        assert found["flipped"] < 0.01 * len(images) and found["difference"] < 1e-5
+        assert found["flipped"] < 0.02 * len(images) and found["difference"] < 1e-5
     assert len(photos) == 1000
