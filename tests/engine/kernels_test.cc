@@ -205,9 +205,25 @@ void binary(const Size& s, bool opposite = false) {
   c.ph = c.pw = -1;
   kernels->binary_plan(c);
   Array<uint8_t> packed(c.packed), scratch(c.scratch);
-  Array<uint16_t> tap_counts(taps * pitch_of(s.co) + 64);
-  kernels->binary_pack(c, filters.data, packed.data, tap_counts.data);
-  c.weight = packed.data, c.tap_counts = tap_counts.data;
+  kernels->binary_pack(c, filters.data, packed.data);
+  // Each output pixel is a class of its own here.
+  c.classes = c.ho * c.wo;
+  const int blocks = (c.og + unit - 1) / unit;
+  Array<float> middle(size_t(s.groups) * blocks * c.classes * unit);
+  std::memset(middle.data, 0, middle.size * sizeof(float));
+  std::vector<uint16_t> pixel_class(c.classes);
+  for (int p = 0; p < c.classes; p++) {
+    pixel_class[p] = uint16_t(p);
+    for (int o = 0; o < s.co; o++) {
+      float& half = middle[((size_t(o / c.og) * blocks + o % c.og / unit) * c.classes + p) * unit + o % c.og % unit];
+      for (int tap = 0; tap < taps; tap++) {
+        const int y = p / c.wo * s.sh + tap / s.kw - s.top, x = p % c.wo * s.sw + tap % s.kw - s.left;
+        const bool counts = s.pad || (y >= 0 && y < s.h && x >= 0 && x < s.w);
+        for (int k = 0; k < c.cg; k++) half += counts ? 0.5f : weight[(size_t(tap) * c.cg + k) * s.co + o] > 0 ? 1.f : 0.f;
+      }
+    }
+  }
+  c.weight = packed.data, c.middle = middle.data, c.pixel_class = pixel_class.data();
   const int cut = draw(0, c.ph), row = draw(0, c.ho);
   kernels->binary_prepare(c, map.data, scratch.data, cut, c.ph);
   kernels->binary_prepare(c, map.data, scratch.data, 0, cut);

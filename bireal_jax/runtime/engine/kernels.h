@@ -51,7 +51,11 @@ struct Conv {
   int steps;                // binary: of one ky; int16: pairs of one ky
   int n4;                   // binary: nibbles, or words, of a pixel and group
   const void* weight;
-  const uint16_t* tap_counts;  // vpopcnt: set bits per tap and filter, [kh * kw][filters]
+  // vpopcnt: half of what a sum would be without mismatches, [groups * blocks][class][unit], and the class of each output
+  // pixel, which says what taps lie within the input.
+  const float* middle;
+  const uint16_t* pixel_class;
+  int classes;
   // int16: the offset depends on which taps lie within the image. [class][pitch], class of a row and of a column.
   const float* offsets;
   const uint8_t *row_class, *col_class;
@@ -68,7 +72,7 @@ struct Kernels {
   // Sizes of a binary convolution: fills blocks, packed, scratch, ph, pw, steps, n4.
   void (*binary_plan)(Conv& conv);
   // bits: [cout, kh, kw, ceil(cg / 8)]. weight: conv.packed bytes, 64-byte aligned.
-  void (*binary_pack)(const Conv& conv, const uint8_t* bits, void* weight, uint16_t* tap_counts);
+  void (*binary_pack)(const Conv& conv, const uint8_t* bits, void* weight);
   // Rows [y0, y1) of conv.ph of the prepared input.
   void (*binary_prepare)(const Conv& conv, const uint8_t* bits, void* scratch, int y0, int y1);
   // Block `block` of all groups * blocks, output rows [y0, y1).
