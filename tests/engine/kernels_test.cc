@@ -401,32 +401,29 @@ void winograd(int count) {
     for (auto& v : input) v = draw(0, 5) ? draw(-128, 127) : draw(0, 1) ? -128 : 127;
     for (auto& v : weight) v = 360 * draw(-3, 3);
     const size_t length = size_t(c.points) * c.depth * c.tiles, per = size_t(c.points) * c.kh * c.depth * unit;
-    Array<float> planes(c.depth * 4 * plane_pitch(c.tiles)), wide(length), packed(per * c.blocks), out(c.wo * pitch_of(c.co));
-    Array<float> zeros(pitch_of(c.co)), ones(7 * pitch_of(c.co));
-    Array<int16_t> packed16(per * c.blocks);
-    std::memset(planes.data, 0, planes.size * sizeof(float)), std::memset(packed.data, 0, packed.size * sizeof(float));
-    std::memset(packed16.data, 0, packed16.size * sizeof(int16_t)), std::memset(zeros.data, 0, zeros.size * sizeof(float));
-    std::fill(ones.data, ones.data + ones.size, 1.f);
-    std::vector<std::vector<float>> rows;
-    std::vector<std::vector<int32_t>> rows16;
+    Array<float> line(winograd_row(c)), lanes(4 * winograd_lane(c)), rows(length * c.kh), packed(per * c.blocks);
+    Array<int16_t> line16(line.size), lanes16(lanes.size), rows16(rows.size), packed16(packed.size);
+    Array<float> out(c.wo * pitch_of(c.co)), zeros(pitch_of(c.co)), ones(7 * pitch_of(c.co));
+    std::memset(packed.data, 0, packed.size * sizeof(float)), std::memset(packed16.data, 0, packed.size * sizeof(int16_t));
+    std::memset(line.data, 0, line.size * sizeof(float)), std::memset(line16.data, 0, line.size * sizeof(int16_t));
+    std::memset(zeros.data, 0, zeros.size * sizeof(float)), std::fill(ones.data, ones.data + ones.size, 1.f);
     std::vector<const float*> pointers;
-    std::vector<const int32_t*> pointers16;
+    std::vector<const int16_t*> pointers16;
     for (int ky = 0; ky < c.kh; ky++) {
-      for (int x = 0; x < c.pw; x++)
-        for (int k = 0; k < channels; k++)
-          planes[(size_t(k * c.sw + x % c.sw) * 4 + x / c.sw % 4) * plane_pitch(c.tiles) + x / c.sw / 4] =
-              float(input[(size_t(ky) * c.pw + x) * channels + k]);
-      kernels->winograd_transform(c, planes.data, wide.data);
-      rows.emplace_back(wide.data, wide.data + length), rows16.emplace_back(length / 2);
-      if (narrow) kernels->winograd_pack(c, wide.data, rows16.back().data());
+      for (int i = 0; i < c.pw * channels; i++) {
+        line[i] = float(input[size_t(ky) * c.pw * channels + i]);
+        line16[i] = int16_t(line[i]);
+      }
+      pointers.push_back(rows.data + ky * length), pointers16.push_back(rows16.data + ky * length);
+      if (narrow) kernels->int16_transform(c, line16.data, lanes16.data, rows16.data + ky * length);
+      else kernels->real_transform(c, line.data, lanes.data, rows.data + ky * length);
     }
-    for (int ky = 0; ky < c.kh; ky++) pointers.push_back(rows[ky].data()), pointers16.push_back(rows16[ky].data());
     for (int o = 0; o < c.co; o++)
       for (int k = 0; k < channels * c.sw; k++)
         for (int ky = 0; ky < c.kh; ky++) {
           double taps[4] = {}, at[7];
-          for (int j = 0, kx; (kx = k % c.sw + j * c.sw) < c.kw; j++)
-            taps[j] = weight[((size_t(ky) * c.kw + kx) * channels + k / c.sw) * c.co + o];
+          for (int j = 0, kx; (kx = k / channels + j * c.sw) < c.kw; j++)
+            taps[j] = weight[((size_t(ky) * c.kw + kx) * channels + k % channels) * c.co + o];
           winograd_filter(c.points, taps, at);
           for (int n = 0; n < c.points; n++) {
             const size_t row = (size_t(n) * c.kh + ky) * c.depth;

@@ -17,9 +17,6 @@ inline size_t bits_pitch(size_t channels) { return (channels + 63) / 64 * 8; }
 
 constexpr int input_limit = 4095;
 
-// Winograd's algorithm: values between the planes of a row.
-inline size_t plane_pitch(size_t tiles) { return tiles + unit; }
-
 enum class Act { none, clip, rprelu, sign };
 
 // What happens to a sum before it is stored: y = act(sum * scale + offset + residual); y and sign(y) are kept. All
@@ -62,9 +59,13 @@ struct Conv {
   int col_classes;
   const float* input_scales;  // int16: what one unit of a pixel is worth, where that differs; of one long row
   int points;  // Winograd's algorithm: 6 or 7, 0 for none
-  int depth;   // channels times phases, that is columns modulo sw; in 16 bits made even
-  int tiles;   // of four outputs, made a multiple of unit
+  int depth;   // sw times channels; in 16 bits made even
+  int tiles;   // of four outputs
 };
+
+// Winograd's algorithm: values of an input row with its border, and of a lane; 8 are to spare.
+inline size_t winograd_row(const Conv& c) { return size_t(4) * (c.tiles + 1) * c.sw * c.cg + 8; }
+inline size_t winograd_lane(const Conv& c) { return size_t(c.tiles + 1) * (c.depth + c.depth % 2) + 8; }
 
 struct Kernels {
   const char* name;
@@ -89,11 +90,11 @@ struct Kernels {
   float (*quantize)(const float* x, int channels, int pitch, int16_t* out);
 
   // The same along rows by Winograd's algorithm, for convolutions with `points`; winograd.inc has the layouts.
-  void (*winograd_transform)(const Conv& conv, const float* planes, float* row);
-  void (*winograd_pack)(const Conv& conv, const float* row, int32_t* packed);
+  void (*real_transform)(const Conv& conv, const float* row, float* lanes, float* out);
+  void (*int16_transform)(const Conv& conv, const int16_t* row, int16_t* lanes, int16_t* out);
   void (*real_winograd)(const Conv& conv, const float* const* rows, int b0, int b1, int y, size_t pixel,
                         const Epilogue& e);
-  void (*int16_winograd)(const Conv& conv, const int32_t* const* rows, int b0, int b1, int y, size_t pixel,
+  void (*int16_winograd)(const Conv& conv, const int16_t* const* rows, int b0, int b1, int y, size_t pixel,
                          const Epilogue& e);
 
   // One row of a pooled map: rows[i], i < kh, are rows of the input or null beyond the border.

@@ -298,7 +298,7 @@ const Kernels* avx512_vpopcnt_kernels() {
       !__builtin_cpu_supports("avx512vpopcntdq") || !__builtin_cpu_supports("avx512vnni"))
     return nullptr;
   static const Kernels kernels = {"avx512_vpopcnt", binary_plan, binary_pack, binary_prepare, binary_rows,
-                                  real_rows, int16_rows, quantize, winograd_transform, winograd_pack, real_winograd,
+                                  real_rows, int16_rows, quantize, real_transform, int16_transform, real_winograd,
                                   int16_winograd, max_pool_row, avg_pool_row, map};
   return &kernels;
 }

@@ -135,7 +135,8 @@ class Packer {
             for (int n = 0; n < c.points; n++)
               out[o / unit * per * unit + ((size_t(n) * c.kh + ky) * c.depth + k) * unit + o % unit] = float(at[n]);
           }
-      lines(step, op);
+      step.line = (winograd_row(c) + 4 * winograd_lane(c) + (c.kh + 1) * size_t(c.points) * c.tiles * (c.depth + 1)) * sizeof(float);
+      c.scratch = 0;
     }
     for (int t = 0; t < c.kh * c.kw && !c.points; t++)
       for (int k = 0; k < c.cg; k++)
@@ -155,19 +156,9 @@ class Packer {
   void filter(const Step& step, const Op& op, int ky, int k, int o, double factor, double* at) const {
     const Conv& c = step.conv;
     double taps[4] = {};
-    for (int j = 0; k % c.sw + j * c.sw < c.kw; j++)
-      taps[j] = factor * op.arrays[0][((size_t(ky) * c.kw + k % c.sw + j * c.sw) * op.in.c + k / c.sw) * c.co + o];
+    for (int j = 0, x; (x = k / op.in.c + j * c.sw) < c.kw; j++)
+      taps[j] = factor * op.arrays[0][((size_t(ky) * c.kw + x) * op.in.c + k % op.in.c) * c.co + o];
     winograd_filter(c.points, taps, at);
-  }
-
-  // Winograd's algorithm: places of the columns in the planes, and the memory of a thread.
-  void lines(Step& step, const Op& op) {
-    Conv& c = step.conv;
-    const size_t pitch = plane_pitch(c.tiles), depth = c.depth + c.depth % 2;
-    for (int x = c.left; x < std::min(c.pw, c.left + op.in.w); x++)
-      step.columns.push_back((size_t(x % c.sw) * 4 + x / c.sw % 4) * pitch + x / c.sw / 4);
-    step.line = (4 * depth * pitch + (c.kh + 1) * c.points * depth * c.tiles) * sizeof(float);
-    c.scratch = 0;
   }
 
   // Weights of 16 bits on the pixels themselves, less 128; the normalization goes into scales and offsets. Each weight
@@ -288,15 +279,15 @@ class Packer {
     std::vector<double> values(size_t(c.kh) * depth * 7);
     for (int k = 0; k < depth; k++)
       for (int ky = 0; ky < c.kh; ky++)
-        filter(step, op, ky, k, o, 1 / (255.0 * net_.network.std[k / c.sw]), &values[(size_t(k) * c.kh + ky) * 7]);
+        filter(step, op, ky, k, o, 1 / (255.0 * net_.network.std[k % op.in.c]), &values[(size_t(k) * c.kh + ky) * 7]);
     for (int n = 0; n < c.points; n++) {
       double largest = 1e-30, sum = 0;
       for (size_t i = n; i < values.size(); i += 7) largest = std::max(largest, std::fabs(values[i])), sum += std::fabs(values[i]);
       const double inputs = 128.0 * winograd_growth(c.points, n), room = 2147483647.0 / inputs - 2.0 * c.kh * depth;
       const double size = std::max(largest / 32767, sum / std::max(1.0, room));
-      double error = 0;
+      std::vector<double> errors(op.in.c);  // of a channel
       for (int k = 0; k < depth; k++) {
-        if (k % c.sw == 0) error = 0;
+        double& error = errors[k % op.in.c];
         for (int ky = 0; ky < c.kh; ky++)
           step.int16_weight.as<int16_t>()[(((size_t(o / unit) * c.points + n) * c.kh + ky) * (c.depth / 2) + k / 2) * 2 * unit +
                                           o % unit * 2 + k % 2] =
