@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bireal_jax.layers import BatchNorm, Dense, conv2d, symmetric, torch_uniform
+from bireal_jax.layers import MOMENTUM, BatchNorm, Dense, conv2d, symmetric, torch_uniform
 from bireal_jax.models.layouts import IMAGE, SCALES, Block, Conv, Layout, scaled
 from bireal_jax.norm import normalize_batch
 from bireal_jax.pool import global_avg_pool, max_pool
@@ -77,7 +77,7 @@ class ScaleNorm(nn.Module):
 
     affine: bool
     axis_name: str | None = None
-    momentum: float = 0.9
+    momentum: float = MOMENTUM
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -123,6 +123,16 @@ class PruningNet(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many values each gene has."""
+        return self.layout.sizes
+
+    @property
+    def total_stride(self) -> int:
+        """The product of all strides: the smallest image side, in pixels, and what a side should divide by."""
+        return self.layout.stride
+
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0, genes=None):  # [n, h, w, channels] -> [n, num_classes]
         """`genes`: integers [num_genes]; in a vector, not in the shapes, so that all networks share one program."""
@@ -153,19 +163,30 @@ class PruningNet(nn.Module):
 class Pruned(nn.Module):
     """The network that genes name, with weights of its own: what is trained from scratch in the end.
 
-    Attributes: as of `PruningNet`, and genes, integers.
+    Attributes: as of `PruningNet`, and genes, integers; () for the whole network.
     """
 
     num_classes: int
     layout: Layout
-    genes: tuple[int, ...]
+    genes: tuple[int, ...] = ()
     bn_axis: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many values each gene has."""
+        return self.layout.sizes
+
+    @property
+    def total_stride(self) -> int:
+        """The product of all strides: the smallest image side, in pixels, and what a side should divide by."""
+        return self.layout.stride
+
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
-        widths, precision = self.layout.widths(self.genes), {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        genes = self.genes or [size - 1 for size in self.sizes]
+        widths, precision = self.layout.widths(genes), {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def unit(block, conv, x, name):
             y = PlainConv(conv, widths[conv.out], **precision, name=name)(x)
