@@ -170,7 +170,9 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     values = flags.FlagValues() if values is None else values  # of this call alone
     options = {"flag_values": values}
     config = config_flags.DEFINE_config_file("config", None, "", lock_config=True, sys_argv=argv, **options)
-    workdir = flags.DEFINE_string("workdir", str(Path("runs") / "_".join([recipe.stem, *filter(None, [variant])])), "", **options)
+    workdir = flags.DEFINE_string(
+        "workdir", str(Path("runs") / "_".join([recipe.stem, *filter(None, [variant])])), "", **options
+    )
     mode = flags.DEFINE_enum("mode", "train", ["train", "eval", "cost", "export", "verify", "search"], "", **options)
     try:
         rest = values(argv)

@@ -1,5 +1,7 @@
 """Published or hand-counted figures of every model; a model without a row fails test_models.py."""
 
+import itertools
+
 # 3x3 weights. bireal20: six convolutions at 16, 32 and 64 channels; bireal_tiny: four at 32 and 64.
 B20 = 9 * (6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64 + 5 * 64 * 64)
 TINY = 9 * (4 * 32 * 32 + 32 * 64 + 3 * 64 * 64)
@@ -13,7 +15,7 @@ REACT_TINY = 9 * (16 * 16 + 32 * 32 + 64 * 64) + 16 * 32 + 32 * 64 + 64 * 64
 EBN_TINY = 9 * (16**2 + 3 * 32**2 + 2 * 64**2) + 16 * 32 + 2 * 32 * 32 + 32 * 64 + 2 * 64 * 64
 # MobileNetV2 at 1.4x: (inputs, inside, outputs) of its 17 bottlenecks, each with three convolutions and batch norms.
 V2_OUT = [44, 22, *[33] * 2, *[44] * 3, *[88] * 4, *[132] * 3, *[224] * 3, 448]
-V2 = [(a, (6 if i else 1) * a, b) for i, (a, b) in enumerate(zip(V2_OUT, V2_OUT[1:], strict=False))]
+V2 = [(a, (6 if i else 1) * a, b) for i, (a, b) in enumerate(itertools.pairwise(V2_OUT))]
 V1_TINY = [16, 32, 32, 64, 64, 64]
 VGG = 9 * (128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 512 * 512)
 
@@ -66,12 +68,16 @@ MODELS = {
     "metaprune_mbv1": (4_231_976, 0, 0, (64, 64, 3)),
     "metaprune_mbv2": (
         27 * 44 + 88 + sum(a * m + 9 * m + m * b + 4 * m + 2 * b for a, m, b in V2) + 450 * 1280 + 1_281_000,
-        0, 0, (64, 64, 3),
+        0,
+        0,
+        (64, 64, 3),
     ),
     "metaprune_r50": (25_557_032, 0, 0, (64, 64, 3)),
     "metaprune_mbv1_tiny": (
-        144 + 32 + sum(11 * a + a * b + 2 * b for a, b in zip(V1_TINY, V1_TINY[1:], strict=False)) + 650,
-        0, 0, (8, 8, 1),
+        144 + 32 + sum(11 * a + a * b + 2 * b for a, b in itertools.pairwise(V1_TINY)) + 650,
+        0,
+        0,
+        (8, 8, 1),
     ),
     # Real-valued. 18, 34, 50: torchvision's. resnet_tiny: stem, convolutions, batch norms, shortcut, head.
     "resnet18": (11_689_512, 0, 0, (64, 64, 3)),

@@ -1,5 +1,6 @@
 """Searches in supernets: what is held out, how candidates are scored, the three commands, and what cannot work."""
 
+import itertools
 import json
 
 import jax
@@ -9,7 +10,7 @@ import packed
 import pytest
 from small import small
 
-from bireal_jax import arch, build, config, cost, data, export, main, models, runtime, train
+from bireal_jax import arch, build, checkpoint, config, cost, data, export, main, models, runtime, train
 from bireal_jax.data import Source, batching
 from bireal_jax.data.source import Arrays
 from bireal_jax.errors import BadInput
@@ -24,9 +25,9 @@ GENES = (2, 1, 4, 0, 3, 2)  # of ebn_tiny: 4, 2, 16, 1, 8 and 4 groups
 def recipe(**fields):
     """A search of seconds in an EBN supernet."""
     return small(**{
-        "model.name": "ebn_tiny_supernet", "data.held_out": 10, "search.max_cost": 0.0075, "search.population": 6,
+        "model.name": "ebn_tiny_supernet", "data.held_out": 3, "search.max_cost": 0.0075, "search.population": 6,
         "search.generations": 2, "search.mutations": 3, "search.crossovers": 2, "search.bn_batches": 2,
-        "search.together": 4, "batch_size": 64, **fields,
+        "search.together": 4, "batch_size": 16, **fields,
     })  # fmt: skip
 
 
@@ -80,9 +81,7 @@ def from_supernet(variables, genes, numbers):
         conv, groups = params[f"block{i + 1}"]["binary_conv1"], options[gene]
         size = conv["latent"].shape[2] // groups
         out = conv["latent"].shape[3] // groups
-        blocks = [
-            conv["latent"][:, :, g * size : (g + 1) * size, g * out : (g + 1) * out] for g in range(groups)
-        ]
+        blocks = [conv["latent"][:, :, g * size : (g + 1) * size, g * out : (g + 1) * out] for g in range(groups)]
         conv["latent"] = np.concatenate(blocks, -1)
     return variables | {"params": params}
 
@@ -145,23 +144,22 @@ def test_packed_networks_with_groups_are_the_models(x64, tmp_path):
 
 @pytest.fixture(scope="module")
 def supernet(tmp_path_factory):
-    """The workdir of an EBN supernet that was trained a little."""
-    place = tmp_path_factory.mktemp("supernet")
-    train.run(recipe(total_steps=30, eval_steps=0, save_steps=0, log_steps=0, **{"optim.lr": 2e-3}), place)
-    return str(place)
+    """The workdir of an EBN supernet, as a training leaves it."""
+    place, c = tmp_path_factory.mktemp("supernet"), recipe()
+    module, _ = build.model(c, build.source(c))
+    drawn = jax.tree.map(np.float32, packed.drawn(module, (8, 8, 1)))
+    (place / "config.json").write_text(config.to_json(c))
+    with checkpoint.Checkpoints(place / "stage_0" / "checkpoints") as checkpoints:
+        checkpoints.save(1, {"variables": drawn, "rest": {"step": np.int32(1)}}, None)
+        checkpoints.wait()
+    return place
 
 
 def make_scorer(supernet, **fields):
-    c = recipe(init_from=supernet, **fields)
+    c = recipe(init_from=str(supernet), **fields)
     source = build.source(c)
     module, shapes = build.model(c, source)
-    return search.Scorer(module, build.best_variables(config_path(supernet), shapes, newest=True)[0], source, c)
-
-
-def config_path(text):
-    from pathlib import Path
-
-    return Path(text)
+    return search.Scorer(module, build.best_variables(supernet, shapes, newest=True)[0], source, c)
 
 
 def test_twenty_candidates_share_one_compilation_and_score_as_by_themselves(supernet):
@@ -173,28 +171,33 @@ def test_twenty_candidates_share_one_compilation_and_score_as_by_themselves(supe
     together += scorer(candidates[18:])
     assert scorer.traced == 2 and len(together) == 20 and scorer.count == 4
     assert len(set(together)) > 3, "the supernet tells networks from another"
-    assert [by_hand(scorer, genes) for genes in candidates[:2]] == pytest.approx(together[:2], abs=1.01)
+    found = [by_hand(scorer, genes) for genes in candidates[:2]]
+    assert found == pytest.approx(together[:2], abs=3.4)  # one image of 30 may fall to the other side
 
 
 def by_hand(scorer, genes):
-    """Top-1 with the plain mean of what each calibration batch gives; one image of 100 may fall to the other side."""
+    """Top-1 with the mean of what the two calibration batches give, weighted as a moving average weights them."""
     source, net = scorer.source, models.build("ebn_tiny_supernet", 10)
-    batches = batching.train_batches(source, 64, 0, 0, devices=1)
-    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:]), scorer.zeros)
-    weights, stats, found = (0.09 / 0.19, 0.1 / 0.19), [], jnp.asarray(genes)
-    for _, batch in zip(weights, batches, strict=False):
-        images = normalize(batch["image"][0], source, jnp.float32)
-        how = {"train": True, "genes": found, "mutable": ["batch_stats"]}
-        updated = net.apply({"params": scorer.params, "batch_stats": start}, images, **how)[1]["batch_stats"]
-        stats.append(jax.tree.map(lambda leaf: leaf / 0.1, updated))
-    mean = jax.tree.map(lambda *leaves: sum(w * leaf for w, leaf in zip(weights, leaves, strict=True)), *stats)
-    images = normalize(source.eval.images, source, jnp.float32)
-    logits = net.apply({"params": scorer.params, "batch_stats": mean}, images, genes=found)
-    return 100 * np.mean(np.argmax(logits, -1) == source.eval.labels)
+    batches = itertools.islice(batching.train_batches(source, 16, 0, 0, devices=1), 2)
+    images = [normalize(batch["image"][0], source, jnp.float32) for batch in batches]
+    held_out = normalize(source.eval.images, source, jnp.float32)
+
+    @jax.jit
+    def logits(params, zeros, genes):
+        def of_batch(images):
+            variables = {"params": params, "batch_stats": zeros}
+            _, updated = net.apply(variables, images, train=True, genes=genes, mutable=["batch_stats"])
+            return jax.tree.map(lambda leaf: leaf / 0.1, updated["batch_stats"])
+
+        stats = jax.tree.map(lambda a, b: (0.09 * a + 0.1 * b) / 0.19, *map(of_batch, images))
+        return net.apply({"params": params, "batch_stats": stats}, held_out, genes=genes)
+
+    found = logits(scorer.params, scorer.zeros, jnp.asarray(genes))
+    return 100 * np.mean(np.argmax(found, -1) == source.eval.labels)
 
 
 def test_killed_and_resumed_search_is_the_straight_one(supernet, tmp_path, monkeypatch):
-    c = recipe(init_from=supernet, **{"search.together": 3})
+    c = recipe(init_from=str(supernet), **{"search.together": 3})
     straight = search.run(c, tmp_path / "straight")
     whole, calls = search.Scorer.__call__, []
 
@@ -217,7 +220,7 @@ def test_killed_and_resumed_search_is_the_straight_one(supernet, tmp_path, monke
 
 
 def test_the_architecture_that_was_found_is_built_and_stays_with_its_run(supernet, tmp_path, monkeypatch):
-    c = recipe(init_from=supernet)
+    c = recipe(init_from=str(supernet))
     top = search.run(c, tmp_path / "search")
     path = tmp_path / "search" / "best_arch.json"
     text = f"ebn_tiny {' '.join(map(str, top.genes))}"
@@ -237,7 +240,7 @@ def test_mistakes(supernet, tmp_path):
     for message, fields in (
         ("'ebn_tiny'; known: ebn_supernet, ebn_tiny_supernet", {"model.name": "ebn_tiny"}),
         ("held_out is 0, so candidates would be chosen on the evaluation set", {"data.held_out": 0}),
-        ("trained with config.data.held_out=10, not 11", {"data.held_out": 11}),
+        ("trained with config.data.held_out=3, not 4", {"data.held_out": 4}),
         ("no supernet at config.init_from='nowhere'", {"init_from": "nowhere"}),
         ("max_cost is 0; set it to the budget", {"search.max_cost": 0.0}),
         ("budget 0.001 is below the smallest network, which costs 0.004872", {"search.max_cost": 0.001}),
@@ -247,7 +250,7 @@ def test_mistakes(supernet, tmp_path):
         ("no latency table at nowhere.yaml", {"search.latency": "nowhere.yaml"}),
     ):
         with pytest.raises(BadInput, match=message):
-            search.run(recipe(**({"init_from": supernet} | fields)), tmp_path / "w")
+            search.run(recipe(**({"init_from": str(supernet)} | fields)), tmp_path / "w")
     assert not (tmp_path / "w").exists()
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from bireal_jax.binarize import WeightBinarizer
-from bireal_jax.models.reactnet import STEM, WIDTHS, ReActNet
+from bireal_jax.models.reactnet import ReActNet
 
 CHOICES = (1, 2, 4, 8, 16, 32)
 

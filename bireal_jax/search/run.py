@@ -58,9 +58,9 @@ def run(config: ConfigDict, directory: Path) -> Candidate:
     )
     with workdir.claim(directory, config, [source]):
         top = record.search(
-            problem, lookup(ALGORITHMS, config.search.algorithm, "algorithm"), scorer, directory, space=name,
-            settings=settings, seed=config.seed, values=space.values, together=scorer.count,
-            say=lambda candidate: _say(candidate, unit), judge=origin,
+            problem, ALGORITHMS[config.search.algorithm], scorer, directory, space=name, settings=settings,
+            seed=config.seed, values=space.values, together=scorer.count, judge=origin,
+            say=lambda candidate: _say(candidate, unit),
         )  # fmt: skip
         found = list(record.load(directory / record.STATE).values())
         try:
@@ -77,6 +77,7 @@ def run(config: ConfigDict, directory: Path) -> Candidate:
 def _check(config):
     """What can be wrong before anything is read."""
     lookup(models.SUPERNETS, config.model.name, "supernet")
+    lookup(ALGORITHMS, config.search.algorithm, "algorithm")
     if jax.process_count() > 1:
         raise BadInput(f"a search runs on one host, and there are {jax.process_count()}; start it on one")
     if not config.data.held_out:
@@ -133,8 +134,7 @@ class Scorer:
         self.source, self.config, self.traced = source, config, 0
         wanted = config.search.together or jax.local_device_count()
         _, self.count = parallel.layout(wanted)
-        self.params, stats = variables["params"], variables["batch_stats"]
-        self.zeros = jax.tree.map(lambda leaf: np.zeros((self.count, *leaf.shape), leaf.dtype), stats)
+        self.params, self.zeros = variables["params"], jax.tree.map(np.zeros_like, variables["batch_stats"])
         unbiased, task = 1 - MOMENTUM**config.search.bn_batches, metrics.CLASSES
 
         def calibrate(stats, genes, params, images):
@@ -151,6 +151,8 @@ class Scorer:
             logits: Any = module.apply({"params": params, "batch_stats": stats}, images, genes=genes)
             return task.sums(logits, batch["label"], losses.cross_entropy(logits, batch["label"]), batch["mask"])
 
+        # made by a program, and so where the results of the others are: from another place they compile twice
+        self.start = parallel.networks(lambda genes: jax.tree.map(jnp.asarray, self.zeros), self.count, (False,))
         shared = (False, False, True, True)
         self.calibrate = parallel.networks(calibrate, self.count, shared, donate=True)
         self.sums = parallel.networks(count, self.count, shared)
@@ -158,8 +160,11 @@ class Scorer:
     def __call__(self, group: Sequence[Genes]) -> list[float]:
         """Scores of at most `count` candidates."""
         genes = jnp.asarray([*group, *[group[-1]] * (self.count - len(group))])
-        size, loading = self.config.batch_size, {"threads": self.config.data.threads, "workers": self.config.data.workers}
-        stats, totals = self.zeros, {}
+        size, loading = (
+            self.config.batch_size,
+            {"threads": self.config.data.threads, "workers": self.config.data.workers},
+        )
+        stats, totals = self.start(genes), {}
         training = batching.train_batches(self.source, size, self.config.seed, 0, devices=1, **loading)
         for batch in itertools.islice(training, self.config.search.bn_batches):
             stats = self.calibrate(stats, genes, self.params, batch["image"][0])

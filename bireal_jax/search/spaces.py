@@ -67,7 +67,9 @@ class Widths:
     def operations(self, widths: Sequence[int]) -> list[str]:
         """Its convolutions and its head, as a table of latencies names them."""
         factors = [*widths, 1, self.image_shape[2]]
-        rows = ((conv, before, side, factors[conv.source], factors[conv.out]) for conv, before, side, _ in self._convs())
+        rows = (
+            (conv, before, side, factors[conv.source], factors[conv.out]) for conv, before, side, _ in self._convs()
+        )
         return [*(_operation(*row) for row in rows), f"dense {widths[self.layout.last]} {self.num_classes}"]
 
     def all_operations(self) -> set[str]:

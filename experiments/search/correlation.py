@@ -20,11 +20,9 @@ from bireal_jax.search.run import Scorer
 
 # recipes of supernet, search and retraining
 SYSTEMS = {
-    "ebn": ("configs/ebn_supernet.py:digits", "configs/ebn_search.py:digits", "configs/ebn_retrain.py:digits"),
-    "metaprune": (
-        "configs/metaprune_train.py:digits", "configs/metaprune_search.py:digits", "configs/metaprune_retrain.py:digits",
-    ),
-}  # fmt: skip
+    "ebn": ("ebn_supernet", "ebn_search", "ebn_retrain"),
+    "metaprune": ("metaprune_train", "metaprune_search", "metaprune_retrain"),
+}
 SUPERNETS = 2
 FIELDS = ("system", "genes", "cost", *(f"score{i}" for i in range(SUPERNETS)), "scratch")
 DRAWS = 10_000
@@ -33,7 +31,7 @@ DRAWS = 10_000
 def recipe(name, **fields):
     """The config of a recipe, with fields set."""
     arguments = [f"--config.{field}={value}" for field, value in fields.items()]
-    return parse(["correlation", f"--config={name}", *arguments])[0]
+    return parse(["correlation", f"--config=configs/{name}.py:digits", *arguments])[0]
 
 
 def measure(system, arguments, known, out):
@@ -75,7 +73,10 @@ def report(rows):
         mine = [row for row in rows if row["system"] == system]
         accuracy = np.array([[float(v) for v in row["scratch"].split()] for row in mine])
         judges = {f"score{i}": np.array([float(row[f"score{i}"]) for row in mine]) for i in range(SUPERNETS)}
-        judges |= {"mean score": np.mean(list(judges.values()), 0), "cost": np.array([float(row["cost"]) for row in mine])}
+        judges |= {
+            "mean score": np.mean(list(judges.values()), 0),
+            "cost": np.array([float(row["cost"]) for row in mine]),
+        }
         print(f"{system}: {len(mine)} networks, {accuracy.shape[1]} seeds, accuracy {accuracy.mean(1).min():.2f} to "
               f"{accuracy.mean(1).max():.2f} %, s.d. of a seed {accuracy.std(1, ddof=1).mean():.2f}")  # fmt: skip
         for judge, values in judges.items():
