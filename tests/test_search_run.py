@@ -10,7 +10,7 @@ import packed
 import pytest
 from small import small
 
-from bireal_jax import arch, build, checkpoint, config, cost, data, export, main, models, runtime, train
+from bireal_jax import arch, build, checkpoint, config, cost, data, export, main, models, runtime
 from bireal_jax.data import Source, batching
 from bireal_jax.data.source import Arrays
 from bireal_jax.errors import BadInput
@@ -197,40 +197,41 @@ def by_hand(scorer, genes):
 
 
 def test_killed_and_resumed_search_is_the_straight_one(supernet, tmp_path, monkeypatch):
-    c = recipe(init_from=str(supernet), **{"search.together": 3})
-    straight = search.run(c, tmp_path / "straight")
-    whole, calls = search.Scorer.__call__, []
+    """Scores are a function of the genes here: what is tested is that they reach the files, and none is asked twice."""
+    c, calls = recipe(init_from=str(supernet), **{"search.together": 3}), []
 
-    def dies(self, group):
-        calls.append(len(group))
-        if len(calls) == 3:
+    def score(self, group):
+        calls.append(list(group))
+        if len(calls) == dies_at:
             raise KeyboardInterrupt
-        return whole(self, group)
+        return [float(np.random.default_rng(genes).uniform(10, 90)) for genes in group]
 
-    monkeypatch.setattr(search.Scorer, "__call__", dies)
+    monkeypatch.setattr(search.Scorer, "__call__", score)
+    dies_at = 0
+    straight, whole = search.run(c, tmp_path / "straight"), [*calls]
+    calls.clear()
+    dies_at = 3
     with pytest.raises(KeyboardInterrupt):
         search.run(c, tmp_path / "killed")
     assert search.run(c, tmp_path / "killed") == straight
-    assert calls == [3, 3, 3, 3, 3][: len(calls)] and len(calls) == 5  # of four groups the third was begun twice
+    assert calls == [*whole[:3], *whole[2:]] and [len(group) for group in whole] == [3, 3, 3, 3]
     for name in ("search_state.json", "candidates.csv", "best_arch.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
     assert (tmp_path / "killed" / "candidates.png").exists()
     found = record.load(tmp_path / "killed" / record.STATE)
     assert len(found) == 12 and max(candidate.cost for candidate in found.values()) <= 0.0075
+    with pytest.raises(BadInput, match="belongs to another config: seed 0 -> 1"):
+        search.run(recipe(init_from=str(supernet), seed=1, **{"search.together": 3}), tmp_path / "killed")
 
 
-def test_the_architecture_that_was_found_is_built_and_stays_with_its_run(supernet, tmp_path, monkeypatch):
-    c = recipe(init_from=str(supernet))
-    top = search.run(c, tmp_path / "search")
-    path = tmp_path / "search" / "best_arch.json"
-    text = f"ebn_tiny {' '.join(map(str, top.genes))}"
+def test_an_architecture_is_built_and_its_file_is_read_once(tmp_path):
+    path = tmp_path / "best_arch.json"
+    path.write_text(json.dumps({"space": "ebn_tiny", "genes": GENES}))
+    text = f"ebn_tiny {' '.join(map(str, GENES))}"
     assert arch.inline(str(path)) == arch.inline(text) == text and arch.inline("") == ""
-    c = small(**{"model.name": "ebn_tiny", "arch": text, "total_steps": 2})
-    train.run(c, tmp_path / "retrain")
-    path.unlink()
-    module, variables, prepare = build.trained(tmp_path / "retrain")
-    assert module.genes == top.genes
-    assert module.apply(variables, prepare(np.zeros((1, 8, 8, 1), np.uint8))).shape == (1, 10)
+    for found in (str(path), text):
+        c = small(**{"model.name": "ebn_tiny", "arch": found})
+        assert build.model(c, build.source(c))[0].genes == GENES
 
 
 # ---------------------------------------------------------------------------------------------------- what cannot work
