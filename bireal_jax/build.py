@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from bireal_jax import checkpoint, data, importers, losses, models, parallel, progress, readers
+from bireal_jax import arch, checkpoint, data, importers, losses, models, parallel, progress, readers
 from bireal_jax import config as config_lib
 from bireal_jax.errors import BadInput
 from bireal_jax.evaluate import normalize
@@ -39,6 +39,7 @@ def source(config: ConfigDict) -> data.Source:
             raise BadInput(
                 f"config.data.{field} has {len(values)} values; {c.name} has {found.image_shape[-1]} channels"
             )
+    found = data.hold_out(found, c.held_out) if c.held_out else found
     return dataclasses.replace(found, mean=tuple(c.mean) or found.mean, std=tuple(c.std) or found.std)
 
 
@@ -46,13 +47,15 @@ def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
     """The model for a data set, and the shapes of its variables.
 
     Raises:
-      BadInput: an unknown name, images of a size that the model cannot take, or outputs that are not what labels are.
+      BadInput: an unknown name, images of a size that the model cannot take, outputs that are not what labels are, or
+        an architecture that is not of the model.
     """
     c = config.model
     _check_task(config, source)
+    genes = arch.load(config.arch, c.name, models.sizes(c.name)) if config.arch else ()
     module = models.build(
         c.name, source.num_classes, jnp.dtype(c.dtype), act=c.act, weight=c.weight, latent_init=c.latent_init,
-        bn_axis=parallel.AXIS if c.sync_bn else None, decoder=c.decoder,
+        bn_axis=parallel.AXIS if c.sync_bn else None, decoder=c.decoder, genes=genes,
     )  # fmt: skip
     size, total_stride = source.image_shape[0], module.total_stride
     if size < total_stride:
@@ -75,7 +78,7 @@ def _of_teacher(config):
     """A config whose model is the teacher, to start from its weights."""
     c = ConfigDict(config.to_dict())
     auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    c.model.name, c.init_from = config.teacher.name, config.teacher.weights
+    c.model.name, c.init_from, c.arch = config.teacher.name, config.teacher.weights, ""
     c.model.dtype = auto if config.teacher.dtype == "auto" else config.teacher.dtype
     return c
 
@@ -187,8 +190,10 @@ def adopt(found: Any, shapes: Any, what: str, fresh: Callable[[], Any] | None = 
     return {name: {**drawn[name], "encoder": body[name]} for name in body}
 
 
-def best_variables(directory: Path, shapes: Any) -> tuple[Any, str]:
+def best_variables(directory: Path, shapes: Any, newest: bool = False) -> tuple[Any, str]:
     """The variables of the best checkpoint of the last stage that a workdir has, and where they come from, in words.
+
+    With `newest` it is the last checkpoint: what evaluations say of a supernet means little.
 
     Raises:
       BadInput: there is none, it is damaged, or it is not of this model.
@@ -197,10 +202,11 @@ def best_variables(directory: Path, shapes: Any) -> tuple[Any, str]:
     for place in reversed(places):
         with checkpoint.Checkpoints(place, read_only=True) as checkpoints:
             if checkpoints.steps():
-                step = checkpoints.best_step() or checkpoints.steps()[-1]
+                best = None if newest else checkpoints.best_step()
+                step = best or checkpoints.steps()[-1]
                 try:
                     found = checkpoints.restore(step, {"variables": shapes})["variables"]
-                    return found, f"{place.parent}, step {step}, the best of its evaluations"
+                    return found, f"{place.parent}, step {step}" + (", the best of its evaluations" if best else "")
                 except checkpoint.Damaged as error:
                     raise BadInput(f"damaged checkpoint: {error}") from None
     raise BadInput(f"no checkpoint in {directory}; train first (--mode=train), or set --config.init_from=WEIGHTS")

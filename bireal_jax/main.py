@@ -19,7 +19,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from bireal_jax import preempt
+from bireal_jax import arch, preempt
 from bireal_jax.config import check_field, default
 from bireal_jax.errors import BadInput
 
@@ -30,11 +30,12 @@ HELP = """1-bit convolutional networks: train, evaluate, count what they cost, p
   python -m bireal_jax.main --config=configs/r18.py --mode=eval               evaluates the best checkpoint
   python -m bireal_jax.main --config=configs/r18.py --mode=cost               memory and operations; needs no data
   python -m bireal_jax.main --config=configs/r18.py --mode=export             packs the best checkpoint for CPUs
+  python -m bireal_jax.main --config=configs/ebn_search.py --mode=search      searches an architecture in a supernet
 
-  --config=FILE.py         recipe: a Python file with get_config()
+  --config=FILE.py         recipe: a Python file with get_config(); FILE.py:VARIANT, where it has variants
   --config.FIELD=VALUE     sets a field of the recipe (bireal_jax/config.py lists them)
-  --workdir=DIR            where the run lives; default: runs/NAME_OF_THE_RECIPE
-  --mode=train|eval|cost|export|verify   default: train
+  --workdir=DIR            where the run lives; default: runs/NAME_OF_THE_RECIPE, or runs/NAME_VARIANT
+  --mode=train|eval|cost|export|verify|search   default: train
   --format=text|csv|md     of the table that --mode=cost prints; default: text
   --out=FILE               that --mode=export writes; default: net.safetensors in the workdir
 
@@ -112,7 +113,12 @@ def main(argv: list[str]) -> None:
 
         doctor.verify(config, workdir)
         return
-    with preempt.Signals() if mode == "train" else contextlib.nullcontext() as signals:
+    with preempt.Signals() if mode in ("train", "search") else contextlib.nullcontext() as signals:
+        if mode == "search":  # what it has scored is on the disk
+            from bireal_jax.search import run as search
+
+            search.run(config, workdir)
+            return
         from bireal_jax import hosts, train  # heavy, hence here
 
         if hosts.join(coordinator.value, num_processes.value, process_id.value) and signals:
@@ -154,7 +160,8 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     Raises:
       BadInput: no recipe, a recipe that fails, an unknown flag or field, a value of another type.
     """
-    recipe = _recipe(argv)
+    file, _, variant = _recipe(argv).partition(":")
+    recipe = Path(file)
     recipe_config = load_recipe(recipe)
     for arg in argv[1:]:
         name = arg.lstrip("-").split("=")[0].removeprefix("no")
@@ -163,13 +170,16 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     values = flags.FlagValues() if values is None else values  # of this call alone
     options = {"flag_values": values}
     config = config_flags.DEFINE_config_file("config", None, "", lock_config=True, sys_argv=argv, **options)
-    workdir = flags.DEFINE_string("workdir", str(Path("runs") / recipe.stem), "", **options)
-    mode = flags.DEFINE_enum("mode", "train", ["train", "eval", "cost", "export", "verify"], "", **options)
+    workdir = flags.DEFINE_string(
+        "workdir", str(Path("runs") / "_".join([recipe.stem, *filter(None, [variant])])), "", **options
+    )
+    mode = flags.DEFINE_enum("mode", "train", ["train", "eval", "cost", "export", "verify", "search"], "", **options)
     try:
         rest = values(argv)
         flags.FLAGS(argv[:1])  # Grain's worker processes ask whether the global flags are parsed
         if rest[1:]:
             raise BadInput(f"unexpected argument {rest[1]!r}; write --FLAG=VALUE")
+        config.value.arch = arch.inline(config.value.arch)
         return config.value, Path(workdir.value), mode.value
     except flags.UnrecognizedFlagError as error:
         raise BadInput(f"{error}; flags: --config --config.FIELD --workdir --mode --format --out --help") from None
@@ -208,9 +218,9 @@ def load_recipe(path: Path) -> ConfigDict:
 def _recipe(argv):
     for arg, after in itertools.pairwise([*argv[1:], ""]):
         if arg.lstrip("-") == "config":
-            return Path(after.split(":")[0])
+            return after
         if arg.lstrip("-").startswith("config="):
-            return Path(arg.split("=", 1)[1].split(":")[0])
+            return arg.split("=", 1)[1]
     raise BadInput("--config is missing; for a first run: --config=configs/digits.py (--help shows more)")
 
 

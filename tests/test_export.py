@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import packed
 import pytest
-from expected import LARGE, MODELS
+from expected import EXPORTED, LARGE
 from PIL import Image
 from small import small
 
@@ -20,7 +20,7 @@ from bireal_jax.runtime import __main__ as command
 from bireal_jax.runtime import container
 
 needs_engine = pytest.mark.skipif(not runtime.available(), reason="needs the compiled engine")
-EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in MODELS]
+EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in EXPORTED]
 
 
 @pytest.mark.parametrize("name", EVERY)

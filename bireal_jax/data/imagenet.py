@@ -23,6 +23,10 @@ class Records:
     def __len__(self):
         return len(self.records)
 
+    def label(self, index: int) -> int:
+        """Of one record."""
+        return int(self.records[index]["label"])
+
     def __getitem__(self, index):
         record = self.records[index]
         name = record["file_name"]

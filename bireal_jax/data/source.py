@@ -64,7 +64,11 @@ class Arrays:
         return len(self.labels)
 
     def __getitem__(self, index):
-        return {"image": self.images[index], "label": int(self.labels[index])}
+        return {"image": self.images[index], "label": self.label(index)}
+
+    def label(self, index: int) -> int:
+        """Of one example."""
+        return int(self.labels[index])
 
     def batch(self, indices: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The examples at `indices`, augmented."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bireal_jax.layers import BatchNorm, Dense, conv2d, symmetric, torch_uniform
+from bireal_jax.layers import MOMENTUM, BatchNorm, Dense, conv2d, symmetric, torch_uniform
 from bireal_jax.models.layouts import IMAGE, SCALES, Block, Conv, Layout, scaled
 from bireal_jax.norm import normalize_batch
 from bireal_jax.pool import global_avg_pool, max_pool
@@ -77,7 +77,7 @@ class ScaleNorm(nn.Module):
 
     affine: bool
     axis_name: str | None = None
-    momentum: float = 0.9
+    momentum: float = MOMENTUM
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -123,6 +123,16 @@ class PruningNet(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many values each gene has."""
+        return self.layout.sizes
+
+    @property
+    def total_stride(self) -> int:
+        """The product of all strides: the smallest image side, in pixels, and what a side should divide by."""
+        return self.layout.stride
+
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0, genes=None):  # [n, h, w, channels] -> [n, num_classes]
         """`genes`: integers [num_genes]; in a vector, not in the shapes, so that all networks share one program."""
@@ -153,19 +163,30 @@ class PruningNet(nn.Module):
 class Pruned(nn.Module):
     """The network that genes name, with weights of its own: what is trained from scratch in the end.
 
-    Attributes: as of `PruningNet`, and genes, integers.
+    Attributes: as of `PruningNet`, and genes, integers; () for the whole network.
     """
 
     num_classes: int
     layout: Layout
-    genes: tuple[int, ...]
+    genes: tuple[int, ...] = ()
     bn_axis: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many values each gene has."""
+        return self.layout.sizes
+
+    @property
+    def total_stride(self) -> int:
+        """The product of all strides: the smallest image side, in pixels, and what a side should divide by."""
+        return self.layout.stride
+
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
-        widths, precision = self.layout.widths(self.genes), {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        genes = self.genes or [size - 1 for size in self.sizes]
+        widths, precision = self.layout.widths(genes), {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def unit(block, conv, x, name):
             y = PlainConv(conv, widths[conv.out], **precision, name=name)(x)
@@ -175,7 +196,7 @@ class Pruned(nn.Module):
 
 
 class PlainConv(nn.Module):
-    """A row of a layout as a layer with `out` channels; parameter `kernel`."""
+    """A row of a layout as a layer with `out` channels; parameter `kernel`, or `depthwise`, which does not decay."""
 
     row: Conv
     out: int
@@ -185,7 +206,8 @@ class PlainConv(nn.Module):
     @nn.compact
     def __call__(self, x):  # [n, h, w, cin] -> [n, h / stride, w / stride, out]
         side, cin = self.row.kernel, 1 if self.row.depthwise else x.shape[-1]
-        kernel = self.param("kernel", torch_uniform(side**2 * cin), (side, side, cin, self.out), self.param_dtype)
+        name = "depthwise" if self.row.depthwise else "kernel"
+        kernel = self.param(name, torch_uniform(side**2 * cin), (side, side, cin, self.out), self.param_dtype)
         return conv2d(
             x.astype(self.dtype), kernel.astype(self.dtype), (self.row.stride,) * 2, symmetric((side, side)),
             self.out if self.row.depthwise else 1,
@@ -212,7 +234,7 @@ def crop(net: PruningNet, variables: Any, genes: Sequence[int], image_shape: tup
         for name, conv in rows.items():
             out, row = widths[conv.out], scales[conv.out]
             cin = 1 if conv.depthwise else image_shape[2] if conv.source == IMAGE else widths[conv.source]
-            params[name] = {"kernel": kernels[name][0][:, :, :cin, :out]}
+            params[name] = {"depthwise" if conv.depthwise else "kernel": kernels[name][0][:, :, :cin, :out]}
             learned = variables["params"].get(f"{name}_bn")
             params[f"{name}_bn"] = (
                 {leaf: learned[leaf][row, :out] for leaf in ("scale", "bias")}
