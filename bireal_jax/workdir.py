@@ -145,9 +145,13 @@ class Log:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         if self._events:
-            self._events.close()
+            try:
+                self._events.close()
+            except OSError as error:
+                if kind is None:  # or else the first error is the one to show
+                    raise unwritable(self.workdir, error) from None
 
     def write(self, step: int, split: str, values: dict[str, float], timing: dict[str, float] | None = None) -> None:
         """One line of metrics, and of timing if there is any.
