@@ -48,12 +48,12 @@ def doctor(config: ConfigDict, directory: Path) -> int:
     visit = Visit(config, directory)
     for name, check in CHECKS.items():
         try:
-            word, said = "OK", check(visit)
+            ok, said = True, check(visit)
         except Exception as error:  # the other checks go on, whatever it was
             known = isinstance(error, BadInput)
-            word, said = "FIX", str(error) if known else f"{type(error).__name__}: {first_line(error)}"
+            ok, said = False, str(error) if known else f"{type(error).__name__}: {first_line(error)}"
             to_mend += 1
-        progress.say(f"{word:<4} {name:<17} {'; '.join(said.splitlines())}")
+        progress.verdict(ok, name, "; ".join(said.splitlines()))
     progress.say(f"{len(CHECKS) - to_mend} OK, {to_mend} to mend, in {time.monotonic() - began:.0f} s")
     return to_mend
 

@@ -116,6 +116,10 @@ def main(argv: list[str]) -> None:
         from bireal_jax import doctor
 
         sys.exit(doctor.doctor(config, workdir) > 0)
+    if mode == "data":
+        from bireal_jax import scan
+
+        sys.exit(scan.run(config) > 0)
     with preempt.Signals() if mode == "train" else contextlib.nullcontext() as signals:
         from bireal_jax import hosts, train  # heavy, hence here
 
@@ -168,7 +172,9 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     options = {"flag_values": values}
     config = config_flags.DEFINE_config_file("config", None, "", lock_config=True, sys_argv=argv, **options)
     workdir = flags.DEFINE_string("workdir", str(Path("runs") / recipe.stem), "", **options)
-    mode = flags.DEFINE_enum("mode", "train", ["train", "eval", "cost", "export", "verify", "doctor"], "", **options)
+    mode = flags.DEFINE_enum(
+        "mode", "train", ["train", "eval", "cost", "export", "verify", "doctor", "data"], "", **options
+    )
     try:
         rest = values(argv)
         flags.FLAGS(argv[:1])  # Grain's worker processes ask whether the global flags are parsed

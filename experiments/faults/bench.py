@@ -118,6 +118,20 @@ class Run:
         return [pid for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
+class Clock:
+    """Seconds, of which those in which this process was suspended do not count."""
+
+    def __init__(self):
+        self.seconds, self._last = 0.0, time.monotonic()
+
+    def sleep(self) -> None:
+        """For a tenth of a second."""
+        time.sleep(0.1)
+        now = time.monotonic()
+        self.seconds += min(now - self._last, 1.0)
+        self._last = now
+
+
 class Bench:
     """A place for runs and what they are compared with.
 
