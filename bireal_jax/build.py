@@ -25,6 +25,11 @@ def stages(config: ConfigDict) -> list[ConfigDict]:
     """
     config_lib.validate(config)
     found = list(config_lib.stages(config))
+    if config.teacher.weights and not any(stage.loss in losses.DISTILLED for stage in found):
+        raise BadInput(
+            f"config.teacher.weights is {config.teacher.weights!r}, and the loss {found[-1].loss!r} asks no teacher\n"
+            f"set config.loss={losses.DISTILLED[0]}, or leave the weights out: --config.teacher.weights="
+        )
     if any(stage.model.dtype == "float64" for stage in found):
         jax.config.update("jax_enable_x64", True)
     return found
@@ -81,22 +86,28 @@ def _of_teacher(config):
 
 
 def teacher(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
-    """The network that config.teacher names, for a data set, and the shapes of its variables. Raises as `model`."""
-    return model(_of_teacher(config), source)
+    """The network that config.teacher names, for a data set, and the shapes of its variables.
+
+    Raises:
+      BadInput: as `model`, or there is no teacher.
+    """
+    if not config.teacher.weights:
+        name = config.teacher.name
+        raise BadInput(
+            f"the loss {config.loss!r} needs a teacher\n"
+            f"set config.teacher.weights to weights of {name} (config.teacher.name): a file, or the workdir of a run"
+        )
+    module, shapes = model(_of_teacher(config), source)
+    return module.clone(name="teacher"), shapes  # a name by which messages know it
 
 
 def teacher_variables(config: ConfigDict, shapes: Any) -> Any:
     """The variables of the teacher, from config.teacher.weights: as `variables`.
 
     Raises:
-      BadInput: none are named, nothing is there, or they are not of that model or of another number of classes.
+      BadInput: nothing is there, or they are not of that model or of another number of classes.
     """
     name, weights = config.teacher.name, config.teacher.weights
-    if not weights:
-        raise BadInput(
-            f"the loss {config.loss!r} needs a teacher\n"
-            f"set config.teacher.weights to weights of {name} (config.teacher.name): a file, or the workdir of a run"
-        )
     try:
         return variables(_of_teacher(config), shapes)
     except BadInput as error:

@@ -31,7 +31,7 @@ SMALL = 32  # pixels, and this many or the least that the network takes are trai
 SHOWN = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def doctor(config: ConfigDict, directory: Path) -> int:
+def run(config: ConfigDict, directory: Path) -> int:
     """Tries all that a training run will do, on a small scale, and says OK or FIX, with what mends it, for each.
 
     Args:
@@ -319,42 +319,3 @@ def _available():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def verify(config: ConfigDict, directory: Path) -> int:
-    """Reads every checkpoint of a workdir, compares each leaf with its digest, and says OK or DAMAGED for each.
-
-    Args:
-      config: the recipe of the run. Its data set must be there.
-      directory: the workdir. Nothing in it is changed.
-
-    Returns:
-      How many checkpoints there are.
-
-    Raises:
-      BadInput: one or more are damaged, there are none, or they are of another model.
-    """
-    count, damaged = 0, 0
-    for index, stage in enumerate(build.stages(config)):
-        place = directory / f"stage_{index}" / "checkpoints"
-        if not place.is_dir():
-            continue
-        plan = Plan(stage)
-        templates = jax.eval_shape(partial(plan.fresh, seed=stage.seed), plan.shapes).trees()
-        with checkpoint.Checkpoints(place, read_only=True) as checkpoints:
-            for step in checkpoints.steps():
-                count += 1
-                try:
-                    checkpoints.restore(step, templates)
-                    progress.say(f"OK       {place / str(step)}  ({len(jax.tree.leaves(templates))} arrays)")
-                except checkpoint.Damaged as error:
-                    damaged += 1
-                    progress.say(f"DAMAGED  {error}")
-    if damaged or not count:
-        raise BadInput(
-            f"{damaged} of {count} checkpoints in {directory} are damaged; the same training command sets them aside\n"
-            "and goes on from the newest sound one"
-            if count
-            else f"no checkpoint in {directory}; train first (--mode=train)"
-        )
-    return count

@@ -107,7 +107,7 @@ def _look(source, examples, split, index):
         example = examples[index]
         name = example.get("name", name)
         stored = example["bytes"] if "bytes" in example else example["image"]
-        digest = hashlib.blake2b(np.frombuffer(stored, np.uint8), digest_size=16).digest()
+        digest = hashlib.blake2b(memoryview(stored), digest_size=16).digest()
         label = source.prepare(example)["label"]
     except Exception as error:  # files hold anything, and libraries raise anything for it
         return Look(name, broken=first_line(error) if isinstance(error, BadInput) else f"{name}: {first_line(error)}")

@@ -33,6 +33,16 @@ def changes(workdir: Path, config: ConfigDict) -> list[str]:
     return _changes(workdir / "config.json", config_lib.to_json(config))
 
 
+def note(workdir: Path, config: ConfigDict) -> str:
+    """A line that says in what the run in the workdir differs from this config, or ""."""
+    found = changes(workdir, config)
+    return f"note: the run in {workdir} had another config: {_shown(found)}" if found else ""
+
+
+def _shown(found):
+    return (", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else ""))[:600]
+
+
 def _changes(path, text):
     try:
         return config_lib.differences(path.read_text(), text) if path.exists() else []
@@ -42,9 +52,8 @@ def _changes(path, text):
 
 def _refuse(workdir, path, found):
     if found:
-        shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
         raise BadInput(
-            f"{workdir} belongs to another config: {shown[:600]}\nuse another --workdir, or what {path} says"
+            f"{workdir} belongs to another config: {_shown(found)}\nuse another --workdir, or what {path} says"
         )
 
 
@@ -136,11 +145,20 @@ class Log:
         self.workdir, self.stage, self.offset = workdir, stage, offset
         self._events = None
         if jax.process_index() == 0:
-            from tensorboardX import SummaryWriter
-
             for name in ("metrics.jsonl", "timing.jsonl"):
                 self._keep(workdir / name, stage, step)
-            self._events = SummaryWriter(str(workdir), purge_step=offset + step + 1)
+            # Slow imports. SummaryWriter has a thread, which a full disk ends, and then its queue blocks the training.
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event  # pyrefly: ignore[missing-module-attribute]
+
+            self._new_event: Any = Event
+            try:
+                self._events = EventsWriter(str(workdir / "events"), f".{stage}.{step}")
+                self._event(
+                    offset + step + 1, session_log={"status": "START"}
+                )  # later events of earlier starts are void
+            except OSError as error:
+                raise unwritable(workdir, error) from None
 
     def __enter__(self):
         return self
@@ -166,10 +184,16 @@ class Log:
             self._append("metrics.jsonl", head | values)
             if timing:
                 self._append("timing.jsonl", head | timing | {"time": round(time.time(), 1)})
-            for name, value in (values | (timing or {})).items():
-                self._events.add_scalar(f"{split}/{name}", value, self.offset + step)
+            scalars = (values | (timing or {})).items()
+            summary = {"value": [{"tag": f"{split}/{name}", "simple_value": value} for name, value in scalars]}
+            self._event(self.offset + step, summary=summary)
         except OSError as error:
             raise unwritable(self.workdir, error) from None
+
+    def _event(self, step, **content):
+        assert self._events
+        self._events.write_event(self._new_event(wall_time=time.time(), step=step, **content))
+        self._events.flush()
 
     def _append(self, name, line):
         with open(self.workdir / name, "a") as file:

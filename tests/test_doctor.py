@@ -1,34 +1,13 @@
-import pytest
+"""The doctor: all is well where it is, and what is not is named."""
+
 from small import small
 
-from bireal_jax import doctor, runtime, train
-from bireal_jax.errors import BadInput
-
-
-def test_every_checkpoint_is_read_and_a_damaged_one_named(tmp_path, capsys):
-    config = small(total_steps=2, save_steps=1)
-    with pytest.raises(BadInput, match="no checkpoint in"):
-        doctor.verify(config, tmp_path)
-    train.run(config, tmp_path)
-    capsys.readouterr()
-    assert doctor.verify(config, tmp_path) == 2
-    assert capsys.readouterr().out.count("OK ") == 2
-    files = [path for path in (tmp_path / "stage_0" / "checkpoints" / "1").rglob("*") if path.is_file()]
-    path = max(files, key=lambda path: path.stat().st_size)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(BadInput, match="1 of 2 checkpoints .* are damaged"):
-        doctor.verify(config, tmp_path)
-    out = capsys.readouterr().out
-    assert "DAMAGED  " in out and "checkpoints/1" in out and out.count("OK ") == 1
-    assert sorted(tmp_path.rglob("*")) == before
+from bireal_jax import doctor, runtime
 
 
 def test_a_recipe_that_works_is_found_to_work_and_nothing_is_left_behind(tmp_path, capsys):
     place = tmp_path / "not" / "there"
-    to_mend = doctor.doctor(small(), place)
+    to_mend = doctor.run(small(), place)
     lines = capsys.readouterr().out.splitlines()
     assert [line[5:23].strip() for line in lines[:-1]] == list(doctor.CHECKS)
     bad = [line for line in lines[:-1] if not line.startswith("OK ")]
@@ -44,7 +23,7 @@ def test_what_does_not_work_is_named_with_what_mends_it(tmp_path, capsys, monkey
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: ["jax<0.1", "no-such-thing>=1", "h5py; extra == 'x'"])
     (tmp_path / "file").write_text("")
     config = small(**{"data.name": "folder", "data.dir": str(tmp_path), "batch_size": 100, "data.image_size": 32})
-    assert doctor.doctor(config, tmp_path / "file") == len(quick)
+    assert doctor.run(config, tmp_path / "file") == len(quick)
     out = capsys.readouterr().out
     for line in (
         "FIX  versions          missing or of another version: jax<0.1, no-such-thing>=1; pip install 'jax<0.1' 'no-s",
@@ -57,5 +36,5 @@ def test_what_does_not_work_is_named_with_what_mends_it(tmp_path, capsys, monkey
     for name in ("write access", "disk space"):
         assert f"FIX  {name:<17} cannot write to {tmp_path / 'file'}" in out
     monkeypatch.setattr(doctor, "CHECKS", {"disk space": doctor.Visit.disk_space})
-    assert doctor.doctor(small(), tmp_path) == 1
+    assert doctor.run(small(), tmp_path) == 1
     assert "0.1 MB free" in (out := capsys.readouterr().out) and "df -h" in out

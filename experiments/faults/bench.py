@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from PIL import Image
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["bireal_jax.main", "bireal_jax.train", "grain", "tensorboardX", "sklearn.datasets"])
 
-# Two stages, a moving average, and logs, saves and evaluations that do not fall together.
+# A moving average, and logs, saves and evaluations that do not fall together.
 RECIPE = """
 from pathlib import Path
 
@@ -33,12 +34,12 @@ def get_config():
     c = load_recipe(Path("configs/digits.py"))
     c.ema_decay = 0.9
     c.batch_size = 16
-    c.log_steps, c.save_steps, c.eval_steps = 1, 2, 25
-    c.stages = ({"name": "first", "total_steps": 40}, {"name": "second", "total_steps": 40, "optim.lr": 3e-4})
+    c.log_steps, c.save_steps, c.eval_steps = 1, %d, 25
+    c.stages = ({"name": "first", "total_steps": 40}, {"name": "second", "total_steps": 40, "optim.lr": 3e-4})[:%d]
     return c
 """
-SMALL = ["--config.data.image_size=16", "--config.data.resize=18", "--config.save_steps=20"]
-STEPS = 40  # of each of the two stages
+SMALL = ["--config.data.image_size=16", "--config.data.resize=18"]
+STEPS = 40  # of each stage
 NOISE = ("Traceback", "was never retrieved", "Future", "leaked")
 
 
@@ -55,8 +56,12 @@ def _command(arguments, output, prepare):
 
     try:
         main.run()
-    finally:
-        atexit._run_exitfuncs()  # which multiprocessing leaves out
+    except Exception:
+        traceback.print_exc()
+        raise SystemExit(1) from None
+    finally:  # what multiprocessing leaves out
+        sys.stdout.flush()
+        atexit._run_exitfuncs()
 
 
 class Run:
@@ -141,9 +146,9 @@ class Bench:
 
     def __init__(self, scratch: Path):
         self.scratch = scratch
-        self.recipe = scratch / "recipe.py"
         scratch.mkdir(parents=True, exist_ok=True)
-        self.recipe.write_text(RECIPE)
+        (scratch / "two_stages.py").write_text(RECIPE % (2, 2))
+        (scratch / "files.py").write_text(RECIPE % (20, 1))
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(scratch / "cache"))
 
     def place(self) -> Path:
@@ -154,7 +159,8 @@ class Bench:
 
     def start(self, workdir: Path, arguments: list[str] | None = None, prepare: Callable | None = None) -> Run:
         """Starts or continues the run in a workdir."""
-        command = [f"--config={self.recipe}", f"--workdir={workdir}", *(arguments or [])]
+        recipe = "files" if arguments and "--config.data.image_size=16" in arguments else "two_stages"
+        command = [f"--config={self.scratch / recipe}.py", f"--workdir={workdir}", *(arguments or [])]
         return Run(command, self.scratch / "output" / workdir.name, prepare)
 
     def folder(self) -> list[str]:

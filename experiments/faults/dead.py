@@ -34,8 +34,9 @@ def hosts(bench: Bench, rng: random.Random, fault: str) -> dict:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     arguments = [
-        *bench.folder(), f"--coordinator=localhost:{port}", "--num_processes=2", "--config.total_steps=2000",
-        "--config.eval_steps=0", "--config.stages=()", f"--config.watchdog_seconds={WATCHDOG}",
+        *bench.folder(), f"--coordinator=localhost:{port}", "--num_processes=2",
+        "--config.eval_steps=0", "--config.stages=()", "--config.total_steps=2000",
+        f"--config.watchdog_seconds={WATCHDOG}",
         f"--config.data.workers={int(fault == 'killed data worker')}",
     ]  # fmt: skip
     step = rng.randrange(5, 30)
