@@ -25,6 +25,7 @@ IMAGE_KINDS = ("flipped bits", "truncation", "zero length")
 # name -> (trial, how many); a trial is (bench, random numbers) -> {"failed": "" or why, what was counted: how often}
 KINDS: dict[str, tuple[Callable[..., dict], int]] = {
     "kills": (signals.kills, 20),
+    "saves": (signals.kills_of_saves, 8),
     **{
         f"stops {'group' if group else 'process'} {workers}": (partial(signals.stops, group=group, workers=workers), 5)
         for group in (False, True)

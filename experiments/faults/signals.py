@@ -5,7 +5,8 @@ import signal
 import time
 from pathlib import Path
 
-from experiments.faults.bench import Bench, Run, following, newest
+from experiments.faults.bench import SERVER, Bench, Run, following, newest, steps
+from experiments.faults.damage import same, trees
 
 
 def kills(bench: Bench, rng: random.Random) -> dict:
@@ -39,6 +40,52 @@ def _wait_for_a_save(run, workdir, before, number):
     """Until save `number` of this start is under way, or the run has ended."""
     if run.until(lambda: run.first_step() is not None) and run.until(lambda: _saves_since(workdir, before) >= number):
         run.until(lambda: _unfinished(workdir))
+
+
+def save_without_end(place: Path) -> None:
+    """Restores the newest checkpoint, says in a file whether it is what was saved, and saves one after the other."""
+    from bireal_jax.checkpoint import Checkpoints
+
+    with Checkpoints(place / "c") as checkpoints:
+        step, restored = checkpoints.restore_latest(trees(0)) or (0, trees(0))
+        (place / "restored").write_text(f"{step} {same(restored, trees(step))}")
+        while True:
+            step += 1
+            checkpoints.save(step, trees(step), {"top1": step * 7919 % 100})
+
+
+def kills_of_saves(bench: Bench, rng: random.Random) -> dict:
+    """SIGKILLs of a process that does nothing but save: 25 of them."""
+    place, tally = (
+        bench.place(),
+        {
+            "SIGKILL of a process that only saves, between saves": 0,
+            "SIGKILL of a process that only saves, in a save": 0,
+        },
+    )
+    for _ in range(25):
+        before = max(steps(place / "c"), default=0)
+        (place / "restored").unlink(missing_ok=True)
+        # pyrefly: ignore[bad-argument-type]
+        process = SERVER.Process(target=save_without_end, args=(place,))
+        process.start()
+        until, unfinished = before + rng.randrange(4), lambda: any((place / "c").glob("*tmp*"))
+        while process.is_alive() and not (
+            (place / "restored").exists() and max(steps(place / "c"), default=0) >= until and unfinished()
+        ):
+            time.sleep(0.0005)
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.join()
+        if process.exitcode != -signal.SIGKILL or (place / "restored").read_text() != f"{before} True":
+            said = (place / "restored").read_text()
+            return {"failed": f"status {process.exitcode}, {before} was saved, restored {said}", **tally}
+        tally[
+            "SIGKILL of a process that only saves, in a save"
+            if unfinished()
+            else "SIGKILL of a process that only saves, between saves"
+        ] += 1
+    return {"failed": "", **tally}
 
 
 def continued(run: Run, before: tuple[str, int]) -> str:
