@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from packaging.requirements import Requirement
 from PIL import features
 
-from bireal_jax import build, checkpoint, cost, export, health, parallel, progress, runtime, workdir
+from bireal_jax import build, checkpoint, cost, export, health, models, parallel, progress, runtime, workdir
 from bireal_jax.data import batching
 from bireal_jax.data.source import Arrays, check_labels
 from bireal_jax.errors import BadInput, first_line
@@ -28,6 +28,8 @@ from bireal_jax.step import Plan, State
 
 SAMPLE = 8  # images of each split that are decoded
 SMALL = 32  # pixels, and this many or the least that the network takes are trained on
+MOST = 130  # parameter arrays; networks of more are stood for by a tiny one of their kind
+TINY = ((models.REACTNET, "react_tiny"), (models.REAL_MODELS, "resnet_tiny"), (models.MODELS, "bireal_tiny"))
 SHOWN = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -173,8 +175,8 @@ class Visit:
 
     def training_step(self) -> str:
         """One, on noise: a few images, no larger than they must be."""
-        c = ConfigDict(self.last.to_dict())
-        stride = Plan(self.last, self.source).model.total_stride
+        c, instead = _small(self.last, Plan(self.last, self.source))
+        stride = Plan(c, self.source).model.total_stride
         size = min(c.data.image_size, -(-max(stride, SMALL) // stride) * stride)
         each = min(2, c.batch_size)
         shape = (size, size) if self.source.depth_range else ()
@@ -195,9 +197,8 @@ class Visit:
         self.plan, self.state = plan, state
         whole = f"{self.last.batch_size} of {self.last.data.image_size}"
         took = time.monotonic() - began
-        return (
-            f"{took:.1f} s with compilation, on {batch['mask'].size} images of noise of {size} pixels (a run: {whole})"
-        )
+        what = f"{batch['mask'].size} images of noise of {size} pixels (a run: {whole}){instead}"
+        return f"{took:.1f} s with compilation, on {what}"
 
     def save_and_restore(self) -> str:
         """Of the state after that step, where the workdir lies."""
@@ -266,6 +267,18 @@ def _quick_compilation():
         yield
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
+
+
+def _small(config, plan):
+    """The config with a network that is compiled in half a minute, and in words what it stands for."""
+    c = ConfigDict(config.to_dict())
+    parameters = jax.tree.leaves((plan.shapes["params"], (plan.teacher_shapes or {}).get("params")))
+    if len(parameters) <= MOST:
+        return c, ""
+    name = c.model.name
+    c.model.name = next(tiny for table, tiny in TINY if name in table)
+    c.teacher.name = "resnet_tiny"
+    return c, f", with {c.model.name} for {name}, which takes minutes to compile"
 
 
 def _template(plan):

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -153,6 +154,8 @@ class Bench:
 
     def place(self) -> Path:
         """An empty directory for one trial."""
+        if (disk := self.scratch / "trial" / "disk").is_mount():  # of a campaign that was cut off
+            subprocess.run(["umount", "-l", disk], check=True)
         shutil.rmtree(self.scratch / "trial", ignore_errors=True)
         (self.scratch / "trial").mkdir()
         return self.scratch / "trial"
