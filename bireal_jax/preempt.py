@@ -77,7 +77,7 @@ def unbroken(make: Callable[..., Iterator[Any]], start: int, asked: Callable[[],
     """The batches of make(start), also when a signal to the whole process group has killed the worker processes.
 
     Args:
-      make: (step, **overrides of the loading arguments) -> endless batches from that step on.
+      make: (step, **overrides of the loading arguments) -> batches from that step on.
       start: the first step.
       asked: whether the run was asked to stop; then this process decodes what is still needed.
 
@@ -88,6 +88,8 @@ def unbroken(make: Callable[..., Iterator[Any]], start: int, asked: Callable[[],
     while True:
         try:
             batch = next(batches)
+        except StopIteration:
+            return
         except RuntimeError as error:
             if "Worker process was terminated" not in str(error):  # Grain has no error class of its own for it
                 raise

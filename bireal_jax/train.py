@@ -300,7 +300,8 @@ class Stage(Plan):
                 self._leave(state, step)
             return self.mapped_eval_step(variables, batch)
 
-        scores = evaluate(eval_step, state.variables, self.source, self.config.batch_size, **self.loading)
+        batch_size, asked = self.config.batch_size, lambda: self.signals.asked
+        scores = evaluate(eval_step, state.variables, self.source, batch_size, asked, **self.loading)
         self.log.write(step, "eval", scores)
         self.bar.line(step, "eval", scores)
         return scores

@@ -130,6 +130,18 @@ def unwritable(place: Path, error: OSError) -> BadInput:
     return BadInput(f"cannot write to {place}: {error.strerror}\n{hint}")
 
 
+def _head(path, number, line):
+    """(stage, step) of a line of a log."""
+    try:
+        head = json.loads(line)
+        return int(head["stage"]), int(head["step"])
+    except (ValueError, TypeError, KeyError):
+        raise BadInput(
+            f"{path}, line {number} is damaged: {line[:40]!r}\n"
+            "delete that line, or the whole file: a run is continued from its checkpoints, not from its logs"
+        ) from None
+
+
 class Log:
     """metrics.jsonl, timing.jsonl and TensorBoard events of one stage. On all hosts but the first it does nothing.
 
@@ -203,7 +215,8 @@ class Log:
     def _keep(path, stage, step):
         """Drops the lines after (stage, step), and a last line cut off in the middle."""
         if path.exists():
-            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            heads = [json.loads(line) for line in lines]
-            kept = [line for line, h in zip(lines, heads, strict=True) if (h["stage"], h["step"]) <= (stage, step)]
+            text = path.read_text(errors="replace")
+            lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+            heads = [_head(path, number, line) for number, line in enumerate(lines, 1)]
+            kept = [line for line, head in zip(lines, heads, strict=True) if head <= (stage, step)]
             write(path, "".join(kept))

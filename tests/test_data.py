@@ -51,6 +51,8 @@ def test_evaluation_sees_every_example_once(count, batch, devices, processes):
         rounds.add(len(batches))
         assert {b["image"].shape[:2] for b in batches} == {(devices, -(-batch // (devices * processes)))}
         seen += [i for b in batches for i in ids(b)]
+        later = batching.eval_batches(source, batch, 1, devices=devices, process=process, processes=processes)
+        assert [ids(b) for b in later] == [ids(b) for b in batches[1:]], "after a worker has died"
     assert sorted(seen) == list(range(count))
     assert len(rounds) == 1, "all hosts must take part in every collective"
 

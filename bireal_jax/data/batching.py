@@ -80,7 +80,7 @@ def _memory_batches(source, batch_size, seed, start, process, processes, threads
 
 
 def eval_batches(
-    source: Source, batch_size: int, *,
+    source: Source, batch_size: int, start: int = 0, *,
     devices: int, process: int = 0, processes: int = 1, threads: int = 4, workers: int = 0,
 ) -> Iterator[Batch]:  # fmt: skip
     """Every evaluation example once, in order; the last batches are filled up with rows whose mask is False.
@@ -92,12 +92,12 @@ def eval_batches(
     rounds = -(-len(source.eval) // (per_process * processes))
     examples = grain.MapDataset.source(source.eval).map(source.prepare)[process::processes]
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2))
-    iterable = examples.batch(per_process, drop_remainder=False).to_iter_dataset(options)
+    iterable = examples.batch(per_process, drop_remainder=False)[start:].to_iter_dataset(options)
     if workers:
         iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     batches = iter(iterable)
     empty = {"image": np.zeros((0, *source.image_shape), np.uint8), "label": np.zeros((0, *source.label_shape))}
-    for _ in range(rounds):
+    for _ in range(start, rounds):
         yield _finish(next(batches, empty), source, per_process, devices)
 
 
