@@ -5,7 +5,7 @@ from bireal_jax import train, verify
 from bireal_jax.errors import BadInput
 
 
-def test_every_checkpoint_is_read_and_a_damaged_one_named(tmp_path, capsys):
+def test_every_checkpoint_is_read_and_a_damaged_one_named(tmp_path, capsys, caplog):
     config = small(total_steps=2, save_steps=1)
     with pytest.raises(BadInput, match="no checkpoint in"):
         verify.run(config, tmp_path)
@@ -13,6 +13,7 @@ def test_every_checkpoint_is_read_and_a_damaged_one_named(tmp_path, capsys):
     capsys.readouterr()
     assert verify.run(config, tmp_path) == 2
     assert capsys.readouterr().out.count("OK ") == 2
+    assert not caplog.records, "nothing but what is asked for"
     files = [path for path in (tmp_path / "stage_0" / "checkpoints" / "1").rglob("*") if path.is_file()]
     path = max(files, key=lambda path: path.stat().st_size)
     content = bytearray(path.read_bytes())
