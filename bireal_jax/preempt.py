@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from bireal_jax.errors import BadInput
@@ -73,7 +73,7 @@ def leave(status: int, message: str) -> None:
     os._exit(status)
 
 
-def unbroken(make: Callable[..., Iterator[Any]], start: int, asked: Callable[[], bool]) -> Iterator[Any]:
+def unbroken(make: Callable[..., Iterable[Any]], start: int, asked: Callable[[], bool]) -> Iterator[Any]:
     """The batches of make(start), also when a signal to the whole process group has killed the worker processes.
 
     Args:
@@ -84,7 +84,7 @@ def unbroken(make: Callable[..., Iterator[Any]], start: int, asked: Callable[[],
     Raises:
       BadInput: a worker process died, and no signal explains it.
     """
-    step, batches = start, make(start)
+    step, batches = start, iter(make(start))
     while True:
         try:
             batch = next(batches)
@@ -98,7 +98,7 @@ def unbroken(make: Callable[..., Iterator[Any]], start: int, asked: Callable[[],
                     "a data worker process was killed, for want of memory perhaps\n"
                     "start the same command again, with a lower config.data.workers if memory is short"
                 ) from error
-            batches = make(step, workers=0)
+            batches = iter(make(step, workers=0))
             continue
         yield batch
         step += 1
