@@ -11,8 +11,8 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -147,24 +147,24 @@ class Bench:
 
     def __init__(self, scratch: Path):
         self.scratch = scratch
+        self._place: Path | None = None
         scratch.mkdir(parents=True, exist_ok=True)
         (scratch / "two_stages.py").write_text(RECIPE % (2, 2))
         (scratch / "files.py").write_text(RECIPE % (20, 1))
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(scratch / "cache"))
 
     def place(self) -> Path:
-        """An empty directory for one trial."""
-        if (disk := self.scratch / "trial" / "disk").is_mount():  # of a campaign that was cut off
-            subprocess.run(["umount", "-l", disk], check=True)
-        shutil.rmtree(self.scratch / "trial", ignore_errors=True)
-        (self.scratch / "trial").mkdir()
-        return self.scratch / "trial"
+        """An empty directory for one trial; that of the trial before is removed."""
+        if self._place:
+            shutil.rmtree(self._place, ignore_errors=True)
+        self._place = Path(tempfile.mkdtemp(prefix="trial_", dir=self.scratch))
+        return self._place
 
     def start(self, workdir: Path, arguments: list[str] | None = None, prepare: Callable | None = None) -> Run:
         """Starts or continues the run in a workdir."""
         recipe = "files" if arguments and "--config.data.image_size=16" in arguments else "two_stages"
         command = [f"--config={self.scratch / recipe}.py", f"--workdir={workdir}", *(arguments or [])]
-        return Run(command, self.scratch / "output" / workdir.name, prepare)
+        return Run(command, (self._place or self.scratch) / f"{workdir.name}.output", prepare)
 
     def folder(self) -> list[str]:
         """Arguments for digits as JPEG files, which data workers decode."""

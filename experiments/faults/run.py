@@ -7,8 +7,10 @@ alone. A row for each trial goes to a file; started again, only the trials that 
 import argparse
 import collections
 import json
+import multiprocessing
 import random
-import shutil
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -102,8 +104,12 @@ def main() -> None:
         print("full disk, read-only: not run, since only root can mount a small file system")
         names = [n for n in names if KINDS[n][0] not in (storage.full_disk, storage.read_only)]
     if not options.table and names:
-        campaign(names, options.trials, options.seed, Bench(options.scratch), options.rows)
-        shutil.rmtree(options.scratch / "trial", ignore_errors=True)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        try:
+            campaign(names, options.trials, options.seed, Bench(options.scratch), options.rows)
+        finally:  # the runs have sessions of their own
+            for run in multiprocessing.active_children():
+                run.kill()
     print(table(read(options.rows)))
 
 
