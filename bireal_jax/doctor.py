@@ -24,9 +24,10 @@ from bireal_jax import build, checkpoint, cost, export, health, models, parallel
 from bireal_jax.data import batching
 from bireal_jax.data.source import Arrays, check_labels
 from bireal_jax.errors import BadInput, first_line
-from bireal_jax.step import Plan, State
+from bireal_jax.step import Plan, State, teacher_arguments
 
 SAMPLE = 8  # images of each split that are decoded
+MARGIN = 1.5  # XLA takes 1.4 times the outputs of all modules for bireal_tiny, on the CPU, 256 images of 32 pixels
 SMALL = 32  # pixels, and this many or the least that the network takes are trained on
 MOST = 130  # parameter arrays; networks of more are stood for by a tiny one of their kind
 TINY = ((models.REACTNET, "react_tiny"), (models.REAL_MODELS, "resnet_tiny"), (models.MODELS, "bireal_tiny"))
@@ -124,6 +125,15 @@ class Visit:
         turbo = " with libjpeg-turbo" if features.check("libjpeg_turbo") else ""
         return f"Pillow {PIL.__version__}{turbo}: {count} images, {each:.1f} ms each; all of them: --mode=data"
 
+    def weights(self) -> str:
+        """Those that the run starts from, and the teacher's."""
+        plans = [Plan(stage, self.source) for stage in self.stages]
+        if self.config.init_from:
+            build.variables(self.stages[0], plans[0].shapes, partial(plans[0].initial, 0))
+        teacher_arguments(plans)
+        named = [name for name in (self.config.init_from, self.config.teacher.weights) if name]
+        return f"{' and '.join(named)}: every array has its place" if named else "none to start from"
+
     def write_access(self) -> str:
         """Can the workdir be written, and does it belong to this config?"""
         workdir.finished(self.directory, self.config)  # or it belongs to another config
@@ -161,7 +171,7 @@ class Visit:
         """For the state, its copy in a save, and what the backward pass keeps."""
         plan = Plan(self.last, self.source)
         each = self.last.batch_size // jax.device_count()
-        state, maps = _bytes(_template(plan)), each * _bytes(_maps(plan))
+        state, maps = _bytes(_template(plan)), MARGIN * each * _bytes(_maps(plan))
         stats = jax.local_devices()[0].memory_stats() or {}
         limit = stats.get("bytes_limit")
         needed = 2 * state + maps if limit else 2 * state + maps * jax.local_device_count()
@@ -243,6 +253,7 @@ CHECKS = {
     "write access": Visit.write_access,
     "data set": Visit.data_set,
     "decoder": Visit.decoder,
+    "weights": Visit.weights,
     "disk space": Visit.disk_space,
     "memory": Visit.memory,
     "training step": Visit.training_step,
@@ -288,20 +299,8 @@ def _template(plan):
 def _maps(plan):
     """Shapes of the outputs of all modules for one image: about what the backward pass keeps."""
     images = jax.ShapeDtypeStruct((1, *plan.source.image_shape), plan.model.dtype)
-    keys = jax.eval_shape(lambda: {"genes": jax.random.key(0)})
-
-    def forward(variables, images, keys):
-        _, kept = plan.model.apply(
-            variables,
-            images,
-            train=True,
-            capture_intermediates=True,
-            mutable=["batch_stats", "intermediates"],
-            rngs=keys,
-        )
-        return kept["intermediates"]
-
-    return jax.eval_shape(forward, plan.shapes, images, keys)
+    apply = partial(plan.model.apply, capture_intermediates=True, mutable=["intermediates"])
+    return jax.eval_shape(apply, plan.shapes, images)[1]
 
 
 def _noise(source, devices, each):

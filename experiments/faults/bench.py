@@ -101,7 +101,7 @@ class Run:
 
     def first_step(self) -> tuple[str, int] | None:
         """(stage, step) of the first line of training, if there is one yet."""
-        found = re.search(r"^ *(\w+) +(\d+)/\d+  loss", self.text(), re.MULTILINE)
+        found = re.search(r"^ *(?!eval)(\w+) +(\d+)/\d+  loss", self.text(), re.MULTILINE)
         return (found[1], int(found[2])) if found else None
 
     def send(self, number: signal.Signals, group: bool = False) -> None:
