@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from bireal_jax import checkpoint, data, importers, losses, models, parallel, progress, readers
 from bireal_jax import config as config_lib
-from bireal_jax.errors import BadInput
+from bireal_jax.errors import BadInput, first_line
 from bireal_jax.evaluate import normalize
 
 
@@ -243,12 +243,21 @@ def trained(directory: str | Path) -> tuple[nn.Module, Any, Callable[[jax.Array]
 def _stored(directory):
     """config.json of a workdir; {} where there is none."""
     path = directory / "config.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return _read(path) if path.exists() else {}
+
+
+def _read(path):
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise BadInput(
+            f"{path} is damaged ({first_line(error)}); delete it: the training command writes it anew"
+        ) from None
 
 
 def described(directory: Path) -> data.Source:
     """The data set of the last stage of a run, as far as its workdir knows it: everything but the examples."""
-    stored = json.loads((directory / "data.json").read_text())["stages"][-1]
+    stored = _read(directory / "data.json")["stages"][-1]
     return data.Source(
         train=(), eval=(), prepare=dict, image_shape=tuple(stored["image_shape"]), num_classes=stored["classes"],
         mean=tuple(stored["mean"]), std=tuple(stored["std"]), label_names=tuple(stored["labels"]),
