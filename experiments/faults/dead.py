@@ -13,6 +13,10 @@ from experiments.faults.bench import NOISE, Bench, Clock
 WATCHDOG = 10.0  # seconds
 
 
+class Void(Exception):
+    """The run ended before it was harmed."""
+
+
 def fall_asleep(step: int) -> None:
     """From that step on the main thread of this process sleeps; its other threads do not."""
     from bireal_jax import progress
@@ -45,7 +49,8 @@ def hosts(bench: Bench, rng: random.Random, fault: str) -> dict:
         bench.start(place / f"{i}", [*arguments, f"--process_id={i}", f"--workdir={place / 'w'}"], prepare[i])
         for i in range(2)
     ]
-    runs[0].until(lambda: f" {step}/2000" in runs[0].text())
+    if not runs[0].until(lambda: f" {step}/2000" in runs[0].text()):
+        raise Void  # a machine that was suspended for longer than JAX's heartbeat
     if fault == "SIGKILL of process 0":
         runs[0].send(signal.SIGKILL)
     elif fault == "SIGKILL of process 1":
