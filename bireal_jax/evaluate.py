@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bireal_jax import metrics, parallel
+from bireal_jax import metrics, parallel, preempt
 from bireal_jax.data import Source, batching
 
 
@@ -33,8 +33,9 @@ def make_eval_step(model: nn.Module, loss: Callable, source: Source) -> Callable
 
 
 def evaluate(
-    eval_step: Callable, variables: Mapping[str, Any], source: Source, batch_size: int, **loading
-) -> dict[str, float]:
+    eval_step: Callable, variables: Mapping[str, Any], source: Source, batch_size: int,
+    asked: Callable[[], bool] = lambda: False, **loading,
+) -> dict[str, float]:  # fmt: skip
     """The metrics of the data set's task over source.eval: for classes mean loss, top-1 and top-5 in percent.
 
     Args:
@@ -42,22 +43,22 @@ def evaluate(
       variables: {"params", "batch_stats"}, replicated.
       source: the data set.
       batch_size: images per step over all devices; any size.
+      asked: whether the run was asked to stop, which explains the death of a worker process.
       **loading: `threads` and `workers` of `batching.eval_batches`.
 
     Raises:
-      BadInput: depth maps without any depth.
+      BadInput: depth maps without any depth; a worker process died.
       RuntimeError: not every example was seen exactly once, an error in the pipeline.
     """
-    batches = batching.eval_batches(
-        source,
-        batch_size,
-        devices=jax.local_device_count(),
-        process=jax.process_index(),
-        processes=jax.process_count(),
-        **loading,
-    )
+
+    def batches(start, **more):
+        return batching.eval_batches(
+            source, batch_size, start, devices=jax.local_device_count(), process=jax.process_index(),
+            processes=jax.process_count(), **(loading | more),
+        )  # fmt: skip
+
     totals: dict[str, float] = {}
-    for batch in parallel.prefetch(batches):
+    for batch in parallel.prefetch(preempt.unbroken(batches, 0, asked)):
         sums = parallel.fetch(eval_step(variables, batch))
         totals = {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}
     if totals["seen"] != len(source.eval):

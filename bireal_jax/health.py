@@ -63,7 +63,7 @@ def first_bad(step: Callable, state: Any, batch: Any, *more: Any) -> str:
         result = call(*args, **kwargs)
         if context.method_name == "__call__":
             jax.debug.callback(note, sound(result), len(names))
-            names.append("/".join(context.module.path) or "the logits")
+            names.append(_name(context.module))
         return result
 
     with nn.intercept_methods(watch):
@@ -75,6 +75,14 @@ def first_bad(step: Callable, state: Any, batch: Any, *more: Any) -> str:
     leaves = jax.tree_util.tree_flatten_with_path(parallel.fetch(after.params))[0]
     updates = [jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in leaves if not sound(leaf)]
     return f"in the updates of {len(updates)} parameters, such as {updates[0]}" if updates else "in the loss"
+
+
+def _name(module):
+    """Where a module stands in its network: "stage1_block1/bn", "stage1_block1/bn of the teacher"."""
+    root = module
+    while isinstance(root.parent, nn.Module):
+        root = root.parent
+    return ("/".join(module.path) or "the logits") + (" of the teacher" if root.name == "teacher" else "")
 
 
 class Reports:

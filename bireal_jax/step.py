@@ -185,9 +185,9 @@ class Plan:
       BadInput: the config, or what it points to, cannot work.
     """
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: ConfigDict, source: Source | None = None):
         self.config, c = config, config.optim
-        self.source = source = build.source(config)
+        self.source = source = source or build.source(config)
         self.model, self.shapes = build.model(config, source)
         self.total, self.log_every, self.eval_every, self.save_every, warmup = (
             config_lib.steps(config, prefix, len(source.train))

@@ -82,8 +82,8 @@ def run_eval(config: ConfigDict, directory: Path) -> dict[str, float]:
         variables, origin = build.variables(last, shapes), last.init_from
     else:
         variables, origin = build.best_variables(directory, shapes)
-        for change in workdir.changes(directory, config):
-            progress.say(f"note: the run in {directory} had another config: {change}")
+        if note := workdir.note(directory, config):
+            progress.say(note)
     step = parallel.pmap(make_eval_step(model, losses.evaluation(last.loss), source))
     loading = {"threads": last.data.threads, "workers": last.data.workers}
     scores = evaluate(step, parallel.replicate(variables), source, last.batch_size, **loading)
@@ -300,7 +300,8 @@ class Stage(Plan):
                 self._leave(state, step)
             return self.mapped_eval_step(variables, batch)
 
-        scores = evaluate(eval_step, state.variables, self.source, self.config.batch_size, **self.loading)
+        batch_size, asked = self.config.batch_size, lambda: self.signals.asked
+        scores = evaluate(eval_step, state.variables, self.source, batch_size, asked, **self.loading)
         self.log.write(step, "eval", scores)
         self.bar.line(step, "eval", scores)
         return scores

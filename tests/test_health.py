@@ -4,13 +4,14 @@ import dataclasses
 import json
 import logging
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import small
 
-from bireal_jax import health, parallel, step, train
+from bireal_jax import health, models, parallel, step, train
 from bireal_jax.checkpoint import Checkpoints
 from bireal_jax.errors import BadInput
 
@@ -106,3 +107,19 @@ def test_a_withheld_step_leaves_the_state_as_it_was(skip):
     assert bool(ok) == bool(skip) and later.step == 2
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + skip), later.params, state.params)
     parallel.fetch(later)
+
+
+def test_layers_of_the_teacher_are_named_as_such():
+    student, teacher = (models.build("resnet_tiny", 10, act="relu").clone(name=name) for name in (None, "teacher"))
+    names = []
+
+    def watch(call, args, kwargs, context):
+        names.append(health._name(context.module))
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(watch):
+        for module in (student, teacher):
+            jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    half = len(names) // 2
+    assert names[half:] == [f"{name} of the teacher" for name in names[:half]]
+    assert "head/linear" in names and "the logits" in names

@@ -36,6 +36,8 @@ def command(*arguments, **options):
         ([DIGITS, "--workdri=x"], "Unknown command line flag 'workdri'"),
         ([DIGITS, "--mode=trian"], "mode"),
         ([DIGITS, "extra"], "unexpected argument 'extra'"),
+        ([f"{DIGITS}:x"], "configs/digits.py has no variants; leave out :x"),
+        (["--config=configs/bop_r18.py:third_order"], "known: second_order; did you mean second_order?"),
     ],
 )
 def test_mistakes_are_named_in_three_lines(arguments, message):

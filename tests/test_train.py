@@ -303,6 +303,17 @@ def test_a_workdir_belongs_to_one_data_set(tmp_path, monkeypatch):
         train.run(small(total_steps=2), tmp_path)
 
 
+def test_a_damaged_log_is_named(tmp_path):
+    """A last line that was cut off is dropped; another line that is none is an error."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"stage": 0, "step": 1}\n{"stage": 0, "step": 2}\n{"sta')
+    workdir.Log._keep(path, 0, 1)
+    assert path.read_text() == '{"stage": 0, "step": 1}\n'
+    path.write_bytes(b'{"stage": 0, "step": 1}\n{"st\xffge": 0, "step": 2}\n')
+    with pytest.raises(BadInput, match="metrics.jsonl, line 2 is damaged: .*\ndelete that line"):
+        workdir.Log._keep(path, 0, 1)
+
+
 def test_a_damaged_result_is_named(tmp_path):
     train.run(small(total_steps=2), tmp_path)
     (tmp_path / "result.json").write_text('{"top1": 9')

@@ -2,6 +2,9 @@
 
 import functools
 import itertools
+import os
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,8 +61,20 @@ def _grain_batches(source, batch_size, seed, start, process, processes, threads,
     batches = stream[process::processes].batch(batch_size // processes)[start:]
     iterable = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2)))
     if workers:
-        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), end_with_the_parent)
     return iterable
+
+
+def end_with_the_parent(*_) -> None:
+    """In a worker process: ends it within a second after the training was killed, or its memory is not given back."""
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def stage_seed(seed: int, stage: int) -> int:
@@ -80,7 +95,7 @@ def _memory_batches(source, batch_size, seed, start, process, processes, threads
 
 
 def eval_batches(
-    source: Source, batch_size: int, *,
+    source: Source, batch_size: int, start: int = 0, *,
     devices: int, process: int = 0, processes: int = 1, threads: int = 4, workers: int = 0,
 ) -> Iterator[Batch]:  # fmt: skip
     """Every evaluation example once, in order; the last batches are filled up with rows whose mask is False.
@@ -92,12 +107,12 @@ def eval_batches(
     rounds = -(-len(source.eval) // (per_process * processes))
     examples = grain.MapDataset.source(source.eval).map(source.prepare)[process::processes]
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2))
-    iterable = examples.batch(per_process, drop_remainder=False).to_iter_dataset(options)
+    iterable = examples.batch(per_process, drop_remainder=False)[start:].to_iter_dataset(options)
     if workers:
-        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), end_with_the_parent)
     batches = iter(iterable)
     empty = {"image": np.zeros((0, *source.image_shape), np.uint8), "label": np.zeros((0, *source.label_shape))}
-    for _ in range(rounds):
+    for _ in range(start, rounds):
         yield _finish(next(batches, empty), source, per_process, devices)
 
 
