@@ -11,12 +11,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from bireal_jax.binarize import WeightBinarizer
 from bireal_jax.conv import Padding, conv
-from bireal_jax.norm import normalize_batch
+from bireal_jax.norm import Over, normalize_batch
 
 NO_PADDING: Padding = ((0, 0), (0, 0))
+CONV = "conv"  # what convolutions give is called for `jax.checkpoint`
 
 
 def symmetric(kernel_size: tuple[int, int]) -> Padding:
@@ -31,9 +33,10 @@ def conv2d(
 ) -> jax.Array:
     """Real-valued convolution of x [n, h, w, cin] with w [kh, kw, cin / groups, cout], zero padding."""
     if groups == 1:
-        return conv(x, w, strides, padding)
+        return checkpoint_name(conv(x, w, strides, padding), CONV)
     numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, feature_group_count=groups)
+    y = lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, feature_group_count=groups)
+    return checkpoint_name(y, CONV)
 
 
 @partial(jax.jit, static_argnames=("strides", "padding"))
@@ -200,14 +203,14 @@ class BatchNorm(nn.Module):
     (n / (n - 1) times the variance that normalizes the batch).
 
     Attributes:
-      axis_name: name of the pmapped axis over which batch statistics are averaged; None for statistics per device.
+      over: what batch statistics are over, as of `norm.normalize_batch`.
       momentum: share of the old running statistics kept (PyTorch's momentum is 1 - this).
       epsilon: added to the variance. Keep 1e-5: see `uniform_001`.
       use_scale: has a learned scale.
       dtype, param_dtype: of the result and of the parameters; statistics are float32 or wider.
     """
 
-    axis_name: str | None = None
+    over: Over = None
     momentum: float = 0.9
     epsilon: float = 1e-5
     use_scale: bool = True
@@ -228,12 +231,11 @@ class BatchNorm(nn.Module):
         if not train:
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
             return ((x.astype(wide) - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
-        axis = None if self.is_initializing() else self.axis_name
-        y, mean, var = normalize_batch(x.astype(self.dtype), scale, bias, self.epsilon, axis)
+        over = None if self.is_initializing() else self.over
+        y, mean, var = normalize_batch(x.astype(self.dtype), scale, bias, self.epsilon, over)
         if not self.is_initializing():
-            count = x.size // x.shape[-1] * (lax.axis_size(axis) if axis else 1)
             running_mean.value = self._blend(running_mean.value, mean)
-            running_var.value = self._blend(running_var.value, var * (count / max(count - 1, 1)))
+            running_var.value = self._blend(running_var.value, var)
         return y
 
     def _blend(self, old, new):

@@ -1,5 +1,6 @@
 """The training loop: one loop over stages, and within a stage one over steps."""
 
+import dataclasses
 import json
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ def run(config: ConfigDict, directory: Path, signals: preempt.Signals | None = N
         return finished
     stages, offset = [], 0
     for i, stage in enumerate(configs):
-        batching.check_divisible(stage.batch_size, jax.device_count())
+        build.part_size(stage, jax.device_count())
         stages.append(Stage(i, config_lib.stage_name(config, i), stage, directory, offset, signals))
         offset += stages[-1].total
     variables, results, teacher = None, [], parallel.replicate(teacher_arguments(stages))
@@ -84,7 +85,8 @@ def run_eval(config: ConfigDict, directory: Path) -> dict[str, float]:
         variables, origin = build.best_variables(directory, shapes)
         for change in workdir.changes(directory, config):
             progress.say(f"note: the run in {directory} had another config: {change}")
-    step = parallel.pmap(make_eval_step(model, losses.evaluation(last.loss), source))
+    replica = build.part_size(last, jax.device_count()) if last.deterministic else 0
+    step = parallel.pmap(make_eval_step(model, losses.evaluation(last.loss), source, replica))
     loading = {"threads": last.data.threads, "workers": last.data.workers}
     scores = evaluate(step, parallel.replicate(variables), source, last.batch_size, **loading)
     if jax.process_index() == 0:
@@ -132,7 +134,8 @@ class Stage(Plan):
         self.signals, self.several = signals or preempt.Signals(), jax.process_count() > 1
         self.index, self.name, self.directory, self.offset = index, name, directory, offset
         self.reports = health.Reports(self.train_step, config.skip_nonfinite)
-        guarded = health.guard(self.train_step, config.skip_nonfinite)
+        finish = health.guard(self.train_step.finish, config.skip_nonfinite)
+        guarded = dataclasses.replace(self.train_step, finish=finish)
         self.step = parallel.pmap(guarded, donate=True, more=int(self.teacher is not None))
         self.close_window = parallel.on_all(close_window, donate=True)
         self.mapped_eval_step = parallel.pmap(self.eval_step)

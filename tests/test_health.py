@@ -28,20 +28,22 @@ def poison(monkeypatch):
 
             inner = real(model, loss, tx, *args, **kwargs)
 
-            def run(state, batch):
+            def part(state, batch):
                 if where == "layer":
-                    params = dict(state.params)
-                    head = jax.tree.map(lambda v: jnp.where(bad(state), jnp.nan, v), params["head"])
-                    after, value = inner(dataclasses.replace(state, params=params | {"head": head}), batch)
-                    return after, value
-                after, value = inner(state, batch)
+                    head = jax.tree.map(lambda v: jnp.where(bad(state), jnp.nan, v), state.params["head"])
+                    state = dataclasses.replace(state, params=dict(state.params) | {"head": head})
+                return inner.part(state, batch)
+
+            def finish(state, *rest):
+                after, value = inner.finish(state, *rest)
                 if where == "loss":
                     return after, jnp.where(bad(state), jnp.inf, value)
-                return dataclasses.replace(
-                    after, params=jax.tree.map(lambda v: jnp.where(bad(state), jnp.nan, v), after.params)
-                ), value
+                if where == "update":
+                    params = jax.tree.map(lambda v: jnp.where(bad(state), jnp.nan, v), after.params)
+                    after = dataclasses.replace(after, params=params)
+                return after, value
 
-            return run
+            return dataclasses.replace(inner, part=part, finish=finish)
 
         monkeypatch.setattr(step, "make_train_step", make)
 

@@ -15,6 +15,7 @@ from bireal_jax.models.depth import DECODERS
 from bireal_jax.models.reactnet import REACTNET
 from bireal_jax.models.resnet import RESNET, ResNet
 from bireal_jax.models.vgg import BinaryNet, VGGSmall
+from bireal_jax.norm import Over
 
 LATENT_INITS = {
     "uniform_001": uniform_001,
@@ -40,7 +41,7 @@ def build(
     act: str | binarize.Derivative = "approx_sign",
     weight: str | binarize.WeightBinarizer = "released",
     latent_init: str = "uniform_001",
-    bn_axis: str | None = None,
+    bn_over: Over = None,
     decoder: str = "",
 ) -> nn.Module:
     """The model of that name.
@@ -53,7 +54,7 @@ def build(
         d(x, progress).
       weight: a key of `binarize.WEIGHTS`, "real" among them, or a weight binarizer w -> (b, alpha).
       latent_init: a key of `LATENT_INITS`.
-      bn_axis: pmapped axis over which batch norm statistics are averaged; None for statistics per device.
+      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
       decoder: a key of `DECODERS`: the network, none of `ALEXNETS`, is its encoder, and a map comes out; "" for
         logits.
 
@@ -70,12 +71,12 @@ def build(
         "latent_init": lookup(LATENT_INITS, latent_init, "latent_init"),
     }
     precision = {"dtype": dtype, "param_dtype": jnp.promote_types(dtype, jnp.float32)}
-    network = partial(lookup(MODELS, name, "model"), **({} if name in REAL_MODELS else fields), bn_axis=bn_axis)
+    network = partial(lookup(MODELS, name, "model"), **({} if name in REAL_MODELS else fields), bn_over=bn_over)
     if not decoder:
         return network(num_classes=num_classes, **precision)
     make = lookup(DECODERS, decoder, "decoder")
     if name in ALEXNETS:
         raise BadInput(f"{name} is no encoder of maps; known: {', '.join(sorted(set(MODELS) - set(ALEXNETS)))}")
     return make(
-        make_encoder=partial(network, num_classes=0), outputs=num_classes, bn_axis=bn_axis, **fields, **precision
+        make_encoder=partial(network, num_classes=0), outputs=num_classes, bn_over=bn_over, **fields, **precision
     )

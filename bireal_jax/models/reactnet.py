@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense, RPReLU
 from bireal_jax.models.bireal import BiRealNet
+from bireal_jax.norm import Over
 from bireal_jax.pool import avg_pool, global_avg_pool
 
 Module = Callable[..., Any]
@@ -69,7 +70,7 @@ class ReActNet(nn.Module):
       stem, widths: channels behind the stem and behind each block.
       real_groups: where the channels double, the pointwise convolutions are real-valued, each in so many groups; 0 for
         1-bit ones.
-      bn_axis: pmapped axis of cross-replica batch norm, or None.
+      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
       dtype, param_dtype: of the computation and of the parameters.
     """
 
@@ -80,7 +81,7 @@ class ReActNet(nn.Module):
     stem: int = STEM
     widths: tuple[int, ...] = WIDTHS
     real_groups: int = 0
-    bn_axis: str | None = None
+    bn_over: Over = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -93,7 +94,7 @@ class ReActNet(nn.Module):
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
         """`progress`: how far the training is, from 0 to 1, for binarizers that change with it."""
         precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv, norm = partial(Conv, **precision), partial(BatchNorm, self.bn_axis, **precision)
+        conv, norm = partial(Conv, **precision), partial(BatchNorm, self.bn_over, **precision)
         binary_conv = partial(
             BinaryConv, activation=partial(self.activation, progress=progress),
             weight=partial(self.weight, progress=progress), latent_init=self.latent_init, learned_threshold=True,
