@@ -29,7 +29,7 @@ def make_eval_step(model: nn.Module, loss: Callable, source: Source, replica: in
         outputs: Any = model.apply(variables, normalize(batch["image"], source, model.dtype))
         return task.sums(outputs, batch["label"], loss(outputs, batch["label"]), batch["mask"])
 
-    return parallel.Step(part, lambda variables, batch, total, count: total, replica=replica)
+    return parallel.Step(part, lambda variables, total, count: total, replica=replica)
 
 
 def evaluate(

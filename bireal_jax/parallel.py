@@ -28,7 +28,7 @@ class Step:
 
     Attributes:
       part: (replicated, batch, ...) -> a tree of arrays; the batch is some images, by themselves.
-      finish: (replicated, batch, total, count) -> the result, from the sum of what `count` parts gave.
+      finish: (replicated, total, count) -> the result, from the sum of what `count` parts gave.
       parts: a device divides its images into so many, computed one after the other in the memory that one takes.
       replica: so many images are a part instead, and `pmap` gives the same bits for any number of devices and
         processes that divides the number of such logical replicas; 0: not in this mode.
@@ -49,13 +49,13 @@ class Step:
             zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(self.part, replicated, parts[0], *more))
             add = lambda sums, part: (_add(sums, self.part(replicated, part, *more)), None)  # noqa: E731
             total, _ = lax.scan(add, zeros, stacked)
-        return self.finish(replicated, batch, lax.psum(total, AXIS), len(parts) * lax.axis_size(AXIS))
+        return self.finish(replicated, lax.psum(total, AXIS), len(parts) * lax.axis_size(AXIS))
 
     def cut(self, batch: Any) -> list[Any]:
         """The parts of the batch of a device: of leaves [n, ...]. A leaf [] is in all of them."""
         n = max(len(leaf) for leaf in jax.tree.leaves(batch) if leaf.ndim)
         size = self.replica or n // self.parts
-        return [jax.tree.map(lambda a: a[i : i + size] if a.ndim else a, batch) for i in range(0, n, size)]
+        return [jax.tree.map(lambda a, i=i: a[i : i + size] if a.ndim else a, batch) for i in range(0, n, size)]
 
 
 def _add(a, b):
@@ -71,37 +71,51 @@ def pmap(step: Callable, donate: bool = False, more: int = 0) -> Callable:
     memory of the first argument is reused for the result, and the argument must not be touched again.
     """
     if isinstance(step, Step) and step.replica:
-        return _elastic(step, donate, more)
+        return _elastic(step)
     axes = (None, 0, *(None,) * more)
     return jax.pmap(step, AXIS, in_axes=axes, out_axes=None, donate_argnums=(0,) if donate else ())
 
 
-def _elastic(step, donate, more):
-    """A step whose bits do not depend on the devices: all that computes are programs that do not know how many.
+def _elastic(step):
+    """A step whose bits do not depend on the devices: every sum is in programs of one device, alike for any number.
 
-    One computes a logical replica, at a time on each device; one adds up in the order of the batch, and finishes.
-    Within a single program XLA fuses the ends of the replicas with the sum in ways that differ with their number.
+    In a program that knows how many devices and parts there are XLA rewrites the arithmetic in ways that depend on it:
+    a division here, a fused multiplication and addition there. So each device computes a logical replica at a time,
+    and one device adds up, in the order of the batch, and finishes.
     """
     cut = jax.pmap(step.cut, AXIS)
-    part = jax.pmap(step.part, AXIS, in_axes=(None, 0, *(None,) * more))
+    part = jax.jit(
+        lambda replicated, images, *more: jax.tree.map(
+            lambda a: a[None], step.part(replicated, jax.tree.map(lambda a: a[0], images), *more)
+        )
+    )
     gather = jax.pmap(
-        lambda parts: jax.tree.map(
-            lambda *rows: jnp.concatenate(lax.all_gather(jnp.stack(rows), AXIS)), *parts
-        ), AXIS, out_axes=None,
-    )  # fmt: skip
+        lambda parts: jax.tree.map(lambda *rows: jnp.concatenate(lax.all_gather(jnp.stack(rows), AXIS)), *parts),
+        AXIS,
+        out_axes=None,
+    )
 
-    def finish(replicated, batch, rows):
+    @jax.jit
+    def finish(replicated, rows):
         count = len(jax.tree.leaves(rows)[0])
         each = (jax.tree.map(lambda a, i=i: a[i], rows) for i in range(count))
-        return step.finish(replicated, batch, functools.reduce(_add, each), count)
+        return step.finish(replicated, functools.reduce(_add, each), count)
 
-    last = pmap(finish, donate, 1)
+    def on_each(*args):
+        results = [part(*_on(i, args)) for i in range(jax.local_device_count())]
+        return jax.tree.map(
+            lambda *a: jax.make_array_from_single_device_arrays((len(a), *a[0].shape[1:]), _sharding(AXIS), a), *results
+        )
 
     def run(replicated, batch, *more):
-        rows = gather([part(replicated, images, *more) for images in cut(batch)])
-        return last(replicated, batch, rows)
+        rows = gather([on_each(replicated, images, *more) for images in cut(batch)])
+        return replicate(finish(*_on(0, (replicated, rows))))
 
     return run
+
+
+def _on(device, tree):
+    return jax.tree.map(lambda a: a.addressable_shards[device].data, tree)
 
 
 def on_all(function: Callable, donate: bool = False) -> Callable:

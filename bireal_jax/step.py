@@ -131,7 +131,7 @@ def make_train_step(
         (_, (sums, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         return grads, batch_stats, sums
 
-    def finish(state, batch, total, count):
+    def finish(state, total, count):
         *means, sums = total
         grads, batch_stats = jax.tree.map(lambda v: v / count, means)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

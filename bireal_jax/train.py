@@ -1,6 +1,5 @@
 """The training loop: one loop over stages, and within a stage one over steps."""
 
-import dataclasses
 import json
 from functools import partial
 from pathlib import Path
@@ -134,8 +133,7 @@ class Stage(Plan):
         self.signals, self.several = signals or preempt.Signals(), jax.process_count() > 1
         self.index, self.name, self.directory, self.offset = index, name, directory, offset
         self.reports = health.Reports(self.train_step, config.skip_nonfinite)
-        finish = health.guard(self.train_step.finish, config.skip_nonfinite)
-        guarded = dataclasses.replace(self.train_step, finish=finish)
+        guarded = health.guard(self.train_step, config.skip_nonfinite)
         self.step = parallel.pmap(guarded, donate=True, more=int(self.teacher is not None))
         self.close_window = parallel.on_all(close_window, donate=True)
         self.mapped_eval_step = parallel.pmap(self.eval_step)
