@@ -1,6 +1,11 @@
 """A batch that is divided, over devices and processes or one part after the other, gives what the whole one gives."""
 
 import hashlib
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -9,14 +14,17 @@ import numpy as np
 import pytest
 from small import small
 
-from bireal_jax import build, losses, optim, parallel
+from bireal_jax import build, config, losses, optim, parallel
 from bireal_jax.binarize import activation, weight
 from bireal_jax.data import batching
+from bireal_jax.errors import BadInput
 from bireal_jax.evaluate import evaluate, make_eval_step
 from bireal_jax.layers import BatchNorm, BinaryConv, Dense
 from bireal_jax.norm import Over
 from bireal_jax.pool import global_avg_pool
 from bireal_jax.step import make_state, make_train_step
+
+ROOT = Path(__file__).parents[1]
 
 
 class Tiny(nn.Module):
@@ -42,8 +50,10 @@ def run(devices, monkeypatch=None, over=4, dtype=jnp.float32, steps=3, process=0
         monkeypatch.setattr(jax, "local_device_count", lambda: devices)
     source = build.source(small())
     model = Tiny(over, dtype)
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1), dtype))
-    tx = optim.make("adam", optim.schedule("linear", 1e-2, 100), variables["params"])
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1), dtype))
+    rng = np.random.default_rng(0)  # and not the initializers, which take longest to compile
+    variables = jax.tree.map(lambda s: jnp.asarray(rng.uniform(0.1, 1, s.shape) - 0.5 * (s.ndim > 1), s.dtype), shapes)
+    tx = optim.make("sgd", optim.schedule("linear", 1e-2, 100), variables["params"])
     step = parallel.pmap(make_train_step(model, losses.cross_entropy, tx, source, **fields), donate=True)
     state = parallel.replicate(make_state(variables, tx, 0, False, dtype))
     where = {"devices": devices, "process": process, "processes": processes}
@@ -60,14 +70,68 @@ def digest(state, scores):
     return hashlib.sha256(b"".join(leaves)).hexdigest(), scores
 
 
+def test_a_divided_batch_gives_what_the_whole_one_gives(x64, monkeypatch):
+    """In float64, statistics over groups of four included: parts and recomputation, and logical replicas."""
+    results = []
+    for devices, fields in ((1, {}), (2, {"parts": 2, "remat": True}), (2, {"replica": 4})):
+        with monkeypatch.context() as patch:
+            state, scores = run(devices, patch, dtype=jnp.float64, **fields)
+        results.append(jax.tree.leaves((state.trees(), scores)))
+    for divided in results[1:]:
+        for a, b in zip(results[0], divided, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+CHILD = """
+import sys
+import jax
+
+jax.config.update("jax_num_cpu_devices", 2)
+sys.path.insert(0, "tests")
+from bireal_jax import hosts
+from test_parallel import digest, run
+
+port, index = sys.argv[1:]
+assert hosts.join("localhost:" + port, 2, int(index))
+print(*digest(*run(2, process=int(index), processes=2, over=None, replica=2)))
+"""
+
+
+def test_the_same_bits_on_one_device_and_on_two_processes_of_two(monkeypatch, optimized):
+    """Parameters, statistics, moments, and the scores of 359 images, in float32: see `parallel.Step.replica`."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, port, str(i)], cwd=ROOT, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) for i in (0, 1)
+    ]  # fmt: skip
+    expected = digest(*run(1, monkeypatch, over=None, replica=2))
+    outputs = [child.communicate(timeout=120) for child in children]
+    assert [child.returncode for child in children] == [0, 0], outputs
+    assert [out.splitlines()[-1] for out, _ in outputs] == [" ".join(map(str, expected))] * 2
+
+
 @pytest.mark.parametrize(
-    ("devices", "fields"),
-    [(1, {"parts": 2}), (1, {"remat": True}), (2, {"parts": 2, "remat": True}), (2, {"replica": 4})],
+    ("fields", "message"),
+    [
+        ({"deterministic": True, "batch_size": 24 * 3}, None),
+        ({"deterministic": True, "batch_size": 20}, "batch_size=20 does not divide into 8 parts .*; use 24"),
+        ({"accumulate": 2, "batch_size": 24}, r"into 16 parts .*accumulate=2\) .*; use 32"),
+        ({"model.bn_group": 3, "batch_size": 16}, "into 8 parts .* of groups of config.model.bn_group=3; use 24"),
+        ({"model.bn_group": 2, "model.sync_bn": True}, "sync_bn normalizes over all devices"),
+    ],
 )
-def test_a_divided_batch_gives_what_the_whole_one_gives(x64, monkeypatch, devices, fields):
-    """In float64, statistics over groups of four included: parts, recomputation and logical replicas."""
-    with monkeypatch.context() as patch:
-        whole = run(1, patch, dtype=jnp.float64)
-    divided = run(devices, monkeypatch, dtype=jnp.float64, **fields)
-    for a, b in zip(*(jax.tree.leaves((state.trees(), scores)) for state, scores in (whole, divided)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+def test_what_does_not_divide_is_named(fields, message):
+    c = small(**fields)
+    if message is None:
+        assert [build.part_size(c, devices) for devices in (1, 2, 4, 8)] == [9] * 4
+        with pytest.raises(BadInput, match="8 logical replicas, which 3 devices cannot share"):
+            build.part_size(c, 3)
+        return
+    with pytest.raises(BadInput, match=message):
+        config.validate(c)
+        build.part_size(c, 8)
