@@ -1,11 +1,10 @@
-"""Runs of one recipe on other hosts and devices, cut off and resumed: are they the run that was never disturbed?
+"""Runs of one recipe on other hosts, cut off and resumed: are they the run that was never disturbed?
 
     python -m experiments.faults.hosts          prints the table of README.md
 
 Every run is the command in processes of its own, on virtual CPU devices: `h x d` is h hosts of d devices each.
 """
 
-import itertools
 import json
 import os
 import shutil
@@ -129,12 +128,6 @@ def main():
             row(f"2 x 4, {number.name} to host {victim}", "", f"statuses {statuses} after {seconds:.1f} s")
             for hosts, devices in ((1, 8), (4, 2)) if number == signal.SIGTERM else ((2, 4),):
                 row("", f"resumed on {hosts} x {devices}", resume(root, name, reference, hosts, devices))
-        for before, after in itertools.product((1, 2, 4, 8), repeat=2):
-            name = f"{before} devices"
-            if not (root / name).exists():
-                statuses, _ = disturb(root / name, 1, before, ELASTIC, signal.SIGTERM, 0)
-                assert statuses == [0], statuses
-            row(f"1 x {before}, SIGTERM", f"resumed on 1 x {after}", resume(root, name, reference, 1, after))
 
 
 if __name__ == "__main__":
