@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from bireal_jax import arch, checkpoint, data, importers, losses, models, parallel, progress, readers
 from bireal_jax import config as config_lib
+from bireal_jax.data import batching
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.evaluate import normalize
 
@@ -33,6 +34,33 @@ def stages(config: ConfigDict) -> list[ConfigDict]:
     if any(stage.model.dtype == "float64" for stage in found):
         jax.config.update("jax_enable_x64", True)
     return found
+
+
+REPLICAS = 8  # logical ones of the deterministic mode, times config.accumulate
+
+
+def part_size(config: ConfigDict, devices: int) -> int:
+    """How many images are computed together: those of a device or of a logical replica, or a part of them.
+
+    Raises:
+      BadInput: devices, parts and batch norm groups do not divide the batch.
+    """
+    size, group, accumulate = config.batch_size, config.model.bn_group or 1, config.accumulate
+    count = (REPLICAS if config.deterministic else devices) * accumulate
+    if count % devices:
+        raise BadInput(
+            f"config.deterministic=True divides a batch into {count} logical replicas, which {devices} devices cannot "
+            f"share\nuse as many devices as divide {count}; config.accumulate=2 doubles the logical replicas"
+        )
+    if accumulate == group == 1 and not config.deterministic:
+        batching.check_divisible(size, devices)
+    if size % (count * group):
+        better = -(-size // (count * group)) * count * group
+        raise BadInput(
+            f"config.batch_size={size} does not divide into {count} parts (devices, or logical replicas, times "
+            f"config.accumulate={accumulate}) of groups of config.model.bn_group={group}; use {better}, or other parts"
+        )
+    return size // count
 
 
 def source(config: ConfigDict) -> data.Source:
@@ -60,7 +88,7 @@ def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
     genes = arch.load(config.arch, c.name, models.sizes(c.name)) if config.arch else ()
     module = models.build(
         c.name, source.num_classes, jnp.dtype(c.dtype), act=c.act, weight=c.weight, latent_init=c.latent_init,
-        bn_axis=parallel.AXIS if c.sync_bn else None, decoder=c.decoder, genes=genes,
+        bn_over=parallel.AXIS if c.sync_bn else c.bn_group or None, decoder=c.decoder, genes=genes,
     )  # fmt: skip
     size, total_stride = source.image_shape[0], module.total_stride
     if size < total_stride:

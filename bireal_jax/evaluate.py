@@ -6,7 +6,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from bireal_jax import metrics, parallel, preempt
 from bireal_jax.data import Source, batching
@@ -19,17 +18,18 @@ def normalize(images: jax.Array, source: Source, dtype: Any) -> jax.Array:
     return ((images.astype(wide) / 255 - mean) / std).astype(dtype)
 
 
-def make_eval_step(model: nn.Module, loss: Callable, source: Source) -> Callable:
-    """(variables, batch) -> sums over all devices, to be pmapped. Plain loss: no label smoothing."""
+def make_eval_step(model: nn.Module, loss: Callable, source: Source, replica: int = 0) -> parallel.Step:
+    """(variables, batch) -> sums over all devices, to be pmapped. Plain loss: no label smoothing.
 
+    `replica` is as of `parallel.Step`.
+    """
     task = metrics.task(source.depth_range)
 
-    def step(variables, batch):
+    def part(variables, batch):
         outputs: Any = model.apply(variables, normalize(batch["image"], source, model.dtype))
-        losses = loss(outputs, batch["label"])
-        return lax.psum(task.sums(outputs, batch["label"], losses, batch["mask"]), parallel.AXIS)
+        return task.sums(outputs, batch["label"], loss(outputs, batch["label"]), batch["mask"])
 
-    return step
+    return parallel.Step(part, lambda variables, total, count: total, replica=replica)
 
 
 def evaluate(

@@ -40,7 +40,7 @@ def run(config: ConfigDict, directory: Path, signals: preempt.Signals | None = N
         return finished
     stages, offset = [], 0
     for i, stage in enumerate(configs):
-        batching.check_divisible(stage.batch_size, jax.device_count())
+        build.part_size(stage, jax.device_count())
         stages.append(Stage(i, config_lib.stage_name(config, i), stage, directory, offset, signals))
         offset += stages[-1].total
     variables, results, teacher = None, [], parallel.replicate(teacher_arguments(stages))
@@ -84,7 +84,8 @@ def run_eval(config: ConfigDict, directory: Path) -> dict[str, float]:
         variables, origin = build.best_variables(directory, shapes)
         if note := workdir.note(directory, config):
             progress.say(note)
-    step = parallel.pmap(make_eval_step(model, losses.evaluation(last.loss), source))
+    replica = build.part_size(last, jax.device_count()) if last.deterministic else 0
+    step = parallel.pmap(make_eval_step(model, losses.evaluation(last.loss), source, replica))
     loading = {"threads": last.data.threads, "workers": last.data.workers}
     scores = evaluate(step, parallel.replicate(variables), source, last.batch_size, **loading)
     if jax.process_index() == 0:

@@ -27,7 +27,7 @@ def digits():
 
 def train_on(devices, digits, dtype, steps):
     """Losses of each step, and the final state, on so many virtual devices with cross-replica statistics."""
-    model = models.build("bireal_tiny", 10, dtype, bn_axis=parallel.AXIS)
+    model = models.build("bireal_tiny", 10, dtype, bn_over=parallel.AXIS)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1), dtype))
     tx = optim.make("adam", optim.schedule("linear", 1e-3, 100), variables["params"])
     step = make_train_step(model, partial(losses.cross_entropy, label_smoothing=0.1), tx, digits)

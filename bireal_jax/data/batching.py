@@ -33,6 +33,7 @@ def train_batches(
 
     Every epoch is a fresh permutation of the training examples, and epochs follow each other without a gap, so no
     example is dropped. The random numbers of the augmentation belong to the position in the stream, not to a worker.
+    A batch lies on the devices of one process after those of the other: in that order it is the same for any number.
 
     Args:
       source: the data set.
@@ -58,7 +59,7 @@ def train_batches(
 
 def _grain_batches(source, batch_size, seed, start, process, processes, threads, workers):
     stream = grain.MapDataset.source(source.train).seed(seed).shuffle().repeat().random_map(_Augment(source.augment))
-    batches = stream[process::processes].batch(batch_size // processes)[start:]
+    batches = stream.batch(batch_size // processes)[process::processes][start:]
     iterable = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2)))
     if workers:
         iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), end_with_the_parent)
@@ -91,7 +92,7 @@ def _memory_batches(source, batch_size, seed, start, process, processes, threads
         epochs = range(places[0] // count, places[-1] // count + 1)
         indices = np.concatenate([order(e)[places[places // count == e] - e * count] for e in epochs])
         batch = source.train.batch(indices, np.random.default_rng([seed, 2, step]))
-        yield {name: a[process::processes] for name, a in batch.items()}
+        yield {name: np.array_split(a, processes)[process] for name, a in batch.items()}
 
 
 def eval_batches(
@@ -105,9 +106,10 @@ def eval_batches(
     """
     per_process = -(-batch_size // (devices * processes)) * devices
     rounds = -(-len(source.eval) // (per_process * processes))
-    examples = grain.MapDataset.source(source.eval).map(source.prepare)[process::processes]
+    examples = grain.MapDataset.source(source.eval).map(source.prepare)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2))
-    iterable = examples.batch(per_process, drop_remainder=False)[start:].to_iter_dataset(options)
+    shares = examples.batch(per_process, drop_remainder=False)[process::processes][start:]
+    iterable = shares.to_iter_dataset(options)
     if workers:
         iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), end_with_the_parent)
     batches = iter(iterable)
