@@ -205,9 +205,25 @@ void binary(const Size& s, bool opposite = false) {
   c.ph = c.pw = -1;
   kernels->binary_plan(c);
   Array<uint8_t> packed(c.packed), scratch(c.scratch);
-  Array<uint16_t> tap_counts(taps * pitch_of(s.co) + 64);
-  kernels->binary_pack(c, filters.data, packed.data, tap_counts.data);
-  c.weight = packed.data, c.tap_counts = tap_counts.data;
+  kernels->binary_pack(c, filters.data, packed.data);
+  // Each output pixel is a class of its own here.
+  c.classes = c.ho * c.wo;
+  const int blocks = (c.og + unit - 1) / unit;
+  Array<float> middle(size_t(s.groups) * blocks * c.classes * unit);
+  std::memset(middle.data, 0, middle.size * sizeof(float));
+  std::vector<uint16_t> pixel_class(c.classes);
+  for (int p = 0; p < c.classes; p++) {
+    pixel_class[p] = uint16_t(p);
+    for (int o = 0; o < s.co; o++) {
+      float& half = middle[((size_t(o / c.og) * blocks + o % c.og / unit) * c.classes + p) * unit + o % c.og % unit];
+      for (int tap = 0; tap < taps; tap++) {
+        const int y = p / c.wo * s.sh + tap / s.kw - s.top, x = p % c.wo * s.sw + tap % s.kw - s.left;
+        const bool counts = s.pad || (y >= 0 && y < s.h && x >= 0 && x < s.w);
+        for (int k = 0; k < c.cg; k++) half += counts ? 0.5f : weight[(size_t(tap) * c.cg + k) * s.co + o] > 0 ? 1.f : 0.f;
+      }
+    }
+  }
+  c.weight = packed.data, c.middle = middle.data, c.pixel_class = pixel_class.data();
   const int cut = draw(0, c.ph), row = draw(0, c.ho);
   kernels->binary_prepare(c, map.data, scratch.data, cut, c.ph);
   kernels->binary_prepare(c, map.data, scratch.data, 0, cut);
@@ -385,32 +401,29 @@ void winograd(int count) {
     for (auto& v : input) v = draw(0, 5) ? draw(-128, 127) : draw(0, 1) ? -128 : 127;
     for (auto& v : weight) v = 360 * draw(-3, 3);
     const size_t length = size_t(c.points) * c.depth * c.tiles, per = size_t(c.points) * c.kh * c.depth * unit;
-    Array<float> planes(c.depth * 4 * plane_pitch(c.tiles)), wide(length), packed(per * c.blocks), out(c.wo * pitch_of(c.co));
-    Array<float> zeros(pitch_of(c.co)), ones(7 * pitch_of(c.co));
-    Array<int16_t> packed16(per * c.blocks);
-    std::memset(planes.data, 0, planes.size * sizeof(float)), std::memset(packed.data, 0, packed.size * sizeof(float));
-    std::memset(packed16.data, 0, packed16.size * sizeof(int16_t)), std::memset(zeros.data, 0, zeros.size * sizeof(float));
-    std::fill(ones.data, ones.data + ones.size, 1.f);
-    std::vector<std::vector<float>> rows;
-    std::vector<std::vector<int32_t>> rows16;
+    Array<float> line(winograd_row(c)), lanes(4 * winograd_lane(c)), rows(length * c.kh), packed(per * c.blocks);
+    Array<int16_t> line16(line.size), lanes16(lanes.size), rows16(rows.size), packed16(packed.size);
+    Array<float> out(c.wo * pitch_of(c.co)), zeros(pitch_of(c.co)), ones(7 * pitch_of(c.co));
+    std::memset(packed.data, 0, packed.size * sizeof(float)), std::memset(packed16.data, 0, packed.size * sizeof(int16_t));
+    std::memset(line.data, 0, line.size * sizeof(float)), std::memset(line16.data, 0, line.size * sizeof(int16_t));
+    std::memset(zeros.data, 0, zeros.size * sizeof(float)), std::fill(ones.data, ones.data + ones.size, 1.f);
     std::vector<const float*> pointers;
-    std::vector<const int32_t*> pointers16;
+    std::vector<const int16_t*> pointers16;
     for (int ky = 0; ky < c.kh; ky++) {
-      for (int x = 0; x < c.pw; x++)
-        for (int k = 0; k < channels; k++)
-          planes[(size_t(k * c.sw + x % c.sw) * 4 + x / c.sw % 4) * plane_pitch(c.tiles) + x / c.sw / 4] =
-              float(input[(size_t(ky) * c.pw + x) * channels + k]);
-      kernels->winograd_transform(c, planes.data, wide.data);
-      rows.emplace_back(wide.data, wide.data + length), rows16.emplace_back(length / 2);
-      if (narrow) kernels->winograd_pack(c, wide.data, rows16.back().data());
+      for (int i = 0; i < c.pw * channels; i++) {
+        line[i] = float(input[size_t(ky) * c.pw * channels + i]);
+        line16[i] = int16_t(line[i]);
+      }
+      pointers.push_back(rows.data + ky * length), pointers16.push_back(rows16.data + ky * length);
+      if (narrow) kernels->int16_transform(c, line16.data, lanes16.data, rows16.data + ky * length);
+      else kernels->real_transform(c, line.data, lanes.data, rows.data + ky * length);
     }
-    for (int ky = 0; ky < c.kh; ky++) pointers.push_back(rows[ky].data()), pointers16.push_back(rows16[ky].data());
     for (int o = 0; o < c.co; o++)
       for (int k = 0; k < channels * c.sw; k++)
         for (int ky = 0; ky < c.kh; ky++) {
           double taps[4] = {}, at[7];
-          for (int j = 0, kx; (kx = k % c.sw + j * c.sw) < c.kw; j++)
-            taps[j] = weight[((size_t(ky) * c.kw + kx) * channels + k / c.sw) * c.co + o];
+          for (int j = 0, kx; (kx = k / channels + j * c.sw) < c.kw; j++)
+            taps[j] = weight[((size_t(ky) * c.kw + kx) * channels + k % channels) * c.co + o];
           winograd_filter(c.points, taps, at);
           for (int n = 0; n < c.points; n++) {
             const size_t row = (size_t(n) * c.kh + ky) * c.depth;

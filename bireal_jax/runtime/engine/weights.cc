@@ -41,13 +41,11 @@ class Packer {
         net_.kernels->binary_plan(c);
         // So many rows go through all filters in turn, that their part of the prepared input stays in the first cache.
         c.band = int(std::max<size_t>(1, (size_t(16) << 10) * c.ph / std::max<size_t>(1, c.scratch)));
-        const size_t counts = size_t(c.kh) * c.kw * pitch_of(c.co) + 64;
-        net_.charge(c.packed + counts * sizeof(uint16_t));
+        net_.charge(c.packed);
         step.weight = Buffer(c.packed);
-        step.tap_counts.assign(counts, 0);
-        net_.kernels->binary_pack(c, op.bits.data(), step.weight.as<void>(), step.tap_counts.data());
+        net_.kernels->binary_pack(c, op.bits.data(), step.weight.as<void>());
         c.weight = step.weight.as<void>();
-        c.tap_counts = step.tap_counts.data();
+        middles(step, op);
       } else {
         const size_t count = size_t(c.kh) * c.kw * c.cg * c.co;
         if (!op.bits.empty()) {
@@ -64,6 +62,56 @@ class Packer {
   }
 
  private:
+  // Parts of a window that lie within the input: distinct [begin, end) of its taps, and which of them each output has.
+  struct Parts {
+    std::vector<std::pair<int, int>> kinds;
+    std::vector<uint16_t> of;
+    Parts(int count, int stride, int low, int size, int window) {
+      for (int i = 0; i < count; i++) {
+        const std::pair<int, int> part(std::max(0, low - i * stride), std::min(window, size + low - i * stride));
+        const auto found = std::find(kinds.begin(), kinds.end(), part);
+        of.push_back(uint16_t(found - kinds.begin()));
+        if (found == kinds.end()) kinds.push_back(part);
+      }
+    }
+    size_t size() const { return kinds.size(); }
+  };
+
+  // What the kernels that count bits add to their counts: with padding of 0, which they count as -1, the set bits of the
+  // taps beyond the border, and half the number of products.
+  void middles(Step& step, const Op& op) {
+    Conv& c = step.conv;
+    const bool zeros = c.pad == 0;
+    const Parts rows(c.ho, c.sh, zeros ? c.top : 0, zeros ? c.h : 1 << 30, c.kh);
+    const Parts cols(c.wo, c.sw, zeros ? c.left : 0, zeros ? c.w : 1 << 30, c.kw);
+    c.classes = int(rows.size() * cols.size());
+    const int blocks = (c.og + unit - 1) / unit, bytes = (c.cg + 7) / 8;
+    const size_t floats = size_t(c.groups) * blocks * c.classes * unit;
+    net_.charge(floats * sizeof(float) + size_t(c.ho) * c.wo * sizeof(uint16_t));
+    step.middle = Buffer(floats * sizeof(float));
+    for (int o = 0; o < c.co; o++) {
+      // set[y][x]: bits of the taps above and to the left
+      std::vector<std::vector<int>> set(c.kh + 1, std::vector<int>(c.kw + 1));
+      const uint8_t* bits = op.bits.data() + size_t(o) * c.kh * c.kw * bytes;
+      for (int ky = 0; ky < c.kh; ky++)
+        for (int kx = 0; kx < c.kw; kx++, bits += bytes) {
+          int tap = 0;
+          for (int k = 0; k < c.cg; k++) tap += bits[k / 8] >> k % 8 & 1;
+          set[ky + 1][kx + 1] = tap + set[ky][kx + 1] + set[ky + 1][kx] - set[ky][kx];
+        }
+      float* out = step.middle.as<float>() + (size_t(o / c.og) * blocks + o % c.og / unit) * c.classes * unit + o % c.og % unit;
+      for (const auto& [y0, y1] : rows.kinds)
+        for (const auto& [x0, x1] : cols.kinds) {
+          const int inside = set[y1][x1] - set[y0][x1] - set[y1][x0] + set[y0][x0];
+          *out = float((y1 - y0) * (x1 - x0) * c.cg) / 2 + float(set[c.kh][c.kw] - inside);
+          out += unit;
+        }
+    }
+    for (int y = 0; y < c.ho; y++)
+      for (int x = 0; x < c.wo; x++) step.pixel_class.push_back(uint16_t(rows.of[y] * cols.size() + cols.of[x]));
+    c.middle = step.middle.as<float>(), c.pixel_class = step.pixel_class.data();
+  }
+
   void real(Step& step, const Op& op) {
     Conv& c = step.conv;
     const bool pointwise = c.kh * c.kw * c.sh * c.sw == 1 && net_.real_valued(step.input) && step.input && step.pool < 0;
@@ -87,7 +135,8 @@ class Packer {
             for (int n = 0; n < c.points; n++)
               out[o / unit * per * unit + ((size_t(n) * c.kh + ky) * c.depth + k) * unit + o % unit] = float(at[n]);
           }
-      lines(step, op);
+      step.line = (winograd_row(c) + 4 * winograd_lane(c) + (c.kh + 1) * size_t(c.points) * c.tiles * (c.depth + 1)) * sizeof(float);
+      c.scratch = 0;
     }
     for (int t = 0; t < c.kh * c.kw && !c.points; t++)
       for (int k = 0; k < c.cg; k++)
@@ -107,19 +156,9 @@ class Packer {
   void filter(const Step& step, const Op& op, int ky, int k, int o, double factor, double* at) const {
     const Conv& c = step.conv;
     double taps[4] = {};
-    for (int j = 0; k % c.sw + j * c.sw < c.kw; j++)
-      taps[j] = factor * op.arrays[0][((size_t(ky) * c.kw + k % c.sw + j * c.sw) * op.in.c + k / c.sw) * c.co + o];
+    for (int j = 0, x; (x = k / op.in.c + j * c.sw) < c.kw; j++)
+      taps[j] = factor * op.arrays[0][((size_t(ky) * c.kw + x) * op.in.c + k % op.in.c) * c.co + o];
     winograd_filter(c.points, taps, at);
-  }
-
-  // Winograd's algorithm: places of the columns in the planes, and the memory of a thread.
-  void lines(Step& step, const Op& op) {
-    Conv& c = step.conv;
-    const size_t pitch = plane_pitch(c.tiles), depth = c.depth + c.depth % 2;
-    for (int x = c.left; x < std::min(c.pw, c.left + op.in.w); x++)
-      step.columns.push_back((size_t(x % c.sw) * 4 + x / c.sw % 4) * pitch + x / c.sw / 4);
-    step.line = (4 * depth * pitch + (c.kh + 1) * c.points * depth * c.tiles) * sizeof(float);
-    c.scratch = 0;
   }
 
   // Weights of 16 bits on the pixels themselves, less 128; the normalization goes into scales and offsets. Each weight
@@ -240,15 +279,15 @@ class Packer {
     std::vector<double> values(size_t(c.kh) * depth * 7);
     for (int k = 0; k < depth; k++)
       for (int ky = 0; ky < c.kh; ky++)
-        filter(step, op, ky, k, o, 1 / (255.0 * net_.network.std[k / c.sw]), &values[(size_t(k) * c.kh + ky) * 7]);
+        filter(step, op, ky, k, o, 1 / (255.0 * net_.network.std[k % op.in.c]), &values[(size_t(k) * c.kh + ky) * 7]);
     for (int n = 0; n < c.points; n++) {
       double largest = 1e-30, sum = 0;
       for (size_t i = n; i < values.size(); i += 7) largest = std::max(largest, std::fabs(values[i])), sum += std::fabs(values[i]);
       const double inputs = 128.0 * winograd_growth(c.points, n), room = 2147483647.0 / inputs - 2.0 * c.kh * depth;
       const double size = std::max(largest / 32767, sum / std::max(1.0, room));
-      double error = 0;
+      std::vector<double> errors(op.in.c);  // of a channel
       for (int k = 0; k < depth; k++) {
-        if (k % c.sw == 0) error = 0;
+        double& error = errors[k % op.in.c];
         for (int ky = 0; ky < c.kh; ky++)
           step.int16_weight.as<int16_t>()[(((size_t(o / unit) * c.points + n) * c.kh + ky) * (c.depth / 2) + k / 2) * 2 * unit +
                                           o % unit * 2 + k % 2] =
