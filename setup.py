@@ -18,6 +18,14 @@ setup(
             optional=True,  # without a compiler the package installs and runs the reference
         ),
         Extension(
+            "bireal_jax._packed",
+            ["bireal_jax/packed.cc"],
+            language="c++",
+            extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-pthread"],
+            extra_link_args=["-pthread"],
+            optional=True,
+        ),
+        Extension(
             "bireal_jax.data._jpeg",
             ["bireal_jax/data/jpeg.cc"],
             language="c++",

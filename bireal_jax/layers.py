@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bireal_jax import packed
 from bireal_jax.binarize import WeightBinarizer
 from bireal_jax.conv import Padding, conv
 from bireal_jax.norm import normalize_batch
@@ -55,7 +56,7 @@ def binary_conv2d(
     Returns:
       [n, h', w', cout] in the dtype of x.
     """
-    return (conv2d(x, b, strides, padding) * alpha).astype(x.dtype)
+    return (conv(x, b, strides, padding, packed.product) * alpha).astype(x.dtype)
 
 
 def uniform_001(key, shape, dtype=jnp.float32):
