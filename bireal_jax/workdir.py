@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +122,19 @@ def unwritable(place: Path, error: OSError) -> BadInput:
     return BadInput(f"cannot write to {place}: {error.strerror}\n{hint}")
 
 
+def _summary_writer():
+    """tensorboardX's class, without PyTorch: where that is installed it would be imported, too, which takes seconds."""
+    modules: dict[str, Any] = sys.modules
+    hidden = {} if "torch" in modules else {"torch": None}
+    modules.update(hidden)
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        for name in hidden:
+            del modules[name]
+    return SummaryWriter
+
+
 class Log:
     """metrics.jsonl, timing.jsonl and TensorBoard events of one stage. On all hosts but the first it does nothing.
 
@@ -136,11 +150,9 @@ class Log:
         self.workdir, self.stage, self.offset = workdir, stage, offset
         self._events = None
         if jax.process_index() == 0:
-            from tensorboardX import SummaryWriter
-
             for name in ("metrics.jsonl", "timing.jsonl"):
                 self._keep(workdir / name, stage, step)
-            self._events = SummaryWriter(str(workdir), purge_step=offset + step + 1)
+            self._events = _summary_writer()(str(workdir), purge_step=offset + step + 1)
 
     def __enter__(self):
         return self

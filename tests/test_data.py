@@ -4,9 +4,11 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from bireal_jax import data
 from bireal_jax.data import batching, images
+from bireal_jax.data.digits import load
 from bireal_jax.data.source import Arrays, Source
 from bireal_jax.errors import BadInput
 
@@ -208,6 +210,9 @@ def test_digits_hold_out_a_fixed_fifth():
     source = data.build("digits", image_size=8)
     assert (len(source.train), len(source.eval)) == (1438, 359)
     assert source.train[0]["image"].shape == source.image_shape and source.train.images.max() == 255
+    digits = load_digits()
+    for found, expected in zip(load(), (digits.images, digits.target), strict=True):
+        np.testing.assert_array_equal(found, expected)
     everything = np.concatenate([source.train.images, source.eval.images])
     assert len({i.tobytes() for i in everything}) == len(everything), "no image on both sides"
 
