@@ -20,6 +20,7 @@ setup(
         Extension(
             "bireal_jax._packed",
             ["bireal_jax/packed.cc"],
+            depends=["bireal_jax/xla.h"],
             language="c++",
             extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-pthread"],
             extra_link_args=["-pthread"],

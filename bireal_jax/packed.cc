@@ -1,15 +1,14 @@
 // Convolutions of ±1 with ±1 for training on CPUs, 64 multiplications in a word: packed into bits, products are exclusive
 // ors, and the mismatches are counted. Weights may be 0, too, as where groups are masks. The results are whole numbers, so
 // they equal any other way exactly.
-//
-// XLA calls this through its foreign function interface, of which the few structs that are read are declared below: its
-// binary interface is stable, and the package then needs no headers of a jaxlib when it is installed.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <exception>
 #include <thread>
 #include <vector>
+
+#include "xla.h"
 
 #if defined(__x86_64__)
 #if defined(__GNUC__) && !defined(__clang__)
@@ -18,6 +17,7 @@
 #endif
 #include <immintrin.h>
 #define POPCNT __attribute__((target("popcnt")))
+#define AVX2 __attribute__((target("avx2")))
 #define AVX512 __attribute__((target("avx512f,avx512vpopcntdq")))
 #else
 #define POPCNT
@@ -27,9 +27,10 @@ namespace {
 
 constexpr int filters = 16, word = 64;  // filters of a block; channels of a word
 
-// x [n, h, w, c], weights [kh, kw, c, co], out [n, ho, wo, co]; zeros beyond the border.
+// x [n, h, w, c], weights [kh, kw, c, co], out [n, ho, wo, co]; zeros beyond the border. newest: the instructions that may be
+// used if the CPU has them, 2 for AVX-512, 1 for AVX2, 0 for neither.
 struct Conv {
-  int32_t n, h, w, c, ho, wo, co, kh, kw, sh, sw, top, left, threads;
+  int32_t n, h, w, c, ho, wo, co, kh, kw, sh, sw, top, left, threads, newest;
 
   int words() const { return (c + word - 1) / word; }
   int blocks() const { return (co + filters - 1) / filters; }
@@ -155,12 +156,61 @@ AVX512 void avx512_any_tile(const Conv& v, const uint64_t* window, int step, int
   else avx512_tile<false>(v, window, step, pixels, w, mask, counts);
 }
 
+AVX2 inline __m256i bytes_of(__m256i bits) {  // how many bits of each byte are set
+  const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
+                                         0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+  const __m256i nibble = _mm256_set1_epi8(15);
+  const __m256i low = _mm256_shuffle_epi8(table, _mm256_and_si256(bits, nibble));
+  return _mm256_add_epi8(low, _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(bits, 4), nibble)));
+}
+
+// One pixel; counts fill bytes for a while, then words of 64 bits.
+AVX2 void avx2_pixel(const Conv& v, const uint64_t* window, const uint64_t* w, const uint64_t* mask, int32_t* counts) {
+  constexpr int quarter = filters / 4, fill = 255 / 8;
+  const int row = v.columns() * v.words(), length = v.kw * v.words();
+  __m256i sums[4] = {};
+  for (int ky = 0, at = 0; ky < v.kh; ky++)
+    for (int k = 0; k < length;) {
+      __m256i bytes[4] = {};
+      for (int end = length - k < fill ? length : k + fill; k < end; k++, at += filters) {
+        const __m256i a = _mm256_set1_epi64x(int64_t(window[ky * row + k]));
+        for (int i = 0; i < 4; i++) {
+          const auto load = [&](const uint64_t* from) AVX2 {
+            return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + at + quarter * i));
+          };
+          __m256i differ = _mm256_xor_si256(a, load(w));
+          if (mask) differ = _mm256_and_si256(differ, load(mask));
+          bytes[i] = _mm256_add_epi8(bytes[i], bytes_of(differ));
+        }
+      }
+      for (int i = 0; i < 4; i++)
+        sums[i] = _mm256_add_epi64(sums[i], _mm256_sad_epu8(bytes[i], _mm256_setzero_si256()));
+    }
+  for (int i = 0; i < 4; i++) {
+    uint64_t found[quarter];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(found), sums[i]);
+    for (int f = 0; f < quarter; f++) counts[quarter * i + f] = int32_t(found[f]);
+  }
+}
+
+AVX2 void avx2_tile(const Conv& v, const uint64_t* window, int step, int pixels, const uint64_t* w,
+                    const uint64_t* mask, int32_t* counts) {
+  for (int p = 0; p < pixels; p++) avx2_pixel(v, window + p * step, w, mask, counts + p * filters);
+}
+
+bool has_avx2() {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx2");
+}
+
 bool has_avx512() {
   __builtin_cpu_init();
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vpopcntdq");
 }
 #else
+bool has_avx2() { return false; }
 bool has_avx512() { return false; }
+constexpr auto avx2_tile = plain_tile;
 constexpr auto avx512_signs = plain_signs;
 constexpr auto avx512_column = plain_column;
 constexpr auto avx512_any_tile = plain_tile;
@@ -252,7 +302,8 @@ void conv_image(const Conv& v, const Kernels& kernels, const float* x, const Wei
 }
 
 void convolve(const Conv& v, const float* x, const float* w, float* out) {
-  const Kernels kernels = has_avx512() ? Kernels{avx512_signs, avx512_column, avx512_any_tile}
+  const Kernels kernels = v.newest >= 2 && has_avx512() ? Kernels{avx512_signs, avx512_column, avx512_any_tile}
+                          : v.newest >= 1 && has_avx2() ? Kernels{plain_signs, plain_column, avx2_tile}
                                        : Kernels{plain_signs, plain_column, plain_tile};
   const Weights weights = pack_weights(v, kernels, w);
   const int parts = v.threads < v.n ? (v.threads < 1 ? 1 : v.threads) : v.n;
@@ -268,81 +319,12 @@ void convolve(const Conv& v, const float* x, const float* w, float* out) {
   for (auto& thread : team) thread.join();
 }
 
-// ------------------------------------------------------------------------------------- XLA's foreign function interface
-
-struct Extension {
-  size_t size;
-  int32_t type;
-  Extension* next;
-};
-constexpr int32_t metadata_type = 1;
-
-struct Version {
-  size_t size;
-  Extension* extensions;
-  int32_t major, minor;
-};
-
-struct Metadata {
-  size_t size;
-  Version version;
-};
-
-struct MetadataExtension {
-  Extension base;
-  Metadata* metadata;
-};
-
-struct ErrorArguments {
-  size_t size;
-  Extension* extensions;
-  const char* message;
-  int32_t code;
-};
-constexpr int32_t resource_exhausted = 8;
-
-struct Api {
-  size_t size;
-  Extension* extensions;
-  Version version;
-  const void* internal;
-  void* (*create_error)(ErrorArguments*);
-};
-
-struct Buffer {
-  size_t size;
-  Extension* extensions;
-  int32_t type;
-  void* data;
-};
-
-struct Buffers {  // arguments, and results
-  size_t size;
-  Extension* extensions;
-  int64_t count;
-  int32_t* types;
-  Buffer** items;
-};
-
-struct Call {
-  size_t size;
-  Extension* extensions;
-  const Api* api;
-  void* context;
-  int32_t stage;
-  Buffers arguments, results;
-};
-
 }  // namespace
 
 // Arguments: the members of Conv as int32, x, w; result: out. float32; the caller has checked all shapes.
-extern "C" __attribute__((visibility("default"))) void* bireal_packed_conv(Call* call) {
-  if (call->extensions && call->extensions->type == metadata_type) {  // XLA asks what this was written for
-    Version& version = reinterpret_cast<MetadataExtension*>(call->extensions)->metadata->version;
-    version.major = 0, version.minor = 3;
-    return nullptr;
-  }
-  Buffer** in = call->arguments.items;
+extern "C" __attribute__((visibility("default"))) void* bireal_packed_conv(xla::Call* call) {
+  if (xla::answered(call)) return nullptr;
+  xla::Buffer** in = call->arguments.items;
   Conv conv;
   std::memcpy(&conv, in[0]->data, sizeof conv);
   try {
@@ -350,7 +332,6 @@ extern "C" __attribute__((visibility("default"))) void* bireal_packed_conv(Call*
              static_cast<float*>(call->results.items[0]->data));
     return nullptr;
   } catch (const std::exception& error) {  // no memory, or no more threads
-    ErrorArguments why = {sizeof(ErrorArguments), nullptr, error.what(), resource_exhausted};
-    return call->api->create_error(&why);
+    return xla::out_of_resources(call, error.what());
   }
 }

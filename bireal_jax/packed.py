@@ -17,6 +17,7 @@ from jax import lax
 from bireal_jax.conv import Padding, xla_conv
 
 TARGET = "bireal_packed_conv"
+NEWEST = 2  # the instructions that may be used: 2 for AVX-512, 1 for AVX2, 0 for neither; of those that there are
 WORTH_A_THREAD = 1 << 28  # multiplications, which take one thread 0.5 ms; to start one takes less than 0.05
 
 
@@ -54,6 +55,6 @@ def _counted(x, w, *, shape, strides, padding):
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     work = np.prod(shape) * np.prod(w.shape[:3])
     threads = max(1, min(cores // len(jax.local_devices(backend="cpu")), work // WORTH_A_THREAD))
-    numbers = [*x.shape, *shape[1:], *w.shape[:2], *strides, padding[0][0], padding[1][0], threads]
+    numbers = [*x.shape, *shape[1:], *w.shape[:2], *strides, padding[0][0], padding[1][0], threads, NEWEST]
     call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct(shape, x.dtype), vmap_method="sequential")
     return call(np.array(numbers, np.int32), x, w)
