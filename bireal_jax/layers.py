@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from bireal_jax import packed
 from bireal_jax.binarize import WeightBinarizer
-from bireal_jax.conv import Padding, conv
+from bireal_jax.conv import Padding, conv, xla_conv
 from bireal_jax.norm import Over, normalize_batch
 
 MOMENTUM = 0.9  # share of the old running statistics that a batch norm keeps (PyTorch's momentum is 1 - this)
@@ -37,18 +38,24 @@ def conv2d(
     On CPUs groups of more than one channel are convolved one after the other, which is 10 to 100 times faster than what
     XLA makes of them, forward and backward (3x3, 32 to 512 channels, 2 to 32 groups).
     """
-    if groups == 1:
-        return checkpoint_name(conv(x, w, strides, padding), CONV)
+    return _convolution(x, w, strides, padding, groups, xla_conv)
 
+
+def _convolution(x, w, strides, padding, groups, product):
     def together(x, w):
         numbers = ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, feature_group_count=groups)
 
     def apart(x, w):
         pairs = zip(jnp.split(x, groups, -1), jnp.split(w, groups, -1), strict=True)
-        return jnp.concatenate([conv(*pair, strides, padding) for pair in pairs], -1)
+        return jnp.concatenate([conv(*pair, strides, padding, product) for pair in pairs], -1)
 
-    y = together(x, w) if w.shape[2] == 1 else lax.platform_dependent(x, w, cpu=apart, default=together)
+    if groups == 1:
+        y = conv(x, w, strides, padding, product)
+    elif w.shape[2] == 1:
+        y = together(x, w)
+    else:
+        y = lax.platform_dependent(x, w, cpu=apart, default=together)
     return checkpoint_name(y, CONV)
 
 
@@ -71,7 +78,7 @@ def binary_conv2d(
     Returns:
       [n, h', w', cout] in the dtype of x.
     """
-    return (conv2d(x, b, strides, padding, groups) * alpha).astype(x.dtype)
+    return (_convolution(x, b, strides, padding, groups, packed.product) * alpha).astype(x.dtype)
 
 
 def uniform_001(key, shape, dtype=jnp.float32):

@@ -245,6 +245,8 @@ def cache_compilations():
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bireal_jax" / "compiled"
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+    # Whatever took time is kept; JAX's own limit is a second, below which a start spends one on many small programs.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def keep_freed_memory() -> None:

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +143,23 @@ def _head(path, number, line):
         ) from None
 
 
+def _event_writer():
+    """tensorboardX's classes, without PyTorch: where that is installed it would be imported, too, which takes seconds.
+
+    SummaryWriter has a thread, which a full disk ends, and then its queue blocks the training; hence these two.
+    """
+    modules: dict[str, Any] = sys.modules
+    hidden = {} if "torch" in modules else {"torch": None}
+    modules.update(hidden)
+    try:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event  # pyrefly: ignore[missing-module-attribute]
+    finally:
+        for name in hidden:
+            del modules[name]
+    return EventsWriter, Event
+
+
 class Log:
     """metrics.jsonl, timing.jsonl and TensorBoard events of one stage. On all hosts but the first it does nothing.
 
@@ -159,13 +177,9 @@ class Log:
         if jax.process_index() == 0:
             for name in ("metrics.jsonl", "timing.jsonl"):
                 self._keep(workdir / name, stage, step)
-            # Slow imports. SummaryWriter has a thread, which a full disk ends, and then its queue blocks the training.
-            from tensorboardX.event_file_writer import EventsWriter
-            from tensorboardX.proto.event_pb2 import Event  # pyrefly: ignore[missing-module-attribute]
-
-            self._new_event: Any = Event
+            events_writer, self._new_event = _event_writer()
             try:
-                self._events = EventsWriter(str(workdir / "events"), f".{stage}.{step}")
+                self._events = events_writer(str(workdir / "events"), f".{stage}.{step}")
                 self._event(
                     offset + step + 1, session_log={"status": "START"}
                 )  # later events of earlier starts are void

@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import subprocess
+import sys
 from functools import partial
 
 import flax.linen as nn
@@ -341,3 +343,9 @@ def test_an_image_size_that_does_not_divide_is_named(digits, size):
     better = {176: "160 or 192", 200: "192 or 224"}[size]
     with pytest.raises(BadInput, match=f"images of {size} pixels do not divide by 32, as bireal18 needs; use {better}"):
         train.build.model(config.default(), source)
+
+
+def test_event_files_need_no_pytorch_and_hide_none():
+    code = "import sys; from bireal_jax import workdir; workdir._event_writer(); print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
