@@ -24,7 +24,13 @@ RECIPE = [
     "--config.eval_steps=25", "--config.save_steps=5",
 ]  # fmt: skip
 # The command, where JAX has more patience with a machine that pauses all hosts at once; `hosts.Watch` sees who is dead.
-COMMAND = "from bireal_jax import hosts, main; hosts.HEARTBEAT_SECONDS = 900; main.run()"
+COMMAND = """
+from functools import partial
+from bireal_jax import hosts, main
+hosts.HEARTBEAT_SECONDS = 900
+hosts.Watch = partial(hosts.Watch, silent_seconds=60)
+main.run()
+"""
 PLAIN = ["--config.model.dtype=float64", "--config.model.bn_group=4"]
 ELASTIC = ["--config.deterministic=True"]
 
