@@ -1,4 +1,4 @@
-"""The compiled engine of bireal_jax.runtime; everything else is in setup.cfg."""
+"""What is compiled; everything else is in setup.cfg."""
 
 from pathlib import Path
 
@@ -16,6 +16,23 @@ setup(
             extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-pthread"],
             extra_link_args=["-pthread"],
             optional=True,  # without a compiler the package installs and runs the reference
-        )
+        ),
+        Extension(
+            "bireal_jax._packed",
+            ["bireal_jax/packed.cc"],
+            depends=["bireal_jax/xla.h"],
+            language="c++",
+            extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-pthread"],
+            extra_link_args=["-pthread"],
+            optional=True,
+        ),
+        Extension(
+            "bireal_jax.data._jpeg",
+            ["bireal_jax/data/jpeg.cc"],
+            language="c++",
+            libraries=["jpeg"],
+            extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden"],
+            optional=True,  # without libjpeg-turbo's headers, too
+        ),
     ]
 )

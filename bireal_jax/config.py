@@ -29,6 +29,7 @@ def default() -> ConfigDict:
     c.model.latent_init = "uniform_001"  # a key of models.LATENT_INITS
     c.model.dtype = "float32"  # of the computation; parameters and statistics stay float32 (float64 if this is)
     c.model.sync_bn = False  # batch norm statistics over all devices; False: per device, as in the originals
+    c.model.bn_group = 0  # or of so many images each, on any number of devices; 0: of all that are computed together
 
     c.data = ConfigDict()
     c.data.name = "imagenet2012"  # a key of data.DATASETS or data.WITH_DEPTH
@@ -49,6 +50,9 @@ def default() -> ConfigDict:
     c.data.depth.crop = ()  # (top, bottom, left, right) in pixels of the map that is evaluated; (): all of it
 
     c.batch_size = 512  # images per step, over all devices and hosts
+    c.accumulate = 1  # a device computes its images in so many parts one after the other, to take less memory
+    c.remat = False  # the backward pass computes again all but the convolutions, to take less memory
+    c.deterministic = False  # the same bits on 1, 2, 4 and 8 devices, by 8 logical replicas
     c.total_epochs = 256.0
     c.total_steps = 0
     c.label_smoothing = 0.1
@@ -157,7 +161,9 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "search.mutate_prob": ((lambda v: 0 <= v <= 1), "in [0, 1]"),
     "search.bn_batches": _at_least(1),
     "search.together": _at_least(0),
+    "model.bn_group": _at_least(0),
     "batch_size": _at_least(1),
+    "accumulate": _at_least(1),
     "total_epochs": _at_least(0),
     "total_steps": _at_least(0),
     "label_smoothing": _between(0, 1),
@@ -204,6 +210,11 @@ def validate(config: ConfigDict) -> None:
             value = get(stage, field)
             if not test(value):
                 raise BadInput(f"config.{field} is {value}; it must be {wanted}")
+        if stage.model.sync_bn and (stage.model.bn_group or stage.deterministic):
+            raise BadInput(
+                "config.model.sync_bn normalizes over all devices, whatever their number: it goes neither with "
+                "config.model.bn_group nor with config.deterministic\nleave it False; bn_group says how many images"
+            )
         if stage.total_steps == 0 and stage.total_epochs == 0:
             raise BadInput(
                 "config.total_steps and config.total_epochs are both 0; set one to the length of the training"

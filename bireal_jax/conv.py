@@ -6,6 +6,7 @@ matrix product of unfolded patches (experiments/speed/). And it computes a vmapp
 platforms, are XLA's own.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -18,7 +19,8 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 PATCH_BYTES = 4 << 20
 
 
-def _conv(x, w, strides, padding):
+def xla_conv(x: jax.Array, w: jax.Array, strides: tuple[int, int], padding: Padding) -> jax.Array:
+    """As `conv`, by XLA, with XLA's gradients."""
     return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
@@ -38,21 +40,26 @@ def one_after_the_other(function):
     return result
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv(x: jax.Array, w: jax.Array, strides: tuple[int, int], padding: Padding) -> jax.Array:
-    """Convolution of x [n, h, w, cin] with w [kh, kw, cin, cout], zero padding: [n, h', w', cout]."""
-    return _forward(x, w, strides, padding)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def conv(
+    x: jax.Array, w: jax.Array, strides: tuple[int, int], padding: Padding, product: Callable = xla_conv
+) -> jax.Array:
+    """Convolution of x [n, h, w, cin] with w [kh, kw, cin, cout], zero padding: [n, h', w', cout].
+
+    `product`, with the same first four arguments, is what the forward pass does.
+    """
+    return _forward(x, w, strides, padding, product)[0]
 
 
-def _forward(x, w, strides, padding):
-    return one_after_the_other(lambda x, w: _conv(x, w, strides, padding))(x, w), (x, w)
+def _forward(x, w, strides, padding, product):
+    return one_after_the_other(partial(product, strides=strides, padding=padding))(x, w), (x, w)
 
 
-def _backward(strides, padding, residuals, g):
+def _backward(strides, padding, product, residuals, g):
     x, w = residuals
     how = {"strides": strides, "padding": padding}
     platforms = {"cpu": partial(weight_gradient_unfolded, **how), "default": partial(weight_gradient, **how)}
-    dx = one_after_the_other(lambda x, w, g: jax.vjp(lambda v: _conv(v, w, **how), x)[1](g)[0])(x, w, g)
+    dx = one_after_the_other(lambda x, w, g: jax.vjp(lambda v: xla_conv(v, w, **how), x)[1](g)[0])(x, w, g)
     dw = one_after_the_other(lambda *args: lax.platform_dependent(*args, **platforms))(x, w, g)
     return dx, dw
 
@@ -62,7 +69,7 @@ conv.defvjp(_forward, _backward)
 
 def weight_gradient(x, w, g, *, strides, padding):
     """dL/dw for g = dL/dy, as XLA computes it."""
-    return jax.vjp(lambda v: _conv(x, v, strides, padding), w)[1](g)[0]
+    return jax.vjp(lambda v: xla_conv(x, v, strides, padding), w)[1](g)[0]
 
 
 def weight_gradient_unfolded(x, w, g, *, strides, padding):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, graph, progress, runtime
+from bireal_jax import build, graph, progress, runtime, workdir
 from bireal_jax._version import __version__
 from bireal_jax.data import Source
 from bireal_jax.errors import BadInput, first_line
@@ -43,6 +43,8 @@ def run(config: ConfigDict, directory: Path, out: Path | None = None) -> dict[st
         variables, origin = build.variables(last, shapes), last.init_from
     else:
         variables, origin = build.best_variables(directory, shapes)
+        if note := workdir.note(directory, config):
+            progress.say(note)
     resize = last.data.resize if last.data.name in ("folder", "imagenet2012") else 0
     made = program(last.model.name, module, variables, source, resize)
     out = out or directory / "net.safetensors"

@@ -11,13 +11,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
+from bireal_jax import packed
 from bireal_jax.binarize import WeightBinarizer
-from bireal_jax.conv import Padding, conv
-from bireal_jax.norm import normalize_batch
+from bireal_jax.conv import Padding, conv, xla_conv
+from bireal_jax.norm import Over, normalize_batch
 
 MOMENTUM = 0.9  # share of the old running statistics that a batch norm keeps (PyTorch's momentum is 1 - this)
 NO_PADDING: Padding = ((0, 0), (0, 0))
+CONV = "conv"  # what convolutions give is called for `jax.checkpoint`
 
 
 def symmetric(kernel_size: tuple[int, int]) -> Padding:
@@ -35,18 +38,25 @@ def conv2d(
     On CPUs groups of more than one channel are convolved one after the other, which is 10 to 100 times faster than what
     XLA makes of them, forward and backward (3x3, 32 to 512 channels, 2 to 32 groups).
     """
-    if groups == 1:
-        return conv(x, w, strides, padding)
+    return _convolution(x, w, strides, padding, groups, xla_conv)
 
+
+def _convolution(x, w, strides, padding, groups, product):
     def together(x, w):
         numbers = ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, feature_group_count=groups)
 
     def apart(x, w):
         pairs = zip(jnp.split(x, groups, -1), jnp.split(w, groups, -1), strict=True)
-        return jnp.concatenate([conv(*pair, strides, padding) for pair in pairs], -1)
+        return jnp.concatenate([conv(*pair, strides, padding, product) for pair in pairs], -1)
 
-    return together(x, w) if w.shape[2] == 1 else lax.platform_dependent(x, w, cpu=apart, default=together)
+    if groups == 1:
+        y = conv(x, w, strides, padding, product)
+    elif w.shape[2] == 1:
+        y = together(x, w)
+    else:
+        y = lax.platform_dependent(x, w, cpu=apart, default=together)
+    return checkpoint_name(y, CONV)
 
 
 @partial(jax.jit, static_argnames=("strides", "padding", "groups"))
@@ -68,7 +78,7 @@ def binary_conv2d(
     Returns:
       [n, h', w', cout] in the dtype of x.
     """
-    return (conv2d(x, b, strides, padding, groups) * alpha).astype(x.dtype)
+    return (_convolution(x, b, strides, padding, groups, packed.product) * alpha).astype(x.dtype)
 
 
 def uniform_001(key, shape, dtype=jnp.float32):
@@ -214,14 +224,14 @@ class BatchNorm(nn.Module):
     (n / (n - 1) times the variance that normalizes the batch).
 
     Attributes:
-      axis_name: name of the pmapped axis over which batch statistics are averaged; None for statistics per device.
+      over: what batch statistics are over, as of `norm.normalize_batch`.
       momentum: share of the old running statistics kept.
       epsilon: added to the variance. Keep 1e-5: see `uniform_001`.
       use_scale: has a learned scale.
       dtype, param_dtype: of the result and of the parameters; statistics are float32 or wider.
     """
 
-    axis_name: str | None = None
+    over: Over = None
     momentum: float = MOMENTUM
     epsilon: float = 1e-5
     use_scale: bool = True
@@ -242,12 +252,11 @@ class BatchNorm(nn.Module):
         if not train:
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
             return ((x.astype(wide) - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
-        axis = None if self.is_initializing() else self.axis_name
-        y, mean, var = normalize_batch(x.astype(self.dtype), scale, bias, self.epsilon, axis)
+        over = None if self.is_initializing() else self.over
+        y, mean, var = normalize_batch(x.astype(self.dtype), scale, bias, self.epsilon, over)
         if not self.is_initializing():
-            count = x.size // x.shape[-1] * (lax.axis_size(axis) if axis else 1)
             running_mean.value = self._blend(running_mean.value, mean)
-            running_var.value = self._blend(running_var.value, var * (count / max(count - 1, 1)))
+            running_var.value = self._blend(running_var.value, var)
         return y
 
     def _blend(self, old, new):

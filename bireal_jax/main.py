@@ -6,6 +6,7 @@ Imports nothing heavy at the top, so that --help and a wrong flag answer at once
 import contextlib
 import ctypes
 import difflib
+import inspect
 import itertools
 import logging
 import os
@@ -21,7 +22,7 @@ from ml_collections import ConfigDict, config_flags
 
 from bireal_jax import arch, preempt
 from bireal_jax.config import check_field, default
-from bireal_jax.errors import BadInput
+from bireal_jax.errors import BadInput, lookup
 
 HELP = """1-bit convolutional networks: train, evaluate, count what they cost, pack.
 
@@ -31,11 +32,13 @@ HELP = """1-bit convolutional networks: train, evaluate, count what they cost, p
   python -m bireal_jax.main --config=configs/r18.py --mode=cost               memory and operations; needs no data
   python -m bireal_jax.main --config=configs/r18.py --mode=export             packs the best checkpoint for CPUs
   python -m bireal_jax.main --config=configs/ebn_search.py --mode=search      searches an architecture in a supernet
+  python -m bireal_jax.main --config=configs/r18.py --mode=doctor             tries in a minute all that a run will do
+  python -m bireal_jax.main --config=configs/r18.py --mode=data               looks for what is wrong in the data set
 
   --config=FILE.py         recipe: a Python file with get_config(); FILE.py:VARIANT, where it has variants
   --config.FIELD=VALUE     sets a field of the recipe (bireal_jax/config.py lists them)
   --workdir=DIR            where the run lives; default: runs/NAME_OF_THE_RECIPE, or runs/NAME_VARIANT
-  --mode=train|eval|cost|export|verify|search   default: train
+  --mode=train|eval|cost|export|verify|doctor|data|search   default: train
   --format=text|csv|md     of the table that --mode=cost prints; default: text
   --out=FILE               that --mode=export writes; default: net.safetensors in the workdir
 
@@ -109,10 +112,18 @@ def main(argv: list[str]) -> None:
         export.run(config, workdir, Path(out.value) if out.value else None)
         return
     if mode == "verify":
+        from bireal_jax import verify
+
+        verify.run(config, workdir)
+        return
+    if mode == "doctor":
         from bireal_jax import doctor
 
-        doctor.verify(config, workdir)
-        return
+        sys.exit(doctor.run(config, workdir) > 0)
+    if mode == "data":
+        from bireal_jax import scan
+
+        sys.exit(scan.run(config) > 0)
     with preempt.Signals() if mode in ("train", "search") else contextlib.nullcontext() as signals:
         if mode == "search":  # what it has scored is on the disk
             from bireal_jax.search import run as search
@@ -162,7 +173,7 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     """
     file, _, variant = _recipe(argv).partition(":")
     recipe = Path(file)
-    recipe_config = load_recipe(recipe)
+    recipe_config = load_recipe(recipe, variant)
     for arg in argv[1:]:
         name = arg.lstrip("-").split("=")[0].removeprefix("no")
         if name.startswith("config."):
@@ -173,7 +184,8 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     workdir = flags.DEFINE_string(
         "workdir", str(Path("runs") / "_".join([recipe.stem, *filter(None, [variant])])), "", **options
     )
-    mode = flags.DEFINE_enum("mode", "train", ["train", "eval", "cost", "export", "verify", "search"], "", **options)
+    modes = ["train", "eval", "cost", "export", "verify", "doctor", "data", "search"]
+    mode = flags.DEFINE_enum("mode", "train", modes, "", **options)
     try:
         rest = values(argv)
         flags.FLAGS(argv[:1])  # Grain's worker processes ask whether the global flags are parsed
@@ -187,11 +199,11 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
         raise BadInput(" ".join(str(error).split())) from None
 
 
-def load_recipe(path: Path) -> ConfigDict:
-    """What get_config() of a recipe file returns.
+def load_recipe(path: Path, variant: str = "") -> ConfigDict:
+    """What get_config() of a recipe file returns, or get_config(variant).
 
     Raises:
-      BadInput: no such file, or it fails; the message has file, line and reason.
+      BadInput: no such file, no such variant, or it fails; the message has file, line and reason.
     """
     if not path.is_file():
         known = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
@@ -202,7 +214,11 @@ def load_recipe(path: Path) -> ConfigDict:
         names = runpy.run_path(str(path))
         if "get_config" not in names:
             raise BadInput(f"{path} has no get_config(); see configs/digits.py for a recipe")
-        config = names["get_config"]()
+        if variant and not inspect.signature(names["get_config"]).parameters:
+            raise BadInput(f"{path} has no variants; leave out :{variant}")
+        if variant and "VARIANTS" in names:
+            lookup({name: row for name, row in names["VARIANTS"].items() if name}, variant, f"variant of {path}")
+        config = names["get_config"](*filter(None, [variant]))
         if not isinstance(config, ConfigDict) or set(config) != set(default()):
             raise BadInput(f"{path}: get_config() must return the config that it got from config.default()")
         return config
@@ -229,6 +245,8 @@ def cache_compilations():
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bireal_jax" / "compiled"
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+    # Whatever took time is kept; JAX's own limit is a second, below which a start spends one on many small programs.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def keep_freed_memory() -> None:

@@ -1,12 +1,17 @@
 import dataclasses
 import io
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from bireal_jax import data
 from bireal_jax.data import batching, images
+from bireal_jax.data.digits import load
 from bireal_jax.data.source import Arrays, Source
 from bireal_jax.errors import BadInput
 
@@ -51,6 +56,8 @@ def test_evaluation_sees_every_example_once(count, batch, devices, processes):
         rounds.add(len(batches))
         assert {b["image"].shape[:2] for b in batches} == {(devices, -(-batch // (devices * processes)))}
         seen += [i for b in batches for i in ids(b)]
+        later = batching.eval_batches(source, batch, 1, devices=devices, process=process, processes=processes)
+        assert [ids(b) for b in later] == [ids(b) for b in batches[1:]], "after a worker has died"
     assert sorted(seen) == list(range(count))
     assert len(rounds) == 1, "all hosts must take part in every collective"
 
@@ -97,6 +104,22 @@ def test_processes_share_the_global_batch(kind):
     whole = next(batching.train_batches(source, 8, 0, 3, devices=1))
     parts = [next(batching.train_batches(source, 8, 0, 3, devices=1, process=p, processes=2)) for p in (0, 1)]
     assert sorted(ids(whole)) == sorted(ids(parts[0]) + ids(parts[1]))
+
+
+def test_a_worker_ends_soon_after_its_parent_was_killed():
+    worker = """
+import time
+from bireal_jax.data import batching
+batching.end_with_the_parent()
+print("ready", flush=True)
+time.sleep(60)
+"""
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        began = time.monotonic()
+        process.kill()
+        assert process.stdout.read() == "" and time.monotonic() - began < 20, "the pipe closes with the worker"
 
 
 def test_worker_processes_give_the_same_stream():
@@ -168,7 +191,7 @@ def test_random_resized_crop_ranges():
     image = Image.fromarray(np.stack([x, y, 0 * x], -1))
     rng, areas, ratios = np.random.default_rng(0), [], []
     for _ in range(300):
-        crop = images.random_resized_crop(image, 64, rng).astype(float)
+        crop = images.crop(image, 64, images.random_box(*image.size, rng), False).astype(float)
         w, h = np.ptp(crop[..., 0]) * 64 / 63, np.ptp(crop[..., 1]) * 64 / 63
         areas.append(w * h / (250 * 200))
         ratios.append(w / h)
@@ -180,7 +203,8 @@ def test_random_resized_crop_ranges():
 @pytest.mark.parametrize("size", [(1, 1), (500, 3), (3, 500)])
 def test_odd_sizes_still_give_a_crop(size):
     image = Image.new("RGB", size)
-    assert images.random_resized_crop(image, 32, np.random.default_rng(0)).shape == (32, 32, 3)
+    box = images.random_box(*size, np.random.default_rng(0))
+    assert images.crop(image, 32, box, True).shape == (32, 32, 3)
     assert images.centre_crop(image, 40, 32).shape == (32, 32, 3)
 
 
@@ -207,6 +231,9 @@ def test_digits_hold_out_a_fixed_fifth():
     source = data.build("digits", image_size=8)
     assert (len(source.train), len(source.eval)) == (1438, 359)
     assert source.train[0]["image"].shape == source.image_shape and source.train.images.max() == 255
+    digits = load_digits()
+    for found, expected in zip(load(), (digits.images, digits.target), strict=True):
+        np.testing.assert_array_equal(found, expected)
     everything = np.concatenate([source.train.images, source.eval.images])
     assert len({i.tobytes() for i in everything}) == len(everything), "no image on both sides"
 

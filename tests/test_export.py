@@ -153,8 +153,9 @@ def test_exported_without_its_data(tmp_path, capsys, monkeypatch):
         raise BadInput("no data here")
 
     monkeypatch.setattr(build.data, "build", missing)
-    export.run(config, tmp_path, tmp_path / "other.safetensors")
-    assert "16 images of noise: 16 times" in capsys.readouterr().out
+    export.run(small(batch_size=8), tmp_path, tmp_path / "other.safetensors")
+    out = capsys.readouterr().out
+    assert "16 images of noise: 16 times" in out and "had another config: batch_size 16 -> 8\n" in out
     with pytest.raises(BadInput, match="no data here"):
         export.run(config, tmp_path / "empty")
 

@@ -29,7 +29,8 @@ class Files:
     def __getitem__(self, index):
         path, label = self.pairs[index]
         try:
-            return {"bytes": Path(path).read_bytes(), "label": label, "name": path}
+            with open(path, "rb") as file:  # a Path takes twice as long
+                return {"bytes": file.read(), "label": label, "name": path}
         except OSError as error:
             raise BadInput(f"{path} cannot be read: {error.strerror}; the folder changed since the run began") from None
 

@@ -1,7 +1,8 @@
 """Decoding and cropping of images on the host, in uint8. Normalization happens on the device.
 
-Pillow is the decoder. Its bilinear resize averages over the source pixels when it shrinks, as torchvision's does on
-Pillow images. EXIF orientation is ignored, as in the originals.
+Pillow is the decoder, and where a faster one stands in (jpeg.py) the definition of what comes out. Its bilinear resize
+averages over the source pixels when it shrinks, as torchvision's does on Pillow images. EXIF orientation is ignored, as
+in the originals.
 """
 
 import io
@@ -11,6 +12,8 @@ import warnings
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from bireal_jax.data import jpeg
+from bireal_jax.data.jpeg import Box
 from bireal_jax.errors import BadInput, first_line
 
 
@@ -33,7 +36,7 @@ def decode(data: bytes, name: str) -> Image.Image:
             image.load()
             if image.mode.startswith("I"):  # 16 bit; convert("RGB") would clip everything above 255
                 image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-            return image.convert("RGB")
+            return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else first_line(error)
         raise BadInput(
@@ -41,12 +44,11 @@ def decode(data: bytes, name: str) -> Image.Image:
         ) from None
 
 
-def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random part of the image, 8 to 100 % of its area and 3/4 to 4/3 wide to high, resized to a square of `size`.
+def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
+    """(left, top, right, bottom) of a random part: 8 to 100 % of the area, 3/4 to 4/3 wide to high.
 
-    torchvision's RandomResizedCrop: ten attempts, then the largest centre crop of these ratios. uint8 [size, size, 3].
+    torchvision's RandomResizedCrop: ten attempts, then the largest centre crop of these ratios.
     """
-    width, height = image.size
     for _ in range(10):
         area = width * height * rng.uniform(0.08, 1.0)
         ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
@@ -57,8 +59,13 @@ def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator)
     else:
         w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
         left, top = (width - w) // 2, (height - h) // 2
-    box = (int(left), int(top), int(left) + w, int(top) + h)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    return int(left), int(top), int(left) + w, int(top) + h
+
+
+def crop(image: Image.Image, size: int, box: Box, mirror: bool) -> np.ndarray:
+    """The box resized to a square, left and right mirrored or not: uint8 [size, size, 3]."""
+    image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else image)
 
 
 def centre_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:
@@ -87,9 +94,17 @@ def shift(images: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def augment_file(example: dict, rng: np.random.Generator, *, size: int) -> dict:
-    """Decode, random resized crop, random flip."""
-    image = random_resized_crop(decode(example["bytes"], example["name"]), size, rng)
-    return {"image": flip(image[None], rng)[0], "label": example["label"]}
+    """Decode, random resized crop, random flip; of a JPEG file no more is decoded than that needs, if possible."""
+    data, name = example["bytes"], example["name"]
+    image, whole = None, jpeg.size(data)
+    if whole is None:
+        image = decode(data, name)
+        whole = image.size
+    box, mirror = random_box(*whole, rng), rng.random() < 0.5
+    pixels = None if image else jpeg.crop(data, whole, box, size, mirror)
+    if pixels is None:
+        pixels = crop(image or decode(data, name), size, box, mirror)
+    return {"image": pixels, "label": example["label"]}
 
 
 def prepare_file(example: dict, *, size: int, resize: int) -> dict:

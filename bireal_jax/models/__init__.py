@@ -19,6 +19,7 @@ from bireal_jax.models.metaprune import Pruned, PruningNet
 from bireal_jax.models.reactnet import REACTNET
 from bireal_jax.models.resnet import RESNET, ResNet
 from bireal_jax.models.vgg import BinaryNet, VGGSmall
+from bireal_jax.norm import Over
 
 LATENT_INITS = {
     "uniform_001": uniform_001,
@@ -56,7 +57,7 @@ def build(
     act: str | binarize.Derivative = "approx_sign",
     weight: str | binarize.WeightBinarizer = "released",
     latent_init: str = "uniform_001",
-    bn_axis: str | None = None,
+    bn_over: Over = None,
     decoder: str = "",
     genes: Sequence[int] = (),
 ) -> nn.Module:
@@ -71,7 +72,7 @@ def build(
         d(x, progress).
       weight: a key of `binarize.WEIGHTS`, "real" among them, or a weight binarizer w -> (b, alpha).
       latent_init: a key of `LATENT_INITS`.
-      bn_axis: pmapped axis over which batch norm statistics are averaged; None for statistics per device.
+      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
       decoder: a key of `DECODERS`: the network, none of `NO_ENCODERS`, is its encoder, and a map comes out; "" for
         logits.
       genes: of a network of `SEARCHED`; () for its largest.
@@ -90,7 +91,7 @@ def build(
     }
     precision = {"dtype": dtype, "param_dtype": jnp.promote_types(dtype, jnp.float32)}
     real = name in REAL_MODELS | PRUNING
-    network = partial(lookup(MODELS | SUPERNETS, name, "model"), **({} if real else fields), bn_axis=bn_axis)
+    network = partial(lookup(MODELS | SUPERNETS, name, "model"), **({} if real else fields), bn_over=bn_over)
     if genes:
         lookup(SEARCHED, name, "network that genes name")
         network = partial(network, genes=tuple(genes))
@@ -100,5 +101,5 @@ def build(
     if name in NO_ENCODERS:
         raise BadInput(f"{name} is no encoder of maps; known: {', '.join(sorted(set(MODELS) - set(NO_ENCODERS)))}")
     return make(
-        make_encoder=partial(network, num_classes=0), outputs=num_classes, bn_axis=bn_axis, **fields, **precision
+        make_encoder=partial(network, num_classes=0), outputs=num_classes, bn_over=bn_over, **fields, **precision
     )

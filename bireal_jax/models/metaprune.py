@@ -14,7 +14,7 @@ from jax import lax
 
 from bireal_jax.layers import MOMENTUM, BatchNorm, Dense, conv2d, symmetric, torch_uniform
 from bireal_jax.models.layouts import IMAGE, SCALES, Block, Conv, Layout, scaled
-from bireal_jax.norm import normalize_batch
+from bireal_jax.norm import Over, normalize_batch
 from bireal_jax.pool import global_avg_pool, max_pool
 
 # (block, convolution, x, name) -> batch norm of the convolution
@@ -76,7 +76,7 @@ class ScaleNorm(nn.Module):
     """
 
     affine: bool
-    axis_name: str | None = None
+    over: Over = None
     momentum: float = MOMENTUM
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
@@ -94,11 +94,10 @@ class ScaleNorm(nn.Module):
         if not train:
             mean, var = means.value[scale_id].astype(wide), variances.value[scale_id].astype(wide)
             return ((x.astype(wide) - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
-        axis = None if self.is_initializing() else self.axis_name
-        y, mean, var = normalize_batch(x.astype(self.dtype), scale, bias, self.epsilon, axis)
+        over = None if self.is_initializing() else self.over
+        y, mean, var = normalize_batch(x.astype(self.dtype), scale, bias, self.epsilon, over)
         if not self.is_initializing():
-            count = x.size // x.shape[-1] * (lax.axis_size(axis) if axis else 1)
-            for table, new in ((means, mean), (variances, var * (count / max(count - 1, 1)))):
+            for table, new in ((means, mean), (variances, var)):
                 row = self.momentum * table.value[scale_id] + (1 - self.momentum) * new.astype(self.param_dtype)
                 table.value = table.value.at[scale_id].set(row)
         return y
@@ -113,13 +112,13 @@ class PruningNet(nn.Module):
     Attributes:
       num_classes: outputs of the head, an ordinary layer.
       layout: the network.
-      bn_axis: pmapped axis of cross-replica batch norm, or None.
+      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
       dtype, param_dtype: of the computation and of the parameters.
     """
 
     num_classes: int
     layout: Layout
-    bn_axis: str | None = None
+    bn_over: Over = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -154,7 +153,7 @@ class PruningNet(nn.Module):
                 x.astype(self.dtype), kernel.astype(self.dtype), (conv.stride,) * 2, symmetric((side, side)),
                 base if conv.depthwise else 1,
             )  # fmt: skip
-            y = ScaleNorm(conv.affine, self.bn_axis, **precision, name=f"{name}_bn")(y, ids[conv.out], train)
+            y = ScaleNorm(conv.affine, self.bn_over, **precision, name=f"{name}_bn")(y, ids[conv.out], train)
             return y * (jnp.arange(base) < scaled(base, ids[conv.out])).astype(self.dtype)
 
         return Dense(self.num_classes, **precision, name="head")(features(layout, x, unit))
@@ -169,7 +168,7 @@ class Pruned(nn.Module):
     num_classes: int
     layout: Layout
     genes: tuple[int, ...] = ()
-    bn_axis: str | None = None
+    bn_over: Over = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -190,7 +189,7 @@ class Pruned(nn.Module):
 
         def unit(block, conv, x, name):
             y = PlainConv(conv, widths[conv.out], **precision, name=name)(x)
-            return BatchNorm(self.bn_axis, **precision, name=f"{name}_bn")(y, train)
+            return BatchNorm(self.bn_over, **precision, name=f"{name}_bn")(y, train)
 
         return Dense(self.num_classes, **precision, name="head")(features(self.layout, x, unit))
 

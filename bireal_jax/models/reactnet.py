@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense, RPReLU
 from bireal_jax.models.bireal import BiRealNet
+from bireal_jax.norm import Over
 from bireal_jax.pool import avg_pool, global_avg_pool
 
 Module = Callable[..., Any]
@@ -71,7 +72,7 @@ class ReActNet(nn.Module):
       real_groups: where the channels double, the pointwise convolutions are real-valued, each in so many groups; 0 for
         1-bit ones.
       react: learned thresholds before the sign and RPReLU behind the sum; without them the sign alone is not linear.
-      bn_axis: pmapped axis of cross-replica batch norm, or None.
+      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
       dtype, param_dtype: of the computation and of the parameters.
     """
 
@@ -83,7 +84,7 @@ class ReActNet(nn.Module):
     widths: tuple[int, ...] = WIDTHS
     real_groups: int = 0
     react: bool = True
-    bn_axis: str | None = None
+    bn_over: Over = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -100,7 +101,7 @@ class ReActNet(nn.Module):
     def network(self, x, train, progress, spatial: Callable[[int, partial], partial]):
         """`spatial`: (block, maker of a binary convolution) -> maker of its 3x3 convolution."""
         precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv, norm = partial(Conv, **precision), partial(BatchNorm, self.bn_axis, **precision)
+        conv, norm = partial(Conv, **precision), partial(BatchNorm, self.bn_over, **precision)
         binary_conv = partial(
             BinaryConv, activation=partial(self.activation, progress=progress),
             weight=partial(self.weight, progress=progress), latent_init=self.latent_init,

@@ -36,8 +36,8 @@ def parse():
     return parser.parse_args()
 
 
-def ours(size, batch, dtype):
-    """A function that runs one of our steps to its end."""
+def parts(size, batch, dtype):
+    """Our model, its loss, its mapped step, the state and a batch: (model, objective, step, state, data)."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -59,6 +59,16 @@ def ours(size, batch, dtype):
         "image": rng.integers(0, 256, (1, batch, size, size, 3), dtype=np.uint8),
         "label": rng.integers(0, 1000, (1, batch), dtype=np.int32), "mask": np.ones((1, batch), bool),
     }  # fmt: skip
+    return model, loss, step, state, data
+
+
+def ours(size, batch, dtype):
+    """A function that runs one of our steps to its end."""
+    import jax
+
+    from bireal_jax import parallel
+
+    _, _, step, state, data = parts(size, batch, dtype)
     (data,) = parallel.prefetch([data])
 
     def run():

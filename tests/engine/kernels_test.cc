@@ -202,18 +202,36 @@ void binary(const Size& s, bool opposite = false) {
   }
   const bool ragged = s.groups > 1 && c.og % unit;  // without an epilogue
   End end(size_t(c.ho) * c.wo, s.co, ragged || draw(0, 3) == 0);
-  c.ph = c.pw = -1;
+  c.band = draw(1, c.ho), c.pw = -1;
   kernels->binary_plan(c);
   Array<uint8_t> packed(c.packed), scratch(c.scratch);
-  Array<uint16_t> tap_counts(taps * pitch_of(s.co) + 64);
-  kernels->binary_pack(c, filters.data, packed.data, tap_counts.data);
-  c.weight = packed.data, c.tap_counts = tap_counts.data;
-  const int cut = draw(0, c.ph), row = draw(0, c.ho);
-  kernels->binary_prepare(c, map.data, scratch.data, cut, c.ph);
-  kernels->binary_prepare(c, map.data, scratch.data, 0, cut);
-  for (int block = c.groups * c.blocks; block--;) {
-    kernels->binary_rows(c, scratch.data, block, row, c.ho, end.e);
-    kernels->binary_rows(c, scratch.data, block, 0, row, end.e);
+  kernels->binary_pack(c, filters.data, packed.data);
+  // Each output pixel is a class of its own here.
+  c.classes = c.ho * c.wo;
+  const int blocks = (c.og + unit - 1) / unit;
+  Array<float> middle(size_t(s.groups) * blocks * c.classes * unit);
+  std::memset(middle.data, 0, middle.size * sizeof(float));
+  std::vector<uint16_t> pixel_class(c.classes);
+  for (int p = 0; p < c.classes; p++) {
+    pixel_class[p] = uint16_t(p);
+    for (int o = 0; o < s.co; o++) {
+      float& half = middle[((size_t(o / c.og) * blocks + o % c.og / unit) * c.classes + p) * unit + o % c.og % unit];
+      for (int tap = 0; tap < taps; tap++) {
+        const int y = p / c.wo * s.sh + tap / s.kw - s.top, x = p % c.wo * s.sw + tap % s.kw - s.left;
+        const bool counts = s.pad || (y >= 0 && y < s.h && x >= 0 && x < s.w);
+        for (int k = 0; k < c.cg; k++) half += counts ? 0.5f : weight[(size_t(tap) * c.cg + k) * s.co + o] > 0 ? 1.f : 0.f;
+      }
+    }
+  }
+  c.weight = packed.data, c.middle = middle.data, c.pixel_class = pixel_class.data();
+  for (int from = 0, to; from < c.ho; from = to) {
+    to = std::min(c.ho, from + draw(1, c.band));
+    const int row = draw(from, to);
+    kernels->binary_prepare(c, map.data, scratch.data, from, to);
+    for (int block = c.groups * c.blocks; block--;) {
+      kernels->binary_rows(c, scratch.data, from, block, row, to, end.e);
+      kernels->binary_rows(c, scratch.data, from, block, from, row, end.e);
+    }
   }
   end.compare(s.text("binary"), convolve(s, input, weight));
 }
@@ -380,42 +398,43 @@ void winograd(int count) {
     plan_winograd(c);
     const bool narrow = draw(0, 1);
     const int channels = c.c;
-    if (narrow) c.depth += c.depth % 2;
+    if (narrow) c.depth += c.depth % 2, c.last += c.last % 2;
     std::vector<int> input(size_t(c.kh) * c.pw * channels), weight(size_t(c.kh) * c.kw * channels * c.co);
     for (auto& v : input) v = draw(0, 5) ? draw(-128, 127) : draw(0, 1) ? -128 : 127;
     for (auto& v : weight) v = 360 * draw(-3, 3);
-    const size_t length = size_t(c.points) * c.depth * c.tiles, per = size_t(c.points) * c.kh * c.depth * unit;
-    Array<float> planes(c.depth * 4 * plane_pitch(c.tiles)), wide(length), packed(per * c.blocks), out(c.wo * pitch_of(c.co));
-    Array<float> zeros(pitch_of(c.co)), ones(7 * pitch_of(c.co));
-    Array<int16_t> packed16(per * c.blocks);
-    std::memset(planes.data, 0, planes.size * sizeof(float)), std::memset(packed.data, 0, packed.size * sizeof(float));
-    std::memset(packed16.data, 0, packed16.size * sizeof(int16_t)), std::memset(zeros.data, 0, zeros.size * sizeof(float));
-    std::fill(ones.data, ones.data + ones.size, 1.f);
-    std::vector<std::vector<float>> rows;
-    std::vector<std::vector<int32_t>> rows16;
+    const size_t length = c.points * winograd_pitch(c), per = winograd_weights(c) * unit;
+    Array<float> line(winograd_row(c)), lanes(4 * winograd_lane(c)), rows(length * c.kh), packed(per * c.blocks);
+    Array<int16_t> line16(line.size), lanes16(lanes.size), rows16(rows.size), packed16(packed.size);
+    Array<float> out(c.wo * pitch_of(c.co)), zeros(pitch_of(c.co)), ones(7 * pitch_of(c.co));
+    std::memset(packed.data, 0, packed.size * sizeof(float)), std::memset(packed16.data, 0, packed.size * sizeof(int16_t));
+    std::memset(line.data, 0, line.size * sizeof(float)), std::memset(line16.data, 0, line.size * sizeof(int16_t));
+    std::memset(zeros.data, 0, zeros.size * sizeof(float)), std::fill(ones.data, ones.data + ones.size, 1.f);
     std::vector<const float*> pointers;
-    std::vector<const int32_t*> pointers16;
+    std::vector<const int16_t*> pointers16;
     for (int ky = 0; ky < c.kh; ky++) {
-      for (int x = 0; x < c.pw; x++)
-        for (int k = 0; k < channels; k++)
-          planes[(size_t(k * c.sw + x % c.sw) * 4 + x / c.sw % 4) * plane_pitch(c.tiles) + x / c.sw / 4] =
-              float(input[(size_t(ky) * c.pw + x) * channels + k]);
-      kernels->winograd_transform(c, planes.data, wide.data);
-      rows.emplace_back(wide.data, wide.data + length), rows16.emplace_back(length / 2);
-      if (narrow) kernels->winograd_pack(c, wide.data, rows16.back().data());
+      for (int i = 0; i < c.pw * channels; i++) {
+        line[i] = float(input[size_t(ky) * c.pw * channels + i]);
+        line16[i] = int16_t(line[i]);
+      }
+      pointers.push_back(rows.data + ky * length), pointers16.push_back(rows16.data + ky * length);
+      if (narrow) kernels->int16_transform(c, line16.data, lanes16.data, rows16.data + ky * length);
+      else kernels->real_transform(c, line.data, lanes.data, rows.data + ky * length);
     }
-    for (int ky = 0; ky < c.kh; ky++) pointers.push_back(rows[ky].data()), pointers16.push_back(rows16[ky].data());
     for (int o = 0; o < c.co; o++)
       for (int k = 0; k < channels * c.sw; k++)
         for (int ky = 0; ky < c.kh; ky++) {
           double taps[4] = {}, at[7];
-          for (int j = 0, kx; (kx = k % c.sw + j * c.sw) < c.kw; j++)
-            taps[j] = weight[((size_t(ky) * c.kw + kx) * channels + k / c.sw) * c.co + o];
+          for (int j = 0, kx; (kx = k / channels + j * c.sw) < c.kw; j++)
+            taps[j] = weight[((size_t(ky) * c.kw + kx) * channels + k % channels) * c.co + o];
           winograd_filter(c.points, taps, at);
           for (int n = 0; n < c.points; n++) {
-            const size_t row = (size_t(n) * c.kh + ky) * c.depth;
-            packed[o / unit * per + (row + k) * unit + o % unit] = float(at[n]);
-            if (narrow) packed16[o / unit * per + (row / 2 + k / 2) * 2 * unit + o % unit * 2 + k % 2] = int16_t(std::lround(at[n]));
+            if (n == c.points - 1 && k >= c.last) {  // a filter without the highest tap
+              if (at[n] != 0) std::abort();
+              continue;
+            }
+            const size_t place = winograd_place(c, n, ky, k);
+            packed[o / unit * per + place * unit + o % unit] = float(at[n]);
+            if (narrow) packed16[o / unit * per + place / 2 * 2 * unit + o % unit * 2 + k % 2] = int16_t(std::lround(at[n]));
           }
         }
     c.weight = narrow ? static_cast<void*>(packed16.data) : packed.data;

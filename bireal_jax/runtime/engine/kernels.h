@@ -17,9 +17,6 @@ inline size_t bits_pitch(size_t channels) { return (channels + 63) / 64 * 8; }
 
 constexpr int input_limit = 4095;
 
-// Winograd's algorithm: values between the planes of a row.
-inline size_t plane_pitch(size_t tiles) { return tiles + unit; }
-
 enum class Act { none, clip, rprelu, sign };
 
 // What happens to a sum before it is stored: y = act(sum * scale + offset + residual); y and sign(y) are kept. All
@@ -47,32 +44,43 @@ struct Conv {
   size_t packed;            // bytes of the packed weight
   size_t scratch;           // bytes of the prepared input
   int ph, pw;               // the prepared input's rows and columns
-  int band;                 // binary: output rows that are computed together
+  int band;                 // binary: output rows that are prepared and computed together
   int steps;                // binary: of one ky; int16: pairs of one ky
   int n4;                   // binary: nibbles, or words, of a pixel and group
   const void* weight;
-  const uint16_t* tap_counts;  // vpopcnt: set bits per tap and filter, [kh * kw][filters]
+  // vpopcnt: half of what a sum would be without mismatches, [groups * blocks][class][unit], and the class of each output
+  // pixel, which says what taps lie within the input.
+  const float* middle;
+  const uint16_t* pixel_class;
+  int classes;
   // int16: the offset depends on which taps lie within the image. [class][pitch], class of a row and of a column.
   const float* offsets;
   const uint8_t *row_class, *col_class;
   int col_classes;
   const float* input_scales;  // int16: what one unit of a pixel is worth, where that differs; of one long row
   int points;  // Winograd's algorithm: 6 or 7, 0 for none
-  int depth;   // channels times phases, that is columns modulo sw; in 16 bits made even
-  int tiles;   // of four outputs, made a multiple of unit
+  int depth;   // sw times channels; in 16 bits made even
+  int tiles;   // of four outputs
+  int last;    // of depth, at the last point: the highest tap alone, which not all phases have
 };
+
+// Winograd's algorithm: values of an input row with its border, of which 8 are to spare; of a transformed row at one point,
+// made whole vectors; and of a lane.
+inline size_t winograd_row(const Conv& c) { return size_t(4) * (c.tiles + 1) * c.sw * c.cg + 8; }
+inline size_t winograd_pitch(const Conv& c) { return (size_t(c.tiles) * c.depth + 31) / 32 * 32; }
+inline size_t winograd_lane(const Conv& c) { return winograd_pitch(c) + c.depth + 8; }
 
 struct Kernels {
   const char* name;
 
-  // Sizes of a binary convolution: fills blocks, packed, scratch, ph, pw, steps, n4.
+  // Sizes of a binary convolution: fills blocks, packed, pw, steps, n4, and scratch for conv.band rows.
   void (*binary_plan)(Conv& conv);
   // bits: [cout, kh, kw, ceil(cg / 8)]. weight: conv.packed bytes, 64-byte aligned.
-  void (*binary_pack)(const Conv& conv, const uint8_t* bits, void* weight, uint16_t* tap_counts);
-  // Rows [y0, y1) of conv.ph of the prepared input.
+  void (*binary_pack)(const Conv& conv, const uint8_t* bits, void* weight);
+  // The input of output rows [y0, y1), at most conv.band.
   void (*binary_prepare)(const Conv& conv, const uint8_t* bits, void* scratch, int y0, int y1);
-  // Block `block` of all groups * blocks, output rows [y0, y1).
-  void (*binary_rows)(const Conv& conv, const void* scratch, int block, int y0, int y1, const Epilogue& e);
+  // Block `block` of all groups * blocks, output rows [y0, y1) of those that were prepared from row `from` on.
+  void (*binary_rows)(const Conv& conv, const void* scratch, int from, int block, int y0, int y1, const Epilogue& e);
 
   // Real-valued convolution: input with its border, row by row [ph][pw * c]; output row y, all blocks from b0 to b1.
   // The epilogue's maps begin at `pixel` for the first pixel of row y0.
@@ -85,11 +93,11 @@ struct Kernels {
   float (*quantize)(const float* x, int channels, int pitch, int16_t* out);
 
   // The same along rows by Winograd's algorithm, for convolutions with `points`; winograd.inc has the layouts.
-  void (*winograd_transform)(const Conv& conv, const float* planes, float* row);
-  void (*winograd_pack)(const Conv& conv, const float* row, int32_t* packed);
+  void (*real_transform)(const Conv& conv, const float* row, float* lanes, float* out);
+  void (*int16_transform)(const Conv& conv, const int16_t* row, int16_t* lanes, int16_t* out);
   void (*real_winograd)(const Conv& conv, const float* const* rows, int b0, int b1, int y, size_t pixel,
                         const Epilogue& e);
-  void (*int16_winograd)(const Conv& conv, const int32_t* const* rows, int b0, int b1, int y, size_t pixel,
+  void (*int16_winograd)(const Conv& conv, const int16_t* const* rows, int b0, int b1, int y, size_t pixel,
                          const Epilogue& e);
 
   // One row of a pooled map: rows[i], i < kh, are rows of the input or null beyond the border.

@@ -67,7 +67,7 @@ const Kernels* avx512_kernels() {
   static const bool once = (fill_tables(), true);
   (void)once;
   static const Kernels kernels = {"avx512", binary_plan, binary_pack, binary_prepare, binary_rows,
-                                  real_rows, int16_rows, quantize, winograd_transform, winograd_pack, real_winograd,
+                                  real_rows, int16_rows, quantize, real_transform, int16_transform, real_winograd,
                                   int16_winograd, max_pool_row, avg_pool_row, map};
   return &kernels;
 }

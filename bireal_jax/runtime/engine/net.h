@@ -65,11 +65,11 @@ struct Step {
   int position = 0;     // number of the last operation in it: when it can run
   Conv conv{};
   Buffer weight, offsets, int16_weight, int16_scale;
-  std::vector<uint16_t> tap_counts;
+  Buffer middle;
+  std::vector<uint16_t> pixel_class;
   std::vector<uint8_t> row_class, col_class;
   Conv int16{};
-  std::vector<size_t> columns;  // Winograd: where a column of the image lies in the planes
-  size_t line = 0;              // and bytes of the planes and transformed rows of a thread
+  size_t line = 0;  // Winograd: bytes of the rows of a thread
   Place scratch, band, lines;
 };
 
@@ -110,6 +110,12 @@ struct Context {
   Team team;
   Context(const Net& net) : memory(net.workspace), team(net.options.threads) {}
 };
+
+// Bytes of what a thread prepares for a binary convolution.
+inline size_t scratch_of(const Step& step) { return (step.conv.scratch + 63) / 64 * 64; }
+
+// Whether threads share a binary convolution by its rows, or by its filters.
+inline bool by_rows(const Net& net, const Conv& c) { return c.ho >= 8 * net.options.threads; }
 
 // Makes the steps of a network that was parsed, kernels and options chosen. Raises Error where it needs too much memory.
 void plan(Net& net);

@@ -174,20 +174,22 @@ class Run {
 
   void binary(const Step& step, const Epilogue& e) {
     const Conv& c = step.conv;
-    void* scratch = at(step.scratch);
     const uint8_t* in = bits(step.input);
-    split(c.ph, [&](int y0, int y1, int) { kernels_.binary_prepare(c, in, scratch, y0, y1); });
     const int blocks = c.groups * c.blocks;
-    if (c.ho >= 8 * context_.team.size())  // by rows: pixels of one thread share no cache line with the other's
-      return split(c.ho, [&](int y0, int y1, int) {
-        for (int y = y0; y < y1; y += c.band)
-          for (int block = 0; block < blocks; block++)
-            kernels_.binary_rows(c, scratch, block, y, std::min(y1, y + c.band), e);
+    auto scratch = [&](int thread) { return at(step.scratch) + thread * scratch_of(step); };
+    if (by_rows(net_, c))  // pixels of one thread share no cache line with the other's
+      return split(c.ho, [&](int y0, int y1, int thread) {
+        for (int y = y0; y < y1; y += c.band) {
+          const int end = std::min(y1, y + c.band);
+          kernels_.binary_prepare(c, in, scratch(thread), y, end);
+          for (int block = 0; block < blocks; block++) kernels_.binary_rows(c, scratch(thread), y, block, y, end, e);
+        }
       });
-    split(blocks * c.ho, [&](int from, int to, int) {  // by filters: each thread reads its own weights
+    split(blocks * c.ho, [&](int from, int to, int thread) {  // by filters: each thread reads its own weights
+      kernels_.binary_prepare(c, in, scratch(thread), 0, c.ho);
       while (from < to) {
         const int block = from / c.ho, y = from % c.ho, end = std::min(c.ho, y + to - from);
-        kernels_.binary_rows(c, scratch, block, y, end, e);
+        kernels_.binary_rows(c, scratch(thread), 0, block, y, end, e);
         from += end - y;
       }
     });
@@ -250,16 +252,15 @@ class Run {
   }
 
   // Winograd's algorithm: the transformed rows of a window, each made when it is first needed, by one thread. T: float, or
-  // int32 for pairs of 16 bits.
+  // int16.
   template <class T, class Pixel>
   class Lines {
    public:
     Lines(const Run& run, const Step& step, const Conv& c, const Pixel* pixels, int thread)
-        : run_(run), step_(step), c_(c), pixels_(pixels),
-          planes_(reinterpret_cast<float*>(run.at(step.lines) + size_t(thread) * step.line)),
-          row_(planes_ + size_t(c.depth) * 4 * plane_pitch(c.tiles)),
-          ring_(reinterpret_cast<T*>(row_ + size_t(c.points) * c.depth * c.tiles)) {
-      std::memset(planes_, 0, size_t(row_ - planes_) * sizeof(float));
+        : run_(run), op_(run.net_.network.ops[step.op]), c_(c), pixels_(pixels), size_(c.points * winograd_pitch(c)),
+          row_(reinterpret_cast<T*>(run.at(step.lines) + size_t(thread) * step.line)), lanes_(row_ + winograd_row(c)),
+          ring_(lanes_ + 4 * winograd_lane(c)) {
+      std::memset(row_, 0, (winograd_row(c) + 4 * winograd_lane(c)) * sizeof(T));
     }
     const T* const* window(int y) {
       const int first = y * c_.sh;
@@ -269,43 +270,41 @@ class Run {
     }
 
    private:
-    static constexpr bool narrow = std::is_same<T, int32_t>();
-    size_t size() const { return size_t(c_.points) * c_.tiles * (narrow ? c_.depth / 2 : c_.depth); }
-    T* at(int y) const { return ring_ + y % c_.kh * size(); }
+    T* at(int y) const { return ring_ + y % c_.kh * size_; }
     void make(int y) {
-      const Op& op = run_.net_.network.ops[step_.op];
-      const int iy = y - c_.top, channels = op.in.c;
-      T* out = at(y);
-      if (iy < 0 || iy >= op.in.h) {
-        std::memset(out, 0, size() * sizeof(T));
+      const int iy = y - c_.top, channels = op_.in.c, count = std::min(c_.pw - c_.left, op_.in.w) * channels;
+      if (iy < 0 || iy >= op_.in.h) {
+        std::memset(at(y), 0, size_ * sizeof(T));
         return;
       }
-      const Pixel* in = pixels_ + size_t(iy) * op.in.w * channels;
-      const size_t next = c_.sw * 4 * plane_pitch(c_.tiles);
-      for (size_t column : step_.columns)
-        for (int k = 0; k < channels; k++, in++) planes_[column + k * next] = narrow ? float(*in) - 128 : run_.normalized(*in, k);
-      run_.transform(c_, planes_, row_, out);
+      const Pixel* in = pixels_ + size_t(iy) * op_.in.w * channels;
+      T* out = row_ + size_t(c_.left) * channels;
+      if (std::is_same<T, int16_t>())
+        for (int i = 0; i < count; i++) out[i] = T(in[i] - 128);
+      else
+        for (int i = 0; i < count; i += channels)
+          for (int k = 0; k < channels; k++) out[i + k] = T(run_.normalized(in[i + k], k));
+      run_.transform(c_, row_, lanes_, at(y));
     }
 
     const Run& run_;
-    const Step& step_;
+    const Op& op_;
     const Conv& c_;
     const Pixel* pixels_;
-    float *planes_, *row_;
-    T* ring_;
+    const size_t size_;
+    T *row_, *lanes_, *ring_;
     int ready_ = 0;
     const T* rows_[max_window];
   };
 
-  void transform(const Conv& c, const float* planes, float*, float* out) const { kernels_.winograd_transform(c, planes, out); }
-  void transform(const Conv& c, const float* planes, float* row, int32_t* out) const {
-    kernels_.winograd_transform(c, planes, row);
-    kernels_.winograd_pack(c, row, out);
+  void transform(const Conv& c, const float* row, float* lanes, float* out) const { kernels_.real_transform(c, row, lanes, out); }
+  void transform(const Conv& c, const int16_t* row, int16_t* lanes, int16_t* out) const {
+    kernels_.int16_transform(c, row, lanes, out);
   }
   void winograd(const Conv& c, const float* const* rows, int b0, int b1, int y, size_t pixel, const Epilogue& e) const {
     kernels_.real_winograd(c, rows, b0, b1, y, pixel, e);
   }
-  void winograd(const Conv& c, const int32_t* const* rows, int b0, int b1, int y, size_t pixel, const Epilogue& e) const {
+  void winograd(const Conv& c, const int16_t* const* rows, int b0, int b1, int y, size_t pixel, const Epilogue& e) const {
     kernels_.int16_winograd(c, rows, b0, b1, y, pixel, e);
   }
 
@@ -326,7 +325,7 @@ class Run {
     const bool narrow = step.int16.offsets && std::is_same<Pixel, uint8_t>();
     const Conv& c = narrow ? step.int16 : step.conv;
     if (narrow) e.scale = step.int16_scale.as<float>();
-    if (c.points && narrow) return rows(step, c, e, by_winograd<int32_t>(step, c, pixels));
+    if (c.points && narrow) return rows(step, c, e, by_winograd<int16_t>(step, c, pixels));
     if (c.points) return rows(step, c, e, by_winograd<float>(step, c, pixels));
     const int16_t* shorts = narrow ? prepare_int16(step, pixels) : nullptr;
     const float* wide = narrow ? nullptr : prepare_real(step, pixels);

@@ -38,16 +38,17 @@ class Packer {
       c.kh = op.kh, c.kw = op.kw, c.sh = op.sh, c.sw = op.sw, c.top = op.top, c.left = op.left;
       c.groups = op.groups, c.pad = op.pad, c.cg = op.in.c / op.groups, c.og = op.out.c / op.groups;
       if (op.kind == Kind::binary_conv) {
+        // So many rows go through all filters in turn that what is prepared of the input stays in the first cache.
+        const bool bands = by_rows(net_, c);
+        c.band = c.ho;
         net_.kernels->binary_plan(c);
-        // So many rows go through all filters in turn, that their part of the prepared input stays in the first cache.
-        c.band = int(std::max<size_t>(1, (size_t(16) << 10) * c.ph / std::max<size_t>(1, c.scratch)));
-        const size_t counts = size_t(c.kh) * c.kw * pitch_of(c.co) + 64;
-        net_.charge(c.packed + counts * sizeof(uint16_t));
+        for (const size_t cache = 16 << 10; bands && c.band > 1 && c.scratch > cache; net_.kernels->binary_plan(c))
+          c.band = std::max(1, std::min(c.band - 1, int(size_t(c.band) * cache / c.scratch)));
+        net_.charge(c.packed);
         step.weight = Buffer(c.packed);
-        step.tap_counts.assign(counts, 0);
-        net_.kernels->binary_pack(c, op.bits.data(), step.weight.as<void>(), step.tap_counts.data());
+        net_.kernels->binary_pack(c, op.bits.data(), step.weight.as<void>());
         c.weight = step.weight.as<void>();
-        c.tap_counts = step.tap_counts.data();
+        middles(step, op);
       } else {
         const size_t count = size_t(c.kh) * c.kw * c.cg * c.co;
         if (!op.bits.empty()) {
@@ -64,6 +65,56 @@ class Packer {
   }
 
  private:
+  // Parts of a window that lie within the input: distinct [begin, end) of its taps, and which of them each output has.
+  struct Parts {
+    std::vector<std::pair<int, int>> kinds;
+    std::vector<uint16_t> of;
+    Parts(int count, int stride, int low, int size, int window) {
+      for (int i = 0; i < count; i++) {
+        const std::pair<int, int> part(std::max(0, low - i * stride), std::min(window, size + low - i * stride));
+        const auto found = std::find(kinds.begin(), kinds.end(), part);
+        of.push_back(uint16_t(found - kinds.begin()));
+        if (found == kinds.end()) kinds.push_back(part);
+      }
+    }
+    size_t size() const { return kinds.size(); }
+  };
+
+  // What the kernels that count bits add to their counts: with padding of 0, which they count as -1, the set bits of the
+  // taps beyond the border, and half the number of products.
+  void middles(Step& step, const Op& op) {
+    Conv& c = step.conv;
+    const bool zeros = c.pad == 0;
+    const Parts rows(c.ho, c.sh, zeros ? c.top : 0, zeros ? c.h : 1 << 30, c.kh);
+    const Parts cols(c.wo, c.sw, zeros ? c.left : 0, zeros ? c.w : 1 << 30, c.kw);
+    c.classes = int(rows.size() * cols.size());
+    const int blocks = (c.og + unit - 1) / unit, bytes = (c.cg + 7) / 8;
+    const size_t floats = size_t(c.groups) * blocks * c.classes * unit;
+    net_.charge(floats * sizeof(float) + size_t(c.ho) * c.wo * sizeof(uint16_t));
+    step.middle = Buffer(floats * sizeof(float));
+    for (int o = 0; o < c.co; o++) {
+      // set[y][x]: bits of the taps above and to the left
+      std::vector<std::vector<int>> set(c.kh + 1, std::vector<int>(c.kw + 1));
+      const uint8_t* bits = op.bits.data() + size_t(o) * c.kh * c.kw * bytes;
+      for (int ky = 0; ky < c.kh; ky++)
+        for (int kx = 0; kx < c.kw; kx++, bits += bytes) {
+          int tap = 0;
+          for (int k = 0; k < c.cg; k++) tap += bits[k / 8] >> k % 8 & 1;
+          set[ky + 1][kx + 1] = tap + set[ky][kx + 1] + set[ky + 1][kx] - set[ky][kx];
+        }
+      float* out = step.middle.as<float>() + (size_t(o / c.og) * blocks + o % c.og / unit) * c.classes * unit + o % c.og % unit;
+      for (const auto& [y0, y1] : rows.kinds)
+        for (const auto& [x0, x1] : cols.kinds) {
+          const int inside = set[y1][x1] - set[y0][x1] - set[y1][x0] + set[y0][x0];
+          *out = float((y1 - y0) * (x1 - x0) * c.cg) / 2 + float(set[c.kh][c.kw] - inside);
+          out += unit;
+        }
+    }
+    for (int y = 0; y < c.ho; y++)
+      for (int x = 0; x < c.wo; x++) step.pixel_class.push_back(uint16_t(rows.of[y] * cols.size() + cols.of[x]));
+    c.middle = step.middle.as<float>(), c.pixel_class = step.pixel_class.data();
+  }
+
   void real(Step& step, const Op& op) {
     Conv& c = step.conv;
     const bool pointwise = c.kh * c.kw * c.sh * c.sw == 1 && net_.real_valued(step.input) && step.input && step.pool < 0;
@@ -74,7 +125,7 @@ class Packer {
     c.scratch = pointwise ? 0 : size_t(c.ph) * c.pw * op.in.c * sizeof(float) + 64;
     c.blocks = int(pitch_of(c.co) / unit);
     if (step.input == 0) plan_winograd(c);
-    const size_t per = size_t(c.points ? c.points * c.kh * c.depth : c.kh * c.kw * op.in.c);  // of a filter; groups: zeros
+    const size_t per = c.points ? winograd_weights(c) : size_t(c.kh) * c.kw * op.in.c;  // of a filter; groups: zeros
     net_.charge(per * pitch_of(c.co) * sizeof(float));
     step.weight = Buffer(per * pitch_of(c.co) * sizeof(float));
     float* out = step.weight.as<float>();
@@ -84,10 +135,11 @@ class Packer {
           for (int ky = 0; ky < c.kh; ky++) {
             double at[7];
             filter(step, op, ky, k, o, 1, at);
-            for (int n = 0; n < c.points; n++)
-              out[o / unit * per * unit + ((size_t(n) * c.kh + ky) * c.depth + k) * unit + o % unit] = float(at[n]);
+            for (int n = 0; n < c.points - (k >= c.last); n++)
+              out[(o / unit * per + winograd_place(c, n, ky, k)) * unit + o % unit] = float(at[n]);
           }
-      lines(step, op);
+      step.line = line(c);
+      c.scratch = 0;
     }
     for (int t = 0; t < c.kh * c.kw && !c.points; t++)
       for (int k = 0; k < c.cg; k++)
@@ -100,26 +152,21 @@ class Packer {
     c.weight = out;
     if (net_.options.precision != 1 || op.groups > 1) return;
     if (step.input == 0) int16(step, op);
-    else if (pointwise && c.wo > 1) pointwise16(step, op);
+    else if (pointwise) pointwise16(step, op);
+  }
+
+  // Winograd's algorithm: bytes of the rows of a thread.
+  static size_t line(const Conv& c) {
+    return (winograd_row(c) + 4 * winograd_lane(c) + c.kh * c.points * winograd_pitch(c)) * sizeof(float);
   }
 
   // Winograd's algorithm: the part of a filter on one channel and phase, depth `k`, at all points.
   void filter(const Step& step, const Op& op, int ky, int k, int o, double factor, double* at) const {
     const Conv& c = step.conv;
     double taps[4] = {};
-    for (int j = 0; k % c.sw + j * c.sw < c.kw; j++)
-      taps[j] = factor * op.arrays[0][((size_t(ky) * c.kw + k % c.sw + j * c.sw) * op.in.c + k / c.sw) * c.co + o];
+    for (int j = 0, x; (x = k / op.in.c + j * c.sw) < c.kw; j++)
+      taps[j] = factor * op.arrays[0][((size_t(ky) * c.kw + x) * op.in.c + k % op.in.c) * c.co + o];
     winograd_filter(c.points, taps, at);
-  }
-
-  // Winograd's algorithm: places of the columns in the planes, and the memory of a thread.
-  void lines(Step& step, const Op& op) {
-    Conv& c = step.conv;
-    const size_t pitch = plane_pitch(c.tiles), depth = c.depth + c.depth % 2;
-    for (int x = c.left; x < std::min(c.pw, c.left + op.in.w); x++)
-      step.columns.push_back((size_t(x % c.sw) * 4 + x / c.sw % 4) * pitch + x / c.sw / 4);
-    step.line = (4 * depth * pitch + (c.kh + 1) * c.points * depth * c.tiles) * sizeof(float);
-    c.scratch = 0;
   }
 
   // Weights of 16 bits on the pixels themselves, less 128; the normalization goes into scales and offsets. Each weight
@@ -129,8 +176,8 @@ class Packer {
     Conv& c = step.int16;
     c = step.conv;
     c.steps = (c.kw * c.c + 1) / 2;
-    c.depth += c.depth % 2;
-    const size_t per = c.points ? size_t(c.points) * c.kh * c.depth : size_t(c.kh) * c.steps * 2, pitch = pitch_of(c.co);
+    c.depth += c.depth % 2, c.last += c.last % 2;
+    const size_t per = c.points ? winograd_weights(c) : size_t(c.kh) * c.steps * 2, pitch = pitch_of(c.co);
     const size_t scales = std::max(1, c.points) * pitch;
     net_.charge(per * pitch * sizeof(int16_t) + scales * sizeof(float));
     step.int16_weight = Buffer(per * pitch * sizeof(int16_t));
@@ -237,21 +284,21 @@ class Packer {
   void winograd16(Step& step, const Op& op, int o, double a) {
     const Conv& c = step.int16;
     const int depth = step.conv.depth;
+    const size_t per = winograd_weights(c);
     std::vector<double> values(size_t(c.kh) * depth * 7);
     for (int k = 0; k < depth; k++)
       for (int ky = 0; ky < c.kh; ky++)
-        filter(step, op, ky, k, o, 1 / (255.0 * net_.network.std[k / c.sw]), &values[(size_t(k) * c.kh + ky) * 7]);
+        filter(step, op, ky, k, o, 1 / (255.0 * net_.network.std[k % op.in.c]), &values[(size_t(k) * c.kh + ky) * 7]);
     for (int n = 0; n < c.points; n++) {
       double largest = 1e-30, sum = 0;
       for (size_t i = n; i < values.size(); i += 7) largest = std::max(largest, std::fabs(values[i])), sum += std::fabs(values[i]);
       const double inputs = 128.0 * winograd_growth(c.points, n), room = 2147483647.0 / inputs - 2.0 * c.kh * depth;
       const double size = std::max(largest / 32767, sum / std::max(1.0, room));
-      double error = 0;
-      for (int k = 0; k < depth; k++) {
-        if (k % c.sw == 0) error = 0;
+      std::vector<double> errors(op.in.c);  // of a channel
+      for (int k = 0; k < (n == c.points - 1 ? step.conv.last : depth); k++) {
+        double& error = errors[k % op.in.c];
         for (int ky = 0; ky < c.kh; ky++)
-          step.int16_weight.as<int16_t>()[(((size_t(o / unit) * c.points + n) * c.kh + ky) * (c.depth / 2) + k / 2) * 2 * unit +
-                                          o % unit * 2 + k % 2] =
+          step.int16_weight.as<int16_t>()[(o / unit * per + winograd_place(c, n, ky, k)) / 2 * 2 * unit + o % unit * 2 + k % 2] =
               rounded(values[(size_t(k) * c.kh + ky) * 7 + n] / size, 32767, error);
       }
       step.int16_scale.as<float>()[n * pitch_of(c.co) + o] = float(a * size);

@@ -20,7 +20,8 @@ void plan_winograd(Conv& c) {
   const int taps = (c.kw + c.sw - 1) / c.sw;
   c.points = c.groups == 1 && c.sw <= 2 && c.wo >= 16 && (taps == 3 || taps == 4) ? taps + 3 : 0;
   c.depth = c.cg * c.sw;
-  c.tiles = int(pitch_of((c.wo + 3) / 4));
+  c.tiles = (c.wo + 3) / 4;
+  c.last = (c.kw - 1) % c.sw * c.cg + c.cg;
 }
 
 void winograd_filter(int points, const double* w, double* out) {

@@ -1,0 +1,337 @@
+// Convolutions of ±1 with ±1 for training on CPUs, 64 multiplications in a word: packed into bits, products are exclusive
+// ors, and the mismatches are counted. Weights may be 0, too, as where groups are masks. The results are whole numbers, so
+// they equal any other way exactly.
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <thread>
+#include <vector>
+
+#include "xla.h"
+
+#if defined(__x86_64__)
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns of its own header: gcc.gnu.org/PR105593
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#define POPCNT __attribute__((target("popcnt")))
+#define AVX2 __attribute__((target("avx2")))
+#define AVX512 __attribute__((target("avx512f,avx512vpopcntdq")))
+#else
+#define POPCNT
+#endif
+
+namespace {
+
+constexpr int filters = 16, word = 64;  // filters of a block; channels of a word
+
+// x [n, h, w, c], weights [kh, kw, c, co], out [n, ho, wo, co]; zeros beyond the border. newest: the instructions that may be
+// used if the CPU has them, 2 for AVX-512, 1 for AVX2, 0 for neither.
+struct Conv {
+  int32_t n, h, w, c, ho, wo, co, kh, kw, sh, sw, top, left, threads, newest;
+
+  int words() const { return (c + word - 1) / word; }
+  int blocks() const { return (co + filters - 1) / filters; }
+  int taps() const { return kh * kw; }
+  int rows() const { return (ho - 1) * sh + kh; }  // of an image with its border
+  int columns() const { return (wo - 1) * sw + kw; }
+};
+
+struct Weights {
+  std::vector<uint64_t> positive, nonzero;   // bits [block][tap][word][filter]; nonzero is empty if all are
+  std::vector<int32_t> num_positive, num_nonzero;  // [block][tap][filter]
+};
+
+// The signs of `count` floats, the first in the lowest bit.
+uint64_t plain_signs(const float* x, int count) {
+  uint64_t bits = 0;
+  for (int i = 0; i < count; i++) bits |= uint64_t(x[i] >= 0) << i;
+  return bits;
+}
+
+// `channels` rows of weights, `pitch` floats apart, channel i in bit i: two words for each of `count` filters.
+void plain_column(const float* w, size_t pitch, int channels, int count, uint64_t* positive, uint64_t* nonzero) {
+  for (int i = 0; i < channels; i++, w += pitch)
+    for (int f = 0; f < count; f++) {
+      positive[f] |= uint64_t(w[f] > 0) << i;
+      nonzero[f] |= uint64_t(w[f] != 0) << i;
+    }
+}
+
+// Mismatches of `pixels` windows, `step` words apart, with the filters of a block: counts [pixels][filters]. mask: which
+// weights count, null for all.
+POPCNT void plain_tile(const Conv& v, const uint64_t* window, int step, int pixels, const uint64_t* w,
+                       const uint64_t* mask, int32_t* counts) {
+  const int row = v.columns() * v.words(), length = v.kw * v.words();
+  for (int p = 0; p < pixels; p++, window += step, counts += filters) {
+    uint64_t sums[filters] = {};
+    for (int ky = 0, at = 0; ky < v.kh; ky++)
+      for (int k = 0; k < length; k++, at += filters)
+        for (int f = 0; f < filters; f++) {
+          const uint64_t differ = window[ky * row + k] ^ w[at + f];
+          sums[f] += uint64_t(__builtin_popcountll(mask ? differ & mask[at + f] : differ));
+        }
+    for (int f = 0; f < filters; f++) counts[f] = int32_t(sums[f]);
+  }
+}
+
+constexpr int tile = 6;  // pixels that share what is loaded of the weights
+
+#if defined(__x86_64__)
+AVX512 uint64_t avx512_signs(const float* x, int count) {
+  if (count < word) return plain_signs(x, count);
+  uint64_t bits = 0;
+  for (int i = 0; i < 4; i++)
+    bits |= uint64_t(_mm512_cmp_ps_mask(_mm512_loadu_ps(x + 16 * i), _mm512_setzero_ps(), _CMP_GE_OQ)) << 16 * i;
+  return bits;
+}
+
+AVX512 void avx512_column(const float* w, size_t pitch, int channels, int count, uint64_t* positive,
+                          uint64_t* nonzero) {
+  if (count < filters) return plain_column(w, pitch, channels, count, positive, nonzero);
+  __m512i words[4] = {};
+  for (int i = 0; i < channels; i++, w += pitch) {
+    const __m512i bit = _mm512_set1_epi64(int64_t(uint64_t(1) << i));
+    const __m512 row = _mm512_loadu_ps(w);
+    const __mmask16 above = _mm512_cmp_ps_mask(row, _mm512_setzero_ps(), _CMP_GT_OQ);
+    const __mmask16 there = _mm512_cmp_ps_mask(row, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    words[0] = _mm512_mask_or_epi64(words[0], __mmask8(above), words[0], bit);
+    words[1] = _mm512_mask_or_epi64(words[1], __mmask8(above >> 8), words[1], bit);
+    words[2] = _mm512_mask_or_epi64(words[2], __mmask8(there), words[2], bit);
+    words[3] = _mm512_mask_or_epi64(words[3], __mmask8(there >> 8), words[3], bit);
+  }
+  for (int i = 0; i < 4; i++) _mm512_storeu_si512((i < 2 ? positive : nonzero) + i % 2 * 8, words[i]);
+}
+
+template <int P, bool masked>
+AVX512 void avx512_pixels(const Conv& v, const uint64_t* window, int step, const uint64_t* w, const uint64_t* mask,
+                          int32_t* counts) {
+  constexpr int differ_and_count = 0x28;  // (a, w, mask) -> (a ^ w) & mask
+  const int row = v.columns() * v.words(), length = v.kw * v.words();
+  __m512i sums[P][2];
+  for (int p = 0; p < P; p++) sums[p][0] = sums[p][1] = _mm512_setzero_si512();
+  for (int ky = 0, at = 0; ky < v.kh; ky++)
+    for (int k = 0; k < length; k++, at += filters) {
+      const uint64_t* a = window + ky * row + k;
+      __m512i weights[2], counting[2];
+      for (int half = 0; half < 2; half++) {
+        weights[half] = _mm512_loadu_si512(w + at + 8 * half);
+        if (masked) counting[half] = _mm512_loadu_si512(mask + at + 8 * half);
+      }
+#pragma GCC unroll 8
+      for (int p = 0; p < P; p++) {
+        const __m512i bits = _mm512_set1_epi64(int64_t(a[p * step]));
+        for (int half = 0; half < 2; half++) {
+          const __m512i differ =
+              masked ? _mm512_ternarylogic_epi64(bits, weights[half], counting[half], differ_and_count)
+                     : _mm512_xor_si512(bits, weights[half]);
+          sums[p][half] = _mm512_add_epi64(sums[p][half], _mm512_popcnt_epi64(differ));
+        }
+      }
+    }
+  for (int p = 0; p < P; p++)
+    for (int half = 0; half < 2; half++)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(counts + p * filters + 8 * half),
+                          _mm512_cvtepi64_epi32(sums[p][half]));
+}
+
+template <bool masked>
+AVX512 void avx512_tile(const Conv& v, const uint64_t* window, int step, int pixels, const uint64_t* w,
+                        const uint64_t* mask, int32_t* counts) {
+  switch (pixels) {
+    case 6: return avx512_pixels<6, masked>(v, window, step, w, mask, counts);
+    case 5: return avx512_pixels<5, masked>(v, window, step, w, mask, counts);
+    case 4: return avx512_pixels<4, masked>(v, window, step, w, mask, counts);
+    case 3: return avx512_pixels<3, masked>(v, window, step, w, mask, counts);
+    case 2: return avx512_pixels<2, masked>(v, window, step, w, mask, counts);
+    default: return avx512_pixels<1, masked>(v, window, step, w, mask, counts);
+  }
+}
+
+AVX512 void avx512_any_tile(const Conv& v, const uint64_t* window, int step, int pixels, const uint64_t* w,
+                            const uint64_t* mask, int32_t* counts) {
+  if (mask) avx512_tile<true>(v, window, step, pixels, w, mask, counts);
+  else avx512_tile<false>(v, window, step, pixels, w, mask, counts);
+}
+
+AVX2 inline __m256i bytes_of(__m256i bits) {  // how many bits of each byte are set
+  const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
+                                         0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+  const __m256i nibble = _mm256_set1_epi8(15);
+  const __m256i low = _mm256_shuffle_epi8(table, _mm256_and_si256(bits, nibble));
+  return _mm256_add_epi8(low, _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(bits, 4), nibble)));
+}
+
+// One pixel; counts fill bytes for a while, then words of 64 bits.
+AVX2 void avx2_pixel(const Conv& v, const uint64_t* window, const uint64_t* w, const uint64_t* mask, int32_t* counts) {
+  constexpr int quarter = filters / 4, fill = 255 / 8;
+  const int row = v.columns() * v.words(), length = v.kw * v.words();
+  __m256i sums[4] = {};
+  for (int ky = 0, at = 0; ky < v.kh; ky++)
+    for (int k = 0; k < length;) {
+      __m256i bytes[4] = {};
+      for (int end = length - k < fill ? length : k + fill; k < end; k++, at += filters) {
+        const __m256i a = _mm256_set1_epi64x(int64_t(window[ky * row + k]));
+        for (int i = 0; i < 4; i++) {
+          const auto load = [&](const uint64_t* from) AVX2 {
+            return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + at + quarter * i));
+          };
+          __m256i differ = _mm256_xor_si256(a, load(w));
+          if (mask) differ = _mm256_and_si256(differ, load(mask));
+          bytes[i] = _mm256_add_epi8(bytes[i], bytes_of(differ));
+        }
+      }
+      for (int i = 0; i < 4; i++)
+        sums[i] = _mm256_add_epi64(sums[i], _mm256_sad_epu8(bytes[i], _mm256_setzero_si256()));
+    }
+  for (int i = 0; i < 4; i++) {
+    uint64_t found[quarter];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(found), sums[i]);
+    for (int f = 0; f < quarter; f++) counts[quarter * i + f] = int32_t(found[f]);
+  }
+}
+
+AVX2 void avx2_tile(const Conv& v, const uint64_t* window, int step, int pixels, const uint64_t* w,
+                    const uint64_t* mask, int32_t* counts) {
+  for (int p = 0; p < pixels; p++) avx2_pixel(v, window + p * step, w, mask, counts + p * filters);
+}
+
+bool has_avx2() {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx2");
+}
+
+bool has_avx512() {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vpopcntdq");
+}
+#else
+bool has_avx2() { return false; }
+bool has_avx512() { return false; }
+constexpr auto avx2_tile = plain_tile;
+constexpr auto avx512_signs = plain_signs;
+constexpr auto avx512_column = plain_column;
+constexpr auto avx512_any_tile = plain_tile;
+#endif
+
+struct Kernels {
+  decltype(&plain_signs) signs;
+  decltype(&plain_column) column;
+  decltype(&plain_tile) tile;
+};
+
+POPCNT Weights pack_weights(const Conv& v, const Kernels& kernels, const float* w) {
+  const int words = v.words(), taps = v.taps();
+  const size_t counts = size_t(v.blocks()) * taps * filters, bits = counts * words;
+  Weights packed = {std::vector<uint64_t>(bits), std::vector<uint64_t>(bits), std::vector<int32_t>(counts),
+                    std::vector<int32_t>(counts)};
+  bool all = true;
+  for (int block = 0; block < v.blocks(); block++)
+    for (int tap = 0; tap < taps; tap++)
+      for (int k = 0; k < words; k++) {
+        const size_t row = size_t(block) * taps + tap;
+        uint64_t* positive = &packed.positive[(row * words + k) * filters];
+        uint64_t* nonzero = &packed.nonzero[(row * words + k) * filters];
+        const int first = block * filters, rest = v.co - first, count = rest < filters ? rest : filters;
+        const int left = v.c - k * word, channels = left < word ? left : word;
+        kernels.column(w + (size_t(tap) * v.c + k * word) * v.co + first, v.co, channels, count, positive, nonzero);
+        for (int f = 0; f < count; f++) {
+          packed.num_positive[row * filters + f] += __builtin_popcountll(positive[f]);
+          packed.num_nonzero[row * filters + f] += __builtin_popcountll(nonzero[f]);
+          all = all && __builtin_popcountll(nonzero[f]) == channels;
+        }
+      }
+  if (all) packed.nonzero.clear();
+  return packed;
+}
+
+// The sums of an output pixel of a block. Taps beyond the border were taken for -1: their mismatches are taken back.
+void finish(const Conv& v, const Weights& weights, int block, int y, int x, const int32_t* mismatches, float* out) {
+  const int32_t* positive = weights.num_positive.data() + size_t(block) * v.taps() * filters;
+  const int32_t* nonzero = weights.num_nonzero.data() + size_t(block) * v.taps() * filters;
+  const int top = y * v.sh - v.top, left = x * v.sw - v.left, first = block * filters;
+  const bool inner = top >= 0 && left >= 0 && top + v.kh <= v.h && left + v.kw <= v.w;
+  int32_t sums[filters];
+  for (int f = 0; f < filters; f++) sums[f] = -2 * mismatches[f];
+  if (inner && weights.nonzero.empty()) {
+    for (int f = 0; f < filters; f++) sums[f] += v.taps() * v.c;
+  } else {
+    for (int tap = 0; tap < v.taps(); tap++, positive += filters, nonzero += filters) {
+      const int iy = top + tap / v.kw, ix = left + tap % v.kw;
+      const bool inside = iy >= 0 && iy < v.h && ix >= 0 && ix < v.w;
+      for (int f = 0; f < filters; f++) sums[f] += inside ? nonzero[f] : 2 * positive[f];
+    }
+  }
+  const int count = v.co - first < filters ? v.co - first : filters;
+  for (int f = 0; f < count; f++) out[first + f] = float(sums[f]);
+}
+
+// An output row of a block of filters from `bits`, an image with its border.
+void conv_row(const Conv& v, const Kernels& kernels, const uint64_t* bits, const Weights& weights, int block, int y,
+              float* out) {
+  const size_t from = size_t(block) * v.taps() * v.words() * filters;
+  const uint64_t* mask = weights.nonzero.empty() ? nullptr : weights.nonzero.data() + from;
+  int32_t found[tile * filters];
+  for (int x = 0; x < v.wo; x += tile) {
+    const int pixels = v.wo - x < tile ? v.wo - x : tile;
+    const uint64_t* window = bits + (size_t(y) * v.sh * v.columns() + size_t(x) * v.sw) * v.words();
+    kernels.tile(v, window, v.sw * v.words(), pixels, weights.positive.data() + from, mask, found);
+    for (int p = 0; p < pixels; p++)
+      finish(v, weights, block, y, x + p, found + p * filters, out + (size_t(y) * v.wo + x + p) * v.co);
+  }
+}
+
+void conv_image(const Conv& v, const Kernels& kernels, const float* x, const Weights& weights,
+                std::vector<uint64_t>& bits, float* out) {
+  const int words = v.words(), columns = v.columns();
+  for (int y = 0; y < v.rows(); y++) {
+    const int iy = y - v.top;
+    for (int column = 0; column < columns; column++) {
+      const int ix = column - v.left;
+      uint64_t* to = bits.data() + (size_t(y) * columns + column) * words;
+      if (iy < 0 || iy >= v.h || ix < 0 || ix >= v.w) continue;  // zero, and stays so
+      const float* pixel = x + (size_t(iy) * v.w + ix) * v.c;
+      for (int k = 0, left = v.c; k < words; k++, left -= word)
+        to[k] = kernels.signs(pixel + k * word, left < word ? left : word);
+    }
+  }
+  for (int block = 0; block < v.blocks(); block++)
+    for (int y = 0; y < v.ho; y++) conv_row(v, kernels, bits.data(), weights, block, y, out);
+}
+
+void convolve(const Conv& v, const float* x, const float* w, float* out) {
+  const Kernels kernels = v.newest >= 2 && has_avx512() ? Kernels{avx512_signs, avx512_column, avx512_any_tile}
+                          : v.newest >= 1 && has_avx2() ? Kernels{plain_signs, plain_column, avx2_tile}
+                                       : Kernels{plain_signs, plain_column, plain_tile};
+  const Weights weights = pack_weights(v, kernels, w);
+  const int parts = v.threads < v.n ? (v.threads < 1 ? 1 : v.threads) : v.n;
+  std::vector<std::vector<uint64_t>> bits(parts);
+  for (auto& part : bits) part.resize(size_t(v.rows()) * v.columns() * v.words());
+  auto work = [&](int part) {
+    for (int64_t i = int64_t(v.n) * part / parts, end = int64_t(v.n) * (part + 1) / parts; i < end; i++)
+      conv_image(v, kernels, x + size_t(i) * v.h * v.w * v.c, weights, bits[part], out + size_t(i) * v.ho * v.wo * v.co);
+  };
+  std::vector<std::thread> team;
+  for (int part = 1; part < parts; part++) team.emplace_back(work, part);
+  work(0);
+  for (auto& thread : team) thread.join();
+}
+
+}  // namespace
+
+// Arguments: the members of Conv as int32, x, w; result: out. float32; the caller has checked all shapes.
+extern "C" __attribute__((visibility("default"))) void* bireal_packed_conv(xla::Call* call) {
+  if (xla::answered(call)) return nullptr;
+  xla::Buffer** in = call->arguments.items;
+  Conv conv;
+  std::memcpy(&conv, in[0]->data, sizeof conv);
+  try {
+    convolve(conv, static_cast<const float*>(in[1]->data), static_cast<const float*>(in[2]->data),
+             static_cast<float*>(call->results.items[0]->data));
+    return nullptr;
+  } catch (const std::exception& error) {  // no memory, or no more threads
+    return xla::out_of_resources(call, error.what());
+  }
+}

@@ -1,0 +1,218 @@
+"""Training on one GPU: images per second, what a step consists of, memory, and how far off the memory bandwidth is.
+
+    python -m experiments.speed.gpu --images DIR                       batches of 256, 512 and 1024 at 224 px, bfloat16
+    python -m experiments.speed.gpu --images DIR --batches 8 --size 32 --rounds 3 --peers ours real      a try on a CPU
+
+Bi-Real Net 18, forward, backward, Adam, against the same network in PyTorch, compiled, channels last, with autocast;
+each in a process of its own, in turns. `ours`: one batch, already on the device. `real`: batches of JPEG files below
+DIR, through the data pipeline with as many worker processes as there are cores. --steps steps a turn.
+
+The parts of a step are separate programs: forward; forward and backward; all. The bandwidth limit is the bytes that the
+compiled step reads and writes, as XLA counts them, divided by what a copy of 1 GiB reaches.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from experiments.speed import train
+
+PEERS = ["ours", "real", "torch"]
+IMAGES = 256 * 1_281_167  # of 256 epochs of ImageNet
+GIB = 2**30
+
+
+def parse():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=Path, help="folder with JPEG files, for the peer `real`")
+    parser.add_argument("--batches", type=int, nargs="+", default=[256, 512, 1024])
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--dtype", default="bfloat16", help="of our computation")
+    parser.add_argument("--steps", type=int, default=10, help="in a turn")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that decode")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
+    parser.add_argument("--out", type=Path, help="append the results to this .jsonl file")
+    parser.add_argument("--worker", choices=[*PEERS, "parts"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if "real" in arguments.peers and not arguments.images:
+        parser.error("the peer real needs --images; without: --peers ours torch")
+    return arguments
+
+
+def real_batches(arguments, batch):
+    """Endless batches of the JPEG files, on their devices."""
+    from absl import flags
+
+    from bireal_jax import parallel
+    from bireal_jax.data import Source, batching
+    from bireal_jax.data.folder import Files
+    from bireal_jax.data.images import augment_file
+    from experiments.speed.input import REPEATS, SUFFIXES
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(sys.argv[:1])  # Grain's worker processes ask for it
+    paths = sorted(str(p) for p in arguments.images.rglob("*") if p.suffix.lower() in SUFFIXES)
+    size = arguments.size
+    source = Source(
+        train=Files([(path, 0) for path in paths] * REPEATS), eval=(), prepare=dict, image_shape=(size, size, 3),
+        num_classes=1000, augment=partial(augment_file, size=size),
+    )  # fmt: skip
+    return parallel.prefetch(batching.train_batches(source, batch, 0, 0, devices=1, workers=arguments.workers))
+
+
+def turns(arguments, batch):
+    """The side of `ours` and `real`: a function that runs one turn to its end."""
+    import itertools
+
+    import jax
+
+    from bireal_jax import parallel
+
+    _, _, step, state, data = train.parts(arguments.size, batch, arguments.dtype)
+    real = arguments.worker == "real"
+    batches = real_batches(arguments, batch) if real else itertools.repeat(next(parallel.prefetch([data])))
+
+    def run():
+        nonlocal state
+        for _ in range(arguments.steps):
+            state, _ = step(state, next(batches))
+        jax.block_until_ready(state)
+
+    return run
+
+
+def torch_turns(arguments, batch):
+    """The side of `torch`."""
+    run_step = train.torch_peer(arguments.size, batch, "compiled_bf16")
+
+    def run():
+        for _ in range(arguments.steps):
+            run_step()
+
+    return run
+
+
+def seconds(function, *args, repeats):
+    """The median time of a call, after one that compiles."""
+    import jax
+
+    jax.block_until_ready(function(*args))
+    found = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(function(*args))
+        found.append(time.perf_counter() - began)
+    return statistics.median(found)
+
+
+def bandwidth(repeats):
+    """Bytes per second, read and written, of a copy of 1 GiB; 64 MiB on a CPU."""
+    import jax
+    import jax.numpy as jnp
+
+    size = GIB if jax.default_backend() != "cpu" else GIB // 16
+    return 2 * size / seconds(jax.jit(lambda x: x + 1), jnp.zeros(size // 4), repeats=repeats)
+
+
+def anatomy(arguments, batch):
+    """What a step of ours consists of: a dict of milliseconds, bytes and rates."""
+    import jax
+    import jax.numpy as jnp
+
+    model, loss, mapped, state, data = train.parts(arguments.size, batch, arguments.dtype)
+    step: Any = mapped  # pmapped functions have more than a Callable
+    images = jnp.asarray(data["image"][0], model.dtype) / 128 - 1
+    labels = jnp.asarray(data["label"][0])
+
+    def objective(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return jnp.mean(loss(logits, labels)), updated
+
+    repeats = arguments.rounds
+    forward = seconds(jax.jit(objective), state.params, repeats=repeats)
+    both = seconds(jax.jit(jax.value_and_grad(objective, has_aux=True)), state.params, repeats=repeats)
+    compiled = step.lower(state, data).compile()
+    costs, copied = compiled.cost_analysis(), bandwidth(repeats)
+    run = train.ours(arguments.size, batch, arguments.dtype)
+    whole = seconds(run, repeats=repeats)
+    memory = jax.devices()[0].memory_stats() or {}
+    return {
+        "forward_ms": forward * 1e3, "backward_ms": (both - forward) * 1e3, "rest_ms": (whole - both) * 1e3,
+        "step_ms": whole * 1e3, "limit_ms": costs.get("bytes accessed", 0) / copied * 1e3,
+        "bandwidth_gb_s": copied / 1e9, "peak_gib": memory.get("peak_bytes_in_use", float("nan")) / GIB,
+        "device": jax.devices()[0].device_kind, "jax": jax.__version__,
+    }  # fmt: skip
+
+
+def start(name, arguments, batch):
+    """A process of one peer."""
+    flags = ["--worker", name, "--batches", batch, "--size", arguments.size, "--dtype", arguments.dtype]
+    flags += ["--steps", arguments.steps, "--rounds", arguments.rounds, "--workers", arguments.workers]
+    flags += ["--images", arguments.images or ""]
+    command = [sys.executable, "-m", "experiments.speed.gpu", *map(str, flags)]
+    shared = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # the peers live on one device
+    return subprocess.Popen(command, env=shared, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+
+def work(arguments):
+    """The worker's side."""
+    (batch,) = arguments.batches
+    if arguments.worker == "parts":
+        return print(json.dumps(anatomy(arguments, batch)))
+    run = (torch_turns if arguments.worker == "torch" else turns)(arguments, batch)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        run()
+        print(time.perf_counter() - began, flush=True)
+
+
+def measure(arguments, batch):
+    """One batch size: prints its rows, and returns them."""
+    workers = {name: start(name, arguments, batch) for name in arguments.peers}
+    for worker in workers.values():
+        train.step(worker)  # compiles
+    rates = {name: [] for name in workers}
+    for _ in range(arguments.rounds):
+        for name, worker in workers.items():
+            rates[name].append(batch * arguments.steps / train.step(worker))
+    for worker in workers.values():
+        worker.communicate()
+    for name, values in rates.items():
+        low, median, high = statistics.quantiles(values, n=4)
+        hours = IMAGES / median / 3600
+        ratio = statistics.median(rates["ours"]) / median if "ours" in rates else float("nan")
+        print(f"| {batch} | {name} | {median:.1f} | {low:.1f} to {high:.1f} | {ratio:.2f} | {hours:.1f} |", flush=True)
+    parts = json.loads(start("parts", arguments, batch).communicate()[0].splitlines()[-1])
+    return {"batch": batch, "images_per_second": rates, **parts}
+
+
+def main():
+    """The command."""
+    arguments = parse()
+    if arguments.worker:
+        return work(arguments)
+    print("| batch | peer | images/s | quartiles | ours is x times as fast | 256 epochs, hours |")
+    print("|---|---|---|---|---|---|", flush=True)
+    rows = [measure(arguments, batch) for batch in arguments.batches]
+    shown = ["forward_ms", "backward_ms", "rest_ms", "step_ms", "limit_ms", "bandwidth_gb_s", "peak_gib"]
+    print(f"\n{rows[0]['device']}, jax {rows[0]['jax']}, {arguments.size} px, {arguments.dtype}\n")
+    print(f"| batch | {' | '.join(shown)} |\n|{'---|' * (len(shown) + 1)}")
+    for row in rows:
+        print(f"| {row['batch']} | {' | '.join(f'{row[name]:.2f}' for name in shown)} |")
+    if arguments.out:
+        with open(arguments.out, "a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
