@@ -146,7 +146,7 @@ def cross(parents: list[Genes], rng: np.random.Generator) -> Genes:
 
 
 def draw(problem: Problem, rng: np.random.Generator) -> Genes | None:
-    """Uniform genes, walked into the budget by random changes of one gene that bring the cost nearer to it.
+    """Uniform genes, walked into the budget by random steps of one gene that bring the cost nearer to it.
 
     Where most of the space is within the budget this is the papers' uniform draw. Where next to nothing is, a uniform
     draw never ends; the walk does, since below every network there is one with one gene less. None if the walk is
@@ -158,12 +158,14 @@ def draw(problem: Problem, rng: np.random.Generator) -> Genes | None:
 def walk(problem: Problem, rng: np.random.Generator, genes: Genes) -> Genes | None:
     """The genes, changed one at a time and at random, each time nearer to the budget, until they are within it.
 
-    None if no change brings them nearer.
+    A gene moves by one step, so that little is changed of what a child has from its parents; to any value only where no
+    step helps, as it may be between two narrow limits. None if no change brings them nearer.
     """
     excess, failed = problem.excess(genes), 0
     while excess > 0:
         i = rng.integers(len(genes))
-        changed = (*genes[:i], int(rng.integers(problem.sizes[i])), *genes[i + 1 :])
+        value = genes[i] + 2 * rng.integers(2) - 1 if failed < 8 * len(genes) else rng.integers(problem.sizes[i])
+        changed = (*genes[:i], int(np.clip(value, 0, problem.sizes[i] - 1)), *genes[i + 1 :])
         nearer = problem.excess(changed)
         failed = failed + 1 if nearer >= excess else 0
         if failed > 20 * sum(problem.sizes):  # the one change that helps was missed with probability e^-20
