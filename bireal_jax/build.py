@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from bireal_jax import checkpoint, data, importers, losses, models, parallel, progress, readers
+from bireal_jax import arch, checkpoint, data, importers, losses, models, parallel, progress, readers
 from bireal_jax import config as config_lib
-from bireal_jax.errors import BadInput
+from bireal_jax.data import batching
+from bireal_jax.errors import BadInput, first_line
 from bireal_jax.evaluate import normalize
 
 
@@ -25,9 +26,41 @@ def stages(config: ConfigDict) -> list[ConfigDict]:
     """
     config_lib.validate(config)
     found = list(config_lib.stages(config))
+    if config.teacher.weights and not any(stage.loss in losses.DISTILLED for stage in found):
+        raise BadInput(
+            f"config.teacher.weights is {config.teacher.weights!r}, and the loss {found[-1].loss!r} asks no teacher\n"
+            f"set config.loss={losses.DISTILLED[0]}, or leave the weights out: --config.teacher.weights="
+        )
     if any(stage.model.dtype == "float64" for stage in found):
         jax.config.update("jax_enable_x64", True)
     return found
+
+
+REPLICAS = 8  # logical ones of the deterministic mode, times config.accumulate
+
+
+def part_size(config: ConfigDict, devices: int) -> int:
+    """How many images are computed together: those of a device or of a logical replica, or a part of them.
+
+    Raises:
+      BadInput: devices, parts and batch norm groups do not divide the batch.
+    """
+    size, group, accumulate = config.batch_size, config.model.bn_group or 1, config.accumulate
+    count = (REPLICAS if config.deterministic else devices) * accumulate
+    if count % devices:
+        raise BadInput(
+            f"config.deterministic=True divides a batch into {count} logical replicas, which {devices} devices cannot "
+            f"share\nuse as many devices as divide {count}; config.accumulate=2 doubles the logical replicas"
+        )
+    if accumulate == group == 1 and not config.deterministic:
+        batching.check_divisible(size, devices)
+    if size % (count * group):
+        better = -(-size // (count * group)) * count * group
+        raise BadInput(
+            f"config.batch_size={size} does not divide into {count} parts (devices, or logical replicas, times "
+            f"config.accumulate={accumulate}) of groups of config.model.bn_group={group}; use {better}, or other parts"
+        )
+    return size // count
 
 
 def source(config: ConfigDict) -> data.Source:
@@ -39,6 +72,7 @@ def source(config: ConfigDict) -> data.Source:
             raise BadInput(
                 f"config.data.{field} has {len(values)} values; {c.name} has {found.image_shape[-1]} channels"
             )
+    found = data.hold_out(found, c.held_out) if c.held_out else found
     return dataclasses.replace(found, mean=tuple(c.mean) or found.mean, std=tuple(c.std) or found.std)
 
 
@@ -46,13 +80,15 @@ def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
     """The model for a data set, and the shapes of its variables.
 
     Raises:
-      BadInput: an unknown name, images of a size that the model cannot take, or outputs that are not what labels are.
+      BadInput: an unknown name, images of a size that the model cannot take, outputs that are not what labels are, or
+        an architecture that is not of the model.
     """
     c = config.model
     _check_task(config, source)
+    genes = arch.load(config.arch, c.name, models.sizes(c.name)) if config.arch else ()
     module = models.build(
         c.name, source.num_classes, jnp.dtype(c.dtype), act=c.act, weight=c.weight, latent_init=c.latent_init,
-        bn_axis=parallel.AXIS if c.sync_bn else None, decoder=c.decoder,
+        bn_over=parallel.AXIS if c.sync_bn else c.bn_group or None, decoder=c.decoder, genes=genes,
     )  # fmt: skip
     size, total_stride = source.image_shape[0], module.total_stride
     if size < total_stride:
@@ -75,28 +111,34 @@ def _of_teacher(config):
     """A config whose model is the teacher, to start from its weights."""
     c = ConfigDict(config.to_dict())
     auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    c.model.name, c.init_from = config.teacher.name, config.teacher.weights
+    c.model.name, c.init_from, c.arch = config.teacher.name, config.teacher.weights, ""
     c.model.dtype = auto if config.teacher.dtype == "auto" else config.teacher.dtype
     return c
 
 
 def teacher(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
-    """The network that config.teacher names, for a data set, and the shapes of its variables. Raises as `model`."""
-    return model(_of_teacher(config), source)
+    """The network that config.teacher names, for a data set, and the shapes of its variables.
+
+    Raises:
+      BadInput: as `model`, or there is no teacher.
+    """
+    if not config.teacher.weights:
+        name = config.teacher.name
+        raise BadInput(
+            f"the loss {config.loss!r} needs a teacher\n"
+            f"set config.teacher.weights to weights of {name} (config.teacher.name): a file, or the workdir of a run"
+        )
+    module, shapes = model(_of_teacher(config), source)
+    return module.clone(name="teacher"), shapes  # a name by which messages know it
 
 
 def teacher_variables(config: ConfigDict, shapes: Any) -> Any:
     """The variables of the teacher, from config.teacher.weights: as `variables`.
 
     Raises:
-      BadInput: none are named, nothing is there, or they are not of that model or of another number of classes.
+      BadInput: nothing is there, or they are not of that model or of another number of classes.
     """
     name, weights = config.teacher.name, config.teacher.weights
-    if not weights:
-        raise BadInput(
-            f"the loss {config.loss!r} needs a teacher\n"
-            f"set config.teacher.weights to weights of {name} (config.teacher.name): a file, or the workdir of a run"
-        )
     try:
         return variables(_of_teacher(config), shapes)
     except BadInput as error:
@@ -187,8 +229,10 @@ def adopt(found: Any, shapes: Any, what: str, fresh: Callable[[], Any] | None = 
     return {name: {**drawn[name], "encoder": body[name]} for name in body}
 
 
-def best_variables(directory: Path, shapes: Any) -> tuple[Any, str]:
+def best_variables(directory: Path, shapes: Any, newest: bool = False) -> tuple[Any, str]:
     """The variables of the best checkpoint of the last stage that a workdir has, and where they come from, in words.
+
+    With `newest` it is the last checkpoint: what evaluations say of a supernet means little.
 
     Raises:
       BadInput: there is none, it is damaged, or it is not of this model.
@@ -197,10 +241,11 @@ def best_variables(directory: Path, shapes: Any) -> tuple[Any, str]:
     for place in reversed(places):
         with checkpoint.Checkpoints(place, read_only=True) as checkpoints:
             if checkpoints.steps():
-                step = checkpoints.best_step() or checkpoints.steps()[-1]
+                best = None if newest else checkpoints.best_step()
+                step = best or checkpoints.steps()[-1]
                 try:
                     found = checkpoints.restore(step, {"variables": shapes})["variables"]
-                    return found, f"{place.parent}, step {step}, the best of its evaluations"
+                    return found, f"{place.parent}, step {step}" + (", the best of its evaluations" if best else "")
                 except checkpoint.Damaged as error:
                     raise BadInput(f"damaged checkpoint: {error}") from None
     raise BadInput(f"no checkpoint in {directory}; train first (--mode=train), or set --config.init_from=WEIGHTS")
@@ -232,12 +277,21 @@ def trained(directory: str | Path) -> tuple[nn.Module, Any, Callable[[jax.Array]
 def _stored(directory):
     """config.json of a workdir; {} where there is none."""
     path = directory / "config.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return _read(path) if path.exists() else {}
+
+
+def _read(path):
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise BadInput(
+            f"{path} is damaged ({first_line(error)}); delete it: the training command writes it anew"
+        ) from None
 
 
 def described(directory: Path) -> data.Source:
     """The data set of the last stage of a run, as far as its workdir knows it: everything but the examples."""
-    stored = json.loads((directory / "data.json").read_text())["stages"][-1]
+    stored = _read(directory / "data.json")["stages"][-1]
     return data.Source(
         train=(), eval=(), prepare=dict, image_shape=tuple(stored["image_shape"]), num_classes=stored["classes"],
         mean=tuple(stored["mean"]), std=tuple(stored["std"]), label_names=tuple(stored["labels"]),

@@ -30,8 +30,8 @@ log = logging.getLogger("bireal_jax")
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Not what Orbax logs beside raising it."""
-    return not record.exc_info
+    """Not what Orbax logs beside raising it, nor that a directory is read-only which we have opened so."""
+    return not record.exc_info and not record.getMessage().startswith("Given directory is read only")
 
 
 logging.getLogger("absl").addFilter(_is_news)
@@ -71,6 +71,7 @@ class Checkpoints:
             read_only=read_only,
             create=not read_only,
             cleanup_tmp_directories=not read_only,
+            save_interval_steps=int(not read_only),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         for step in self.steps():

@@ -29,6 +29,7 @@ def default() -> ConfigDict:
     c.model.latent_init = "uniform_001"  # a key of models.LATENT_INITS
     c.model.dtype = "float32"  # of the computation; parameters and statistics stay float32 (float64 if this is)
     c.model.sync_bn = False  # batch norm statistics over all devices; False: per device, as in the originals
+    c.model.bn_group = 0  # or of so many images each, on any number of devices; 0: of all that are computed together
 
     c.data = ConfigDict()
     c.data.name = "imagenet2012"  # a key of data.DATASETS or data.WITH_DEPTH
@@ -38,6 +39,7 @@ def default() -> ConfigDict:
     c.data.std = ()
     c.data.resize = 256  # evaluation: short side before the centre crop
     c.data.threads = 4  # decoding threads in each process that decodes
+    c.data.held_out = 0  # so many of each class of the training images are evaluated on, not trained; for supernets
     c.data.workers = 0  # extra processes that decode; 0: the threads of this one
 
     c.data.depth = ConfigDict()
@@ -48,6 +50,9 @@ def default() -> ConfigDict:
     c.data.depth.crop = ()  # (top, bottom, left, right) in pixels of the map that is evaluated; (): all of it
 
     c.batch_size = 512  # images per step, over all devices and hosts
+    c.accumulate = 1  # a device computes its images in so many parts one after the other, to take less memory
+    c.remat = False  # the backward pass computes again all but the convolutions, to take less memory
+    c.deterministic = False  # the same bits on 1, 2, 4 and 8 devices, by 8 logical replicas
     c.total_epochs = 256.0
     c.total_steps = 0
     c.label_smoothing = 0.1
@@ -88,8 +93,26 @@ def default() -> ConfigDict:
     c.watchdog_seconds = 600.0  # the command ends itself when a step or a batch takes so long; 0: never
     c.keep_last = 2  # checkpoints kept, beside the best one
     c.profile_steps = 0  # trace that many steps, from the 10th on, into workdir/profile
+    c.arch = ""  # a best_arch.json, for models of models.SEARCHED: the network that a search found
     c.init_from = ""  # weights of a file that `importers` reads, or of a workdir, to start from or to evaluate
     c.reinit_step2 = False  # the second stage draws its latent weights anew instead of taking those of the first
+
+    c.search = ConfigDict()  # --mode=search, on the supernet in the workdir init_from; of MetaPruning where it has them
+    c.search.algorithm = "evolve"  # a key of search.run.ALGORITHMS
+    c.search.cost = ""  # a key of the costs of the space; "": the first. MetaPruning: flops, macs; EBN: ops, bops
+    c.search.latency = ""  # a YAML table of latencies, which are the cost then: see search.latency
+    c.search.max_cost = 0.0  # the budget, in millions of operations, or in the unit of the table
+    c.search.min_cost = 0.0
+    c.search.population = 50  # candidates of a generation
+    c.search.generations = 20  # the first one, random, included
+    c.search.parents = 10  # the best ones so far, from which children come
+    c.search.mutations = 25  # children of each kind; random candidates fill up what is missing
+    c.search.crossovers = 25
+    c.search.mutate_prob = 0.1  # of each gene
+    c.search.repair = True  # children over budget are changed until they are within; False: discarded, as in the papers
+    c.search.bn_batches = 100  # training batches on which batch norm is calibrated for each candidate
+    c.search.together = 0  # candidates at a time, in one program; 0: one on each device
+
     c.stages = ()  # dicts of overrides of the above, one a stage: {"name": "clip", "optim.lr": 0.01}; none: one stage
     return c.lock()
 
@@ -127,7 +150,20 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
         (lambda v: v == () or (len(v) == 4 and 0 <= v[0] < v[1] and 0 <= v[2] < v[3])),
         "() or (top, bottom, left, right), in pixels",
     ),
+    "data.held_out": _at_least(0),
+    "search.max_cost": _at_least(0),
+    "search.min_cost": _at_least(0),
+    "search.population": _at_least(1),
+    "search.generations": _at_least(1),
+    "search.parents": _at_least(1),
+    "search.mutations": _at_least(0),
+    "search.crossovers": _at_least(0),
+    "search.mutate_prob": ((lambda v: 0 <= v <= 1), "in [0, 1]"),
+    "search.bn_batches": _at_least(1),
+    "search.together": _at_least(0),
+    "model.bn_group": _at_least(0),
     "batch_size": _at_least(1),
+    "accumulate": _at_least(1),
     "total_epochs": _at_least(0),
     "total_steps": _at_least(0),
     "label_smoothing": _between(0, 1),
@@ -156,12 +192,15 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+WHOLE = ("arch", "init_from", "stages", "reinit_step2")  # fields of the run that no stage overrides
+
+
 def validate(config: ConfigDict) -> None:
     """Raises BadInput for the first value that is out of its limits, in any stage."""
     for i, overrides in enumerate(config.stages):
         if not isinstance(overrides, Mapping):
             raise BadInput(f"config.stages[{i}] is {overrides!r}; it must be a dict of overrides")
-        whole = [f for f in overrides if f in ("init_from", "stages", "reinit_step2") or f.startswith("teacher.")]
+        whole = [f for f in overrides if f in WHOLE or f.startswith(("teacher.", "search."))]
         if whole:
             raise BadInput(f"stage {stage_name(config, i)!r}: {whole[0]} is of the whole run; set it outside")
     if config.reinit_step2 and len(config.stages) < 2:
@@ -171,6 +210,11 @@ def validate(config: ConfigDict) -> None:
             value = get(stage, field)
             if not test(value):
                 raise BadInput(f"config.{field} is {value}; it must be {wanted}")
+        if stage.model.sync_bn and (stage.model.bn_group or stage.deterministic):
+            raise BadInput(
+                "config.model.sync_bn normalizes over all devices, whatever their number: it goes neither with "
+                "config.model.bn_group nor with config.deterministic\nleave it False; bn_group says how many images"
+            )
         if stage.total_steps == 0 and stage.total_epochs == 0:
             raise BadInput(
                 "config.total_steps and config.total_epochs are both 0; set one to the length of the training"
@@ -233,7 +277,10 @@ def steps(config: ConfigDict, prefix: str, num_train: int) -> int:
 
 
 # Fields that may change between two starts of a run: where things lie and how fast they come, not what is computed.
-FREE = ("data.dir", "data.threads", "data.workers", "keep_last", "profile_steps", "skip_nonfinite", "watchdog_seconds")
+FREE = (
+    "data.dir", "data.threads", "data.workers", "keep_last", "profile_steps", "search.together", "skip_nonfinite",
+    "watchdog_seconds",
+)  # fmt: skip
 
 
 def to_json(config: ConfigDict) -> str:

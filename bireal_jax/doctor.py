@@ -1,50 +1,333 @@
-"""Checks without training: are the checkpoints of a run what was written?"""
+"""Checks without training: has a run all that it needs, and are its checkpoints what was written?"""
 
+import contextlib
+import dataclasses
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
 from functools import partial
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
+import PIL
 from ml_collections import ConfigDict
+from packaging.requirements import Requirement
+from PIL import features
 
-from bireal_jax import build, checkpoint, progress
-from bireal_jax.errors import BadInput
-from bireal_jax.step import Plan
+from bireal_jax import build, checkpoint, cost, export, health, models, parallel, progress, runtime, workdir
+from bireal_jax.data import batching
+from bireal_jax.data.source import Arrays, check_labels
+from bireal_jax.errors import BadInput, first_line
+from bireal_jax.step import Plan, State, teacher_arguments
+
+SAMPLE = 8  # images of each split that are decoded
+MARGIN = 1.5  # XLA takes 1.4 times the outputs of all modules for bireal_tiny, on the CPU, 256 images of 32 pixels
+SMALL = 32  # pixels, and this many or the least that the network takes are trained on
+MOST = 130  # parameter arrays; networks of more are stood for by a tiny one of their kind
+TINY = ((models.REACTNET, "react_tiny"), (models.REAL_MODELS, "resnet_tiny"), (models.MODELS, "bireal_tiny"))
+SHOWN = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def verify(config: ConfigDict, directory: Path) -> int:
-    """Reads every checkpoint of a workdir, compares each leaf with its digest, and says OK or DAMAGED for each.
+def run(config: ConfigDict, directory: Path) -> int:
+    """Tries all that a training run will do, on a small scale, and says OK or FIX, with what mends it, for each.
 
     Args:
-      config: the recipe of the run. Its data set must be there.
-      directory: the workdir. Nothing in it is changed.
+      config: the recipe.
+      directory: the workdir. What is written there is removed again.
 
     Returns:
-      How many checkpoints there are.
+      How many things are to be mended.
 
     Raises:
-      BadInput: one or more are damaged, there are none, or they are of another model.
+      BadInput: a value of the config is out of its limits, so that nothing can be tried.
     """
-    count, damaged = 0, 0
-    for index, stage in enumerate(build.stages(config)):
-        place = directory / f"stage_{index}" / "checkpoints"
-        if not place.is_dir():
-            continue
-        plan = Plan(stage)
-        templates = jax.eval_shape(partial(plan.fresh, seed=stage.seed), plan.shapes).trees()
-        with checkpoint.Checkpoints(place, read_only=True) as checkpoints:
-            for step in checkpoints.steps():
-                count += 1
-                try:
-                    checkpoints.restore(step, templates)
-                    progress.say(f"OK       {place / str(step)}  ({len(jax.tree.leaves(templates))} arrays)")
-                except checkpoint.Damaged as error:
-                    damaged += 1
-                    progress.say(f"DAMAGED  {error}")
-    if damaged or not count:
-        raise BadInput(
-            f"{damaged} of {count} checkpoints in {directory} are damaged; the same training command sets them aside\n"
-            "and goes on from the newest sound one"
-            if count
-            else f"no checkpoint in {directory}; train first (--mode=train)"
+    began, to_mend = time.monotonic(), 0
+    visit = Visit(config, directory)
+    for name, check in CHECKS.items():
+        try:
+            ok, said = True, check(visit)
+        except Exception as error:  # the other checks go on, whatever it was
+            known = isinstance(error, BadInput)
+            ok, said = False, str(error) if known else f"{type(error).__name__}: {first_line(error)}"
+            to_mend += 1
+        progress.verdict(ok, name, "; ".join(said.splitlines()))
+    progress.say(f"{len(CHECKS) - to_mend} OK, {to_mend} to mend, in {time.monotonic() - began:.0f} s")
+    return to_mend
+
+
+class Visit:
+    """What the checks of one visit share. Each of them says what it found, or raises BadInput with what mends it."""
+
+    def __init__(self, config: ConfigDict, directory: Path):
+        self.config, self.directory = config, directory
+        self.stages = build.stages(config)
+        self.last = self.stages[-1]
+        # until the data set is found; steps and rates follow from the number of images
+        self.source = dataclasses.replace(
+            cost.stand_in(self.last.data.name, self.last.data.image_size), train=range(512)
         )
-    return count
+        self.found = False
+        self.plan: Plan | None = None
+        self.state: Any = None
+
+    def versions(self) -> str:
+        """Of the requirements of the package."""
+        try:
+            wanted = [Requirement(text) for text in metadata.requires("bireal-jax") or ()]
+        except metadata.PackageNotFoundError:
+            raise BadInput("bireal_jax is not installed\npip install -e . in its folder") from None
+        bad = [str(r) for r in wanted if not r.marker and not _fits(r)]
+        if bad:
+            raise BadInput(f"missing or of another version: {', '.join(bad)}\npip install {' '.join(map(repr, bad))}")
+        return ", ".join([f"Python {platform.python_version()}", *(f"{n} {metadata.version(n)}" for n in SHOWN)])
+
+    def devices(self) -> str:
+        """What JAX sees, and whether the batch divides."""
+        devices = jax.devices()
+        for hint, extra in (("/dev/nvidia0", "cuda"), ("/dev/accel0", "tpu")):
+            if jax.default_backend() == "cpu" and Path(hint).exists() and not os.environ.get("JAX_PLATFORMS"):
+                raise BadInput(f"JAX sees the CPU alone, and there is {hint}\npip install -e '.[{extra}]'")
+        for stage in self.stages:
+            batching.check_divisible(stage.batch_size, len(devices))
+        each = self.last.batch_size // len(devices)
+        return f"{len(devices)} x {devices[0].device_kind}, {each} images a step on each"
+
+    def data_set(self) -> str:
+        """Is it there, and what is it?"""
+        self.source = source = build.source(self.last)
+        self.found = True
+        what = "depth maps" if source.depth_range else f"{source.num_classes} classes"
+        return f"{self.last.data.name}: {len(source.train):,} training and {len(source.eval):,} test images, {what}"
+
+    def decoder(self) -> str:
+        """A few images of both splits, as training and evaluation take them."""
+        source = self.source
+        if not self.found:
+            raise BadInput("there is no data set to decode\nmend the line above first")
+        if isinstance(source.train, Arrays):
+            return "not needed: the images lie in memory"
+        rng, began, count = np.random.default_rng(0), time.monotonic(), 0
+        assert source.augment
+        augment = source.augment
+        for examples, decode in ((source.train, lambda e: augment(e, rng)), (source.eval, source.prepare)):
+            for i in np.linspace(0, len(examples) - 1, min(len(examples), SAMPLE)).astype(int):
+                example = decode(examples[int(i)])
+                count += 1
+                if not source.depth_range:
+                    check_labels(np.asarray(example["label"]), source.num_classes, f"image {i}")
+        each = (time.monotonic() - began) / count * 1000
+        turbo = " with libjpeg-turbo" if features.check("libjpeg_turbo") else ""
+        return f"Pillow {PIL.__version__}{turbo}: {count} images, {each:.1f} ms each; all of them: --mode=data"
+
+    def weights(self) -> str:
+        """Those that the run starts from, and the teacher's."""
+        plans = [Plan(stage, self.source) for stage in self.stages]
+        if self.config.init_from:
+            build.variables(self.stages[0], plans[0].shapes, partial(plans[0].initial, 0))
+        teacher_arguments(plans)
+        named = [name for name in (self.config.init_from, self.config.teacher.weights) if name]
+        return f"{' and '.join(named)}: every array has its place" if named else "none to start from"
+
+    def write_access(self) -> str:
+        """Can the workdir be written, and does it belong to this config?"""
+        workdir.finished(self.directory, self.config)  # or it belongs to another config
+        with self._scratch() as place:
+            workdir.write(place / "probe", "")
+        return f"{self.directory} can be written"
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """A directory on the file system of the workdir, which is there for a while."""
+        there = self.directory.absolute()
+        while not there.exists():
+            there = there.parent
+        try:
+            place = Path(tempfile.mkdtemp(prefix=".doctor_", dir=there))
+        except OSError as error:
+            raise workdir.unwritable(there, error) from None
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+    def disk_space(self) -> str:
+        """For the checkpoints that are there at a time, of all stages."""
+        sizes = [_bytes(_template(Plan(stage, self.source)).trees()) for stage in self.stages]
+        needed = sum(sizes) * (self.config.keep_last + 2)  # the best one, and one that is being written
+        with self._scratch() as place:
+            free = shutil.disk_usage(place).free
+        said = f"{_size(free)} free at {self.directory}; checkpoints take up to {_size(needed)}"
+        if free < needed:
+            raise BadInput(f"{said}\nfree some space, or --workdir=DIR on a larger disk (df -h lists them)")
+        return said
+
+    def memory(self) -> str:
+        """For the state, its copy in a save, and what the backward pass keeps."""
+        plan = Plan(self.last, self.source)
+        each = self.last.batch_size // jax.device_count()
+        state, maps = _bytes(_template(plan)), MARGIN * each * _bytes(_maps(plan))
+        stats = jax.local_devices()[0].memory_stats() or {}
+        limit = stats.get("bytes_limit")
+        needed = 2 * state + maps if limit else 2 * state + maps * jax.local_device_count()
+        free = limit or _available()
+        where = "on each device" if limit else "of the machine"
+        said = f"about {_size(needed)} for the state and {each} images a device; {_size(free)} {where} are free"
+        if needed > free:
+            better = max(1, int(each * max(0, free - 2 * state) / maps)) * jax.device_count()
+            raise BadInput(f"{said}\n--config.batch_size={better}, with a learning rate lower in proportion")
+        return said
+
+    def training_step(self) -> str:
+        """One, on noise: a few images, no larger than they must be."""
+        c, instead = _small(self.last, Plan(self.last, self.source))
+        stride = Plan(c, self.source).model.total_stride
+        size = min(c.data.image_size, -(-max(stride, SMALL) // stride) * stride)
+        each = min(2, c.batch_size)
+        shape = (size, size) if self.source.depth_range else ()
+        source = dataclasses.replace(
+            self.source, image_shape=(size, size, self.source.image_shape[-1]), label_shape=shape
+        )
+        plan = Plan(c, source)
+        batch = _noise(source, jax.local_device_count(), each)
+        teacher = () if plan.teacher is None else (_zeros(plan.teacher_shapes),)
+        with _quick_compilation():
+            state = jax.jit(partial(plan.fresh, seed=0))(plan.initial(0))
+            step = parallel.pmap(health.guard(plan.train_step, 0), more=len(teacher))
+            inputs = parallel.replicate(state), batch, *(parallel.replicate(t) for t in teacher)
+            began = time.monotonic()
+            state, (ok, _) = jax.block_until_ready(step(*inputs))
+        if not ok:
+            raise BadInput("a step on noise gives numbers that are not finite\ntry a lower --config.optim.lr")
+        self.plan, self.state = plan, state
+        whole = f"{self.last.batch_size} of {self.last.data.image_size}"
+        took = time.monotonic() - began
+        what = f"{batch['mask'].size} images of noise of {size} pixels (a run: {whole}){instead}"
+        return f"{took:.1f} s with compilation, on {what}"
+
+    def save_and_restore(self) -> str:
+        """Of the state after that step, where the workdir lies."""
+        trees = parallel.fetch(self._trained().trees())
+        began = time.monotonic()
+        with self._scratch() as place, checkpoint.Checkpoints(place / "checkpoints") as checkpoints:
+            checkpoints.save(1, trees, None)
+            checkpoints.wait()
+            try:
+                checkpoints.restore(1, trees)
+            except checkpoint.Damaged as error:
+                raise BadInput(
+                    f"{error}\nuse --workdir=DIR on another disk: this one does not keep its bytes"
+                ) from None
+        return f"{_size(_bytes(trees))} written and read back in {time.monotonic() - began:.1f} s, every checksum right"
+
+    def export(self) -> str:
+        """To a packed file, which the engine runs."""
+        variables, plan = parallel.fetch(self._trained().variables), self.plan
+        assert plan
+        made = export.program(self.last.model.name, plan.model, variables, plan.source)
+        images = _noise(plan.source, 1, 2)["image"][0]
+        with self._scratch() as place, _quick_compilation():
+            size = export.write(made, place / "net.safetensors")
+            found = export.compare(plan.model, variables, plan.source, place / "net.safetensors", images)
+        if not runtime.available():
+            raise BadInput(
+                f"{size:,} bytes, but the engine that runs them is not compiled, and the reference is slow\n"
+                "install a C++ compiler (g++ or clang++), then pip install -e . in the folder of bireal_jax"
+            )
+        return f"{size:,} bytes, run with {found['kernels']} kernels on {len(images)} images"
+
+    def _trained(self) -> State:
+        if self.state is None:
+            raise BadInput("there is no state to try it with\nmend the training step first")
+        return self.state
+
+
+CHECKS = {
+    "versions": Visit.versions,
+    "devices": Visit.devices,
+    "write access": Visit.write_access,
+    "data set": Visit.data_set,
+    "decoder": Visit.decoder,
+    "weights": Visit.weights,
+    "disk space": Visit.disk_space,
+    "memory": Visit.memory,
+    "training step": Visit.training_step,
+    "save and restore": Visit.save_and_restore,
+    "export": Visit.export,
+}
+
+
+def _fits(requirement):
+    try:
+        return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
+    except metadata.PackageNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _quick_compilation():
+    """Code that runs once is compiled without most optimizations: in half the time."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+def _small(config, plan):
+    """The config with a network that is compiled in half a minute, and in words what it stands for."""
+    c = ConfigDict(config.to_dict())
+    parameters = jax.tree.leaves((plan.shapes["params"], (plan.teacher_shapes or {}).get("params")))
+    if len(parameters) <= MOST:
+        return c, ""
+    name = c.model.name
+    c.model.name = next(tiny for table, tiny in TINY if name in table)
+    c.teacher.name = "resnet_tiny"
+    return c, f", with {c.model.name} for {name}, which takes minutes to compile"
+
+
+def _template(plan):
+    return jax.eval_shape(partial(plan.fresh, seed=0), plan.shapes)
+
+
+def _maps(plan):
+    """Shapes of the outputs of all modules for one image: about what the backward pass keeps."""
+    images = jax.ShapeDtypeStruct((1, *plan.source.image_shape), plan.model.dtype)
+    apply = partial(plan.model.apply, capture_intermediates=True, mutable=["intermediates"])
+    return jax.eval_shape(apply, plan.shapes, images)[1]
+
+
+def _noise(source, devices, each):
+    """A training batch, [devices, each, ...]: of class 0, or 1 m far everywhere."""
+    images = np.random.default_rng(0).integers(0, 256, (devices, each, *source.image_shape)).astype(np.uint8)
+    label = np.zeros((devices, each), np.int32)
+    if source.depth_range:
+        label = np.ones((devices, each, *source.label_shape), np.float32)
+    return {"image": images, "label": label, "mask": np.ones((devices, each), bool)}
+
+
+def _zeros(shapes):
+    return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+
+
+def _bytes(tree):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _size(count):
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _available():
+    """Bytes of memory that the machine has to give."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

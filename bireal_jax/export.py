@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, graph, progress, runtime
+from bireal_jax import build, graph, progress, runtime, workdir
 from bireal_jax._version import __version__
 from bireal_jax.data import Source
 from bireal_jax.errors import BadInput, first_line
@@ -18,6 +18,7 @@ from bireal_jax.evaluate import normalize
 from bireal_jax.runtime import container
 
 CHECKED = 256  # images at most
+OWN = 16 << 30  # bytes; the file is our own, so the engine may take more than it would for a stranger's
 CLOSE = 1e-4  # of the largest logit: what rounding may do; beyond it a sign has flipped
 
 
@@ -42,6 +43,8 @@ def run(config: ConfigDict, directory: Path, out: Path | None = None) -> dict[st
         variables, origin = build.variables(last, shapes), last.init_from
     else:
         variables, origin = build.best_variables(directory, shapes)
+        if note := workdir.note(directory, config):
+            progress.say(note)
     resize = last.data.resize if last.data.name in ("folder", "imagenet2012") else 0
     made = program(last.model.name, module, variables, source, resize)
     out = out or directory / "net.safetensors"
@@ -95,7 +98,7 @@ def compare(module: nn.Module, variables: Any, source: Source, path: Path, image
       kernels; same_top1: images with the same class (not of maps); flipped: images whose logits differ by more
       than CLOSE of the largest; difference: the largest of the others, as a share of the largest logit.
     """
-    net = runtime.load(path, kernels=None if runtime.available() else "reference")
+    net = runtime.load(path, kernels=None if runtime.available() else "reference", max_memory=OWN)
     module = module.clone(dtype=np.float32, param_dtype=np.float32)
     apply = jax.jit(lambda images: module.apply(variables, normalize(images, source, np.float32)))
     difference, same, flipped = 0.0, 0, 0

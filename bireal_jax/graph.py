@@ -144,7 +144,8 @@ def _called(eqn) -> Iterator[core.ClosedJaxpr]:
 
 def _params(eqn, primitive) -> dict[str, Any]:
     """The parameters of the first equation with that primitive within a call; {} if there is none."""
-    for value in eqn.params.values():
+    values = [v for value in eqn.params.values() for v in (value if isinstance(value, tuple) else [value])]
+    for value in values:
         for inner in getattr(getattr(value, "jaxpr", value), "eqns", ()):
             found = inner.params if inner.primitive.name == primitive else _params(inner, primitive)
             if found:
@@ -199,7 +200,7 @@ def _conv(tracer, eqn, args, shapes, path):
     binary_conv = signs and w.binary
     settings = {
         "strides": list(inner["window_strides"]), "padding": [int(p) for pair in inner["padding"] for p in pair],
-        "groups": inner["feature_group_count"],
+        "groups": shapes[0][-1] // shapes[1][2],
     }  # fmt: skip
     if binary_conv:
         settings["pad"] = 0

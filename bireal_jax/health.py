@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from bireal_jax import parallel
 from bireal_jax.errors import BadInput
@@ -24,11 +23,11 @@ def sound(tree: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])) if leaves else jnp.asarray(True)
 
 
-def guard(step: Callable, skip: int) -> Callable:
+def guard(step: parallel.Step, skip: int) -> parallel.Step:
     """(state, batch, ...) -> (state, (sound, asked)): the step, but no update where that or the loss is not finite.
 
     Then only state.step moves on. With `skip` 0 the window of metrics turns to NaN, by which all later steps are
-    withheld too: those that are under way before the host hears of it. `asked` is how many devices had a 1 in
+    withheld too: those that are under way before the host hears of it. `asked` is above 0 if a device had a 1 in
     batch["asked"], where there is such an entry: so all hosts learn at the same step that one was asked to stop.
 
     Args:
@@ -36,15 +35,17 @@ def guard(step: Callable, skip: int) -> Callable:
       skip: how many such steps in a row the run goes on after.
     """
 
-    def guarded(state, batch, *more):
-        after, loss = step(state, batch, *more)
-        asked = lax.psum(batch["asked"], parallel.AXIS) if "asked" in batch else jnp.zeros((), jnp.int32)
+    def part(state, batch, *more):
+        return step.part(state, batch, *more), batch.get("asked", jnp.zeros((), jnp.int32))
+
+    def finish(state, total, count):
+        (after, loss), asked = step.finish(state, total[0], count), total[1]
         ok = sound((after, loss))
         window = state.window if skip else jax.tree.map(lambda v: jnp.full_like(v, jnp.nan), state.window)
         withheld = dataclasses.replace(state, step=after.step, window=window)
         return jax.tree.map(lambda a, b: jnp.where(ok, a, b), after, withheld), (ok, asked)
 
-    return guarded
+    return dataclasses.replace(step, part=part, finish=finish)
 
 
 def first_bad(step: Callable, state: Any, batch: Any, *more: Any) -> str:
@@ -63,7 +64,7 @@ def first_bad(step: Callable, state: Any, batch: Any, *more: Any) -> str:
         result = call(*args, **kwargs)
         if context.method_name == "__call__":
             jax.debug.callback(note, sound(result), len(names))
-            names.append("/".join(context.module.path) or "the logits")
+            names.append(_name(context.module))
         return result
 
     with nn.intercept_methods(watch):
@@ -75,6 +76,14 @@ def first_bad(step: Callable, state: Any, batch: Any, *more: Any) -> str:
     leaves = jax.tree_util.tree_flatten_with_path(parallel.fetch(after.params))[0]
     updates = [jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in leaves if not sound(leaf)]
     return f"in the updates of {len(updates)} parameters, such as {updates[0]}" if updates else "in the loss"
+
+
+def _name(module):
+    """Where a module stands in its network: "stage1_block1/bn", "stage1_block1/bn of the teacher"."""
+    root = module
+    while isinstance(root.parent, nn.Module):
+        root = root.parent
+    return ("/".join(module.path) or "the logits") + (" of the teacher" if root.name == "teacher" else "")
 
 
 class Reports:

@@ -1,9 +1,12 @@
 """Several processes, each with devices of its own, that train one network: how they find and watch each other."""
 
 import contextlib
+import ctypes
 import os
+import signal
 import socket
 import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from bireal_jax.preempt import leave
 
 HEARTBEAT_SECONDS = 30  # after so many without a sign of life JAX ends all processes, if `Watch` has not
 TICK = 0.5  # seconds between two looks
+SILENT_SECONDS = 10.0  # a host that was heard of, and then not for so long, is dead
 
 
 def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> bool:
@@ -41,6 +45,7 @@ def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) ->
     if not any(given) and not _in_a_cluster():
         return False
     jax.config.update("jax_enable_preemption_service", False)  # its signal handler would replace ours
+    ctypes.CDLL(None).signal(signal.SIGABRT, _wait_for_the_name)
     count, index = (num_processes, process_id) if coordinator else (None, None)
     try:
         jax.distributed.initialize(coordinator or None, count, index, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
@@ -54,6 +59,15 @@ def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) ->
 def _in_a_cluster():
     tasks = max(int(os.environ.get(name) or 0) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
     return tasks > 1 or find_spec("libtpu") is not None
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _wait_for_the_name(_):
+    """What a thread of JAX does before it aborts the process since another is gone, whose name `Watch` finds out.
+
+    A handler of Python's would not do: it runs once this one has returned, and then there is no process any more.
+    """
+    time.sleep(SILENT_SECONDS + 2)
 
 
 class Watch:
@@ -70,7 +84,9 @@ class Watch:
       silent_seconds: a host that was heard of, and then not for so long, is dead.
     """
 
-    def __init__(self, place: Path, seconds: float, index: int = 0, count: int = 1, silent_seconds: float = 10.0):
+    def __init__(
+        self, place: Path, seconds: float, index: int = 0, count: int = 1, silent_seconds: float = SILENT_SECONDS
+    ):
         self.place, self.seconds, self.index, self.count = place, seconds, index, count
         self.silent_seconds, self.beats, self.step = silent_seconds, 0, 0
         self._over = threading.Event()
@@ -81,6 +97,8 @@ class Watch:
         return self
 
     def __exit__(self, kind, *_):
+        if self.count > 1 and kind and issubclass(kind, jax.errors.JaxRuntimeError):
+            time.sleep(self.silent_seconds + 2)  # another host is dead, perhaps: then this does not return
         self._over.set()
         if self.count > 1 and kind is None:
             self._write("done")

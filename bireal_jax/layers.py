@@ -11,13 +11,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from bireal_jax import packed
 from bireal_jax.binarize import WeightBinarizer
-from bireal_jax.conv import Padding, conv
-from bireal_jax.norm import normalize_batch
+from bireal_jax.conv import Padding, conv, xla_conv
+from bireal_jax.norm import Over, normalize_batch
 
+MOMENTUM = 0.9  # share of the old running statistics that a batch norm keeps (PyTorch's momentum is 1 - this)
 NO_PADDING: Padding = ((0, 0), (0, 0))
+CONV = "conv"  # what convolutions give is called for `jax.checkpoint`
 
 
 def symmetric(kernel_size: tuple[int, int]) -> Padding:
@@ -30,16 +33,35 @@ def symmetric(kernel_size: tuple[int, int]) -> Padding:
 def conv2d(
     x: jax.Array, w: jax.Array, strides: tuple[int, int] = (1, 1), padding: Padding = NO_PADDING, groups: int = 1
 ) -> jax.Array:
-    """Real-valued convolution of x [n, h, w, cin] with w [kh, kw, cin / groups, cout], zero padding."""
+    """Real-valued convolution of x [n, h, w, cin] with w [kh, kw, cin / groups, cout], zero padding.
+
+    On CPUs groups of more than one channel are convolved one after the other, which is 10 to 100 times faster than what
+    XLA makes of them, forward and backward (3x3, 32 to 512 channels, 2 to 32 groups).
+    """
+    return _convolution(x, w, strides, padding, groups, xla_conv)
+
+
+def _convolution(x, w, strides, padding, groups, product):
+    def together(x, w):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, feature_group_count=groups)
+
+    def apart(x, w):
+        pairs = zip(jnp.split(x, groups, -1), jnp.split(w, groups, -1), strict=True)
+        return jnp.concatenate([conv(*pair, strides, padding, product) for pair in pairs], -1)
+
     if groups == 1:
-        return conv(x, w, strides, padding)
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, feature_group_count=groups)
+        y = conv(x, w, strides, padding, product)
+    elif w.shape[2] == 1:
+        y = together(x, w)
+    else:
+        y = lax.platform_dependent(x, w, cpu=apart, default=together)
+    return checkpoint_name(y, CONV)
 
 
-@partial(jax.jit, static_argnames=("strides", "padding"))
+@partial(jax.jit, static_argnames=("strides", "padding", "groups"))
 def binary_conv2d(
-    x: jax.Array, b: jax.Array, alpha: jax.Array, strides: tuple[int, int], padding: Padding
+    x: jax.Array, b: jax.Array, alpha: jax.Array, strides: tuple[int, int], padding: Padding, groups: int = 1
 ) -> jax.Array:
     """alpha * conv(x, b): convolution of ±1 activations with ±1 weights, then one scale per output channel.
 
@@ -48,15 +70,15 @@ def binary_conv2d(
 
     Args:
       x: [n, h, w, cin], +1 or -1.
-      b: [kh, kw, cin, cout], +1 or -1.
+      b: [kh, kw, cin / groups, cout], +1 or -1.
       alpha: [cout], float32 or wider.
-      strides: of the convolution.
+      strides, groups: of the convolution.
       padding: ((top, bottom), (left, right)).
 
     Returns:
       [n, h', w', cout] in the dtype of x.
     """
-    return (conv(x, b, strides, padding, packed.product) * alpha).astype(x.dtype)
+    return (_convolution(x, b, strides, padding, groups, packed.product) * alpha).astype(x.dtype)
 
 
 def uniform_001(key, shape, dtype=jnp.float32):
@@ -88,12 +110,12 @@ class BinaryConv(nn.Module):
       features: output channels.
       activation: x -> ±1, from `binarize.activation`.
       weight: latent -> (±1, alpha), or (latent, None) for a real-valued one, from `binarize.weight`.
-      kernel_size, strides: of the convolution.
+      kernel_size, strides, groups: of the convolution.
       padding: zeros around the activation; None for half of the kernel.
       real_input: the input is not binarized, as in the first layer of BinaryNet.
       learned_threshold: a parameter `shift` [cin], at first 0, is added before the activation (RSign of ReActNet).
       use_bias: add a real-valued bias per output channel.
-      latent_init: initializer of the latent weight, the parameter `latent` [kh, kw, cin, cout].
+      latent_init: initializer of the latent weight, the parameter `latent` [kh, kw, cin / groups, cout].
       dtype, param_dtype: of the computation and of the parameters.
     """
 
@@ -103,6 +125,7 @@ class BinaryConv(nn.Module):
     kernel_size: tuple[int, int] = (3, 3)
     strides: tuple[int, int] = (1, 1)
     padding: Padding | None = None
+    groups: int = 1
     real_input: bool = False
     learned_threshold: bool = False
     use_bias: bool = False
@@ -112,13 +135,13 @@ class BinaryConv(nn.Module):
 
     @nn.compact
     def __call__(self, x):  # [n, h, w, cin] -> [n, h', w', features]
-        shape = (*self.kernel_size, x.shape[-1], self.features)
+        shape = (*self.kernel_size, x.shape[-1] // self.groups, self.features)
         latent = self.param("latent", self.latent_init, shape, self.param_dtype)
         b, alpha = self.weight(latent)
         x, b = x.astype(self.dtype), b.astype(self.dtype)
         if self.learned_threshold:
             x = x + self.param("shift", nn.initializers.zeros, x.shape[-1:], self.param_dtype).astype(self.dtype)
-        how = (self.strides, symmetric(self.kernel_size) if self.padding is None else self.padding)
+        how = (self.strides, symmetric(self.kernel_size) if self.padding is None else self.padding, self.groups)
         if self.real_input or alpha is None:
             y = conv2d(x if self.real_input else self.activation(x), b, *how)
             y = y if alpha is None else (y * alpha).astype(self.dtype)
@@ -201,15 +224,15 @@ class BatchNorm(nn.Module):
     (n / (n - 1) times the variance that normalizes the batch).
 
     Attributes:
-      axis_name: name of the pmapped axis over which batch statistics are averaged; None for statistics per device.
-      momentum: share of the old running statistics kept (PyTorch's momentum is 1 - this).
+      over: what batch statistics are over, as of `norm.normalize_batch`.
+      momentum: share of the old running statistics kept.
       epsilon: added to the variance. Keep 1e-5: see `uniform_001`.
       use_scale: has a learned scale.
       dtype, param_dtype: of the result and of the parameters; statistics are float32 or wider.
     """
 
-    axis_name: str | None = None
-    momentum: float = 0.9
+    over: Over = None
+    momentum: float = MOMENTUM
     epsilon: float = 1e-5
     use_scale: bool = True
     dtype: Any = jnp.float32
@@ -229,12 +252,11 @@ class BatchNorm(nn.Module):
         if not train:
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
             return ((x.astype(wide) - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
-        axis = None if self.is_initializing() else self.axis_name
-        y, mean, var = normalize_batch(x.astype(self.dtype), scale, bias, self.epsilon, axis)
+        over = None if self.is_initializing() else self.over
+        y, mean, var = normalize_batch(x.astype(self.dtype), scale, bias, self.epsilon, over)
         if not self.is_initializing():
-            count = x.size // x.shape[-1] * (lax.axis_size(axis) if axis else 1)
             running_mean.value = self._blend(running_mean.value, mean)
-            running_var.value = self._blend(running_var.value, var * (count / max(count - 1, 1)))
+            running_var.value = self._blend(running_var.value, var)
         return y
 
     def _blend(self, old, new):

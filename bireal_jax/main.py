@@ -6,6 +6,7 @@ Imports nothing heavy at the top, so that --help and a wrong flag answer at once
 import contextlib
 import ctypes
 import difflib
+import inspect
 import itertools
 import logging
 import os
@@ -19,9 +20,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from bireal_jax import preempt
+from bireal_jax import arch, preempt
 from bireal_jax.config import check_field, default
-from bireal_jax.errors import BadInput
+from bireal_jax.errors import BadInput, lookup
 
 HELP = """1-bit convolutional networks: train, evaluate, count what they cost, pack.
 
@@ -30,11 +31,14 @@ HELP = """1-bit convolutional networks: train, evaluate, count what they cost, p
   python -m bireal_jax.main --config=configs/r18.py --mode=eval               evaluates the best checkpoint
   python -m bireal_jax.main --config=configs/r18.py --mode=cost               memory and operations; needs no data
   python -m bireal_jax.main --config=configs/r18.py --mode=export             packs the best checkpoint for CPUs
+  python -m bireal_jax.main --config=configs/ebn_search.py --mode=search      searches an architecture in a supernet
+  python -m bireal_jax.main --config=configs/r18.py --mode=doctor             tries in a minute all that a run will do
+  python -m bireal_jax.main --config=configs/r18.py --mode=data               looks for what is wrong in the data set
 
-  --config=FILE.py         recipe: a Python file with get_config()
+  --config=FILE.py         recipe: a Python file with get_config(); FILE.py:VARIANT, where it has variants
   --config.FIELD=VALUE     sets a field of the recipe (bireal_jax/config.py lists them)
-  --workdir=DIR            where the run lives; default: runs/NAME_OF_THE_RECIPE
-  --mode=train|eval|cost|export|verify   default: train
+  --workdir=DIR            where the run lives; default: runs/NAME_OF_THE_RECIPE, or runs/NAME_VARIANT
+  --mode=train|eval|cost|export|verify|doctor|data|search   default: train
   --format=text|csv|md     of the table that --mode=cost prints; default: text
   --out=FILE               that --mode=export writes; default: net.safetensors in the workdir
 
@@ -108,11 +112,24 @@ def main(argv: list[str]) -> None:
         export.run(config, workdir, Path(out.value) if out.value else None)
         return
     if mode == "verify":
+        from bireal_jax import verify
+
+        verify.run(config, workdir)
+        return
+    if mode == "doctor":
         from bireal_jax import doctor
 
-        doctor.verify(config, workdir)
-        return
-    with preempt.Signals() if mode == "train" else contextlib.nullcontext() as signals:
+        sys.exit(doctor.run(config, workdir) > 0)
+    if mode == "data":
+        from bireal_jax import scan
+
+        sys.exit(scan.run(config) > 0)
+    with preempt.Signals() if mode in ("train", "search") else contextlib.nullcontext() as signals:
+        if mode == "search":  # what it has scored is on the disk
+            from bireal_jax.search import run as search
+
+            search.run(config, workdir)
+            return
         from bireal_jax import hosts, train  # heavy, hence here
 
         if hosts.join(coordinator.value, num_processes.value, process_id.value) and signals:
@@ -154,8 +171,9 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     Raises:
       BadInput: no recipe, a recipe that fails, an unknown flag or field, a value of another type.
     """
-    recipe = _recipe(argv)
-    recipe_config = load_recipe(recipe)
+    file, _, variant = _recipe(argv).partition(":")
+    recipe = Path(file)
+    recipe_config = load_recipe(recipe, variant)
     for arg in argv[1:]:
         name = arg.lstrip("-").split("=")[0].removeprefix("no")
         if name.startswith("config."):
@@ -163,13 +181,17 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     values = flags.FlagValues() if values is None else values  # of this call alone
     options = {"flag_values": values}
     config = config_flags.DEFINE_config_file("config", None, "", lock_config=True, sys_argv=argv, **options)
-    workdir = flags.DEFINE_string("workdir", str(Path("runs") / recipe.stem), "", **options)
-    mode = flags.DEFINE_enum("mode", "train", ["train", "eval", "cost", "export", "verify"], "", **options)
+    workdir = flags.DEFINE_string(
+        "workdir", str(Path("runs") / "_".join([recipe.stem, *filter(None, [variant])])), "", **options
+    )
+    modes = ["train", "eval", "cost", "export", "verify", "doctor", "data", "search"]
+    mode = flags.DEFINE_enum("mode", "train", modes, "", **options)
     try:
         rest = values(argv)
         flags.FLAGS(argv[:1])  # Grain's worker processes ask whether the global flags are parsed
         if rest[1:]:
             raise BadInput(f"unexpected argument {rest[1]!r}; write --FLAG=VALUE")
+        config.value.arch = arch.inline(config.value.arch)
         return config.value, Path(workdir.value), mode.value
     except flags.UnrecognizedFlagError as error:
         raise BadInput(f"{error}; flags: --config --config.FIELD --workdir --mode --format --out --help") from None
@@ -177,11 +199,11 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
         raise BadInput(" ".join(str(error).split())) from None
 
 
-def load_recipe(path: Path) -> ConfigDict:
-    """What get_config() of a recipe file returns.
+def load_recipe(path: Path, variant: str = "") -> ConfigDict:
+    """What get_config() of a recipe file returns, or get_config(variant).
 
     Raises:
-      BadInput: no such file, or it fails; the message has file, line and reason.
+      BadInput: no such file, no such variant, or it fails; the message has file, line and reason.
     """
     if not path.is_file():
         known = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
@@ -192,7 +214,11 @@ def load_recipe(path: Path) -> ConfigDict:
         names = runpy.run_path(str(path))
         if "get_config" not in names:
             raise BadInput(f"{path} has no get_config(); see configs/digits.py for a recipe")
-        config = names["get_config"]()
+        if variant and not inspect.signature(names["get_config"]).parameters:
+            raise BadInput(f"{path} has no variants; leave out :{variant}")
+        if variant and "VARIANTS" in names:
+            lookup({name: row for name, row in names["VARIANTS"].items() if name}, variant, f"variant of {path}")
+        config = names["get_config"](*filter(None, [variant]))
         if not isinstance(config, ConfigDict) or set(config) != set(default()):
             raise BadInput(f"{path}: get_config() must return the config that it got from config.default()")
         return config
@@ -208,9 +234,9 @@ def load_recipe(path: Path) -> ConfigDict:
 def _recipe(argv):
     for arg, after in itertools.pairwise([*argv[1:], ""]):
         if arg.lstrip("-") == "config":
-            return Path(after.split(":")[0])
+            return after
         if arg.lstrip("-").startswith("config="):
-            return Path(arg.split("=", 1)[1].split(":")[0])
+            return arg.split("=", 1)[1]
     raise BadInput("--config is missing; for a first run: --config=configs/digits.py (--help shows more)")
 
 

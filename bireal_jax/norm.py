@@ -10,24 +10,41 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+# What batch statistics are over: None for all images there are; a pmapped axis for those of all devices too; a number
+# for groups of so many images, each normalized by its own.
+Over = str | int | None
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+
 def normalize_batch(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis: str | None
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, over: Over = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(x - mean) / sqrt(var + epsilon) * scale + bias over all but the last axis.
 
-    The variance is computed in two passes: the tiny latent initialization leaves variances of 1e-4, for which
-    E[x²] - E[x]² cancels in float32.
-
     Args:
-      x: [..., c], any float dtype; computed in the dtype of `scale`.
+      x: [n, ..., c], any float dtype; computed in the dtype of `scale`.
       scale, bias: [c], float32 or wider.
       epsilon: added to the variance.
-      axis: pmapped axis over which statistics are averaged too, or None.
+      over: whose statistics; a number must divide n.
 
     Returns:
-      The result in the dtype of x, and the mean and the biased variance [c], which have no gradient of their own.
+      The result in the dtype of x, and the mean and the unbiased variance [c], averaged over the groups, which have no
+      gradient of their own.
+    """
+    if isinstance(over, int):
+        groups = x.reshape(-1, over, *x.shape[1:])
+        y, mean, var = jax.vmap(lambda x: normalize_batch(x, scale, bias, epsilon))(groups)
+        return y.reshape(x.shape), jnp.mean(mean, 0), jnp.mean(var, 0)
+    y, mean, var = _normalize(x, scale, bias, epsilon, over)
+    count = x.size // x.shape[-1] * (lax.axis_size(over) if over else 1)
+    return y, mean, var * (count / max(count - 1, 1))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _normalize(x, scale, bias, epsilon, axis):
+    """`normalize_batch` of one group, with the biased variance.
+
+    The variance is computed in two passes: the tiny latent initialization leaves variances of 1e-4, for which
+    E[x²] - E[x]² cancels in float32.
     """
     return _forward(x, scale, bias, epsilon, axis)[0]
 
@@ -60,4 +77,4 @@ def _backward(epsilon, axis, residuals, cotangents):
     return dx.astype(x.dtype), scale_gradient, bias_gradient
 
 
-normalize_batch.defvjp(_forward, _backward)
+_normalize.defvjp(_forward, _backward)

@@ -6,15 +6,60 @@ under `jax.jit(jax.shard_map(step, mesh=..., in_specs=(P(), P(AXIS)), out_specs=
 """
 
 import collections
+import dataclasses
+import functools
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "batch"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step of two halves, to be pmapped: what images contribute, and what follows from the sum over all of them.
+
+    Attributes:
+      part: (replicated, batch, ...) -> a tree of arrays; the batch is some images, by themselves.
+      finish: (replicated, total, count) -> the result, from the sum of what `count` parts gave.
+      parts: a device divides its images into so many, computed one after the other in the memory that one takes.
+      replica: so many images are a part instead, and `pmap` gives the same bits for any number of devices and
+        processes that divides the number of such logical replicas; 0: not in this mode.
+    """
+
+    part: Callable
+    finish: Callable
+    parts: int = 1
+    replica: int = 0
+
+    def __call__(self, replicated: Any, batch: Any, *more: Any) -> Any:
+        """Within a pmap: as one program, which adds up as fast as it can."""
+        parts = self.cut(batch)
+        if len(parts) == 1:
+            total = self.part(replicated, batch, *more)
+        else:
+            stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *parts)
+            zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(self.part, replicated, parts[0], *more))
+            add = lambda sums, part: (_add(sums, self.part(replicated, part, *more)), None)  # noqa: E731
+            total, _ = lax.scan(add, zeros, stacked)
+        return self.finish(replicated, lax.psum(total, AXIS), len(parts) * lax.axis_size(AXIS))
+
+    def cut(self, batch: Any) -> list[Any]:
+        """The parts of the batch of a device: of leaves [n, ...]. A leaf [] is in all of them."""
+        n = max(len(leaf) for leaf in jax.tree.leaves(batch) if leaf.ndim)
+        size = self.replica or n // self.parts
+        return [jax.tree.map(lambda a, i=i: a[i : i + size] if a.ndim else a, batch) for i in range(0, n, size)]
+
+
+def _add(a, b):
+    return jax.tree.map(operator.add, a, b)
 
 
 def pmap(step: Callable, donate: bool = False, more: int = 0) -> Callable:
@@ -25,8 +70,52 @@ def pmap(step: Callable, donate: bool = False, more: int = 0) -> Callable:
     Results must be equal on all devices (averaged inside); they come back without a device axis. With `donate` the
     memory of the first argument is reused for the result, and the argument must not be touched again.
     """
+    if isinstance(step, Step) and step.replica:
+        return _elastic(step)
     axes = (None, 0, *(None,) * more)
     return jax.pmap(step, AXIS, in_axes=axes, out_axes=None, donate_argnums=(0,) if donate else ())
+
+
+def _elastic(step):
+    """A step whose bits do not depend on the devices: every sum is in programs of one device, alike for any number.
+
+    In a program that knows how many devices and parts there are XLA rewrites the arithmetic in ways that depend on it:
+    a division here, a fused multiplication and addition there. So each device computes a logical replica at a time,
+    and one device adds up, in the order of the batch, and finishes.
+    """
+    cut = jax.pmap(step.cut, AXIS)
+    part = jax.jit(
+        lambda replicated, images, *more: jax.tree.map(
+            lambda a: a[None], step.part(replicated, jax.tree.map(lambda a: a[0], images), *more)
+        )
+    )
+    gather = jax.pmap(
+        lambda parts: jax.tree.map(lambda *rows: jnp.concatenate(lax.all_gather(jnp.stack(rows), AXIS)), *parts),
+        AXIS,
+        out_axes=None,
+    )
+
+    @jax.jit
+    def finish(replicated, rows):
+        count = len(jax.tree.leaves(rows)[0])
+        each = (jax.tree.map(lambda a, i=i: a[i], rows) for i in range(count))
+        return step.finish(replicated, functools.reduce(_add, each), count)
+
+    def on_each(*args):
+        results = [part(*_on(i, args)) for i in range(jax.local_device_count())]
+        return jax.tree.map(
+            lambda *a: jax.make_array_from_single_device_arrays((len(a), *a[0].shape[1:]), _sharding(AXIS), a), *results
+        )
+
+    def run(replicated, batch, *more):
+        rows = gather([on_each(replicated, images, *more) for images in cut(batch)])
+        return replicate(finish(*_on(0, (replicated, rows))))
+
+    return run
+
+
+def _on(device, tree):
+    return jax.tree.map(lambda a: a.addressable_shards[device].data, tree)
 
 
 def on_all(function: Callable, donate: bool = False) -> Callable:

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from bireal_jax.errors import BadInput
@@ -73,21 +73,23 @@ def leave(status: int, message: str) -> None:
     os._exit(status)
 
 
-def unbroken(make: Callable[..., Iterator[Any]], start: int, asked: Callable[[], bool]) -> Iterator[Any]:
+def unbroken(make: Callable[..., Iterable[Any]], start: int, asked: Callable[[], bool]) -> Iterator[Any]:
     """The batches of make(start), also when a signal to the whole process group has killed the worker processes.
 
     Args:
-      make: (step, **overrides of the loading arguments) -> endless batches from that step on.
+      make: (step, **overrides of the loading arguments) -> batches from that step on.
       start: the first step.
       asked: whether the run was asked to stop; then this process decodes what is still needed.
 
     Raises:
       BadInput: a worker process died, and no signal explains it.
     """
-    step, batches = start, make(start)
+    step, batches = start, iter(make(start))
     while True:
         try:
             batch = next(batches)
+        except StopIteration:
+            return
         except RuntimeError as error:
             if "Worker process was terminated" not in str(error):  # Grain has no error class of its own for it
                 raise
@@ -96,7 +98,7 @@ def unbroken(make: Callable[..., Iterator[Any]], start: int, asked: Callable[[],
                     "a data worker process was killed, for want of memory perhaps\n"
                     "start the same command again, with a lower config.data.workers if memory is short"
                 ) from error
-            batches = make(step, workers=0)
+            batches = iter(make(step, workers=0))
             continue
         yield batch
         step += 1

@@ -15,6 +15,11 @@ def say(*words) -> None:
         print(*words, flush=True)
 
 
+def verdict(ok: bool, what: str, said: str) -> None:
+    """OK or FIX for one of several checks."""
+    say(f"{'OK' if ok else 'FIX':<4} {what:<17} {said}")
+
+
 class Bar:
     """Progress of one stage from step `start` to `total`, with the time that is left.
 
@@ -102,6 +107,7 @@ FORMATS = {
     "loss": "loss {:.4f}", "top1": "top-1 {:6.2f} %", "top5": "top-5 {:6.2f} %", "rmse": "RMSE {:.4f} m",
     "delta1": "delta1 {:6.2f} %", "flipped": "flipped {:.1%}",
     "learning_rate": "lr {:.1e}", "images_per_second": "{:,.0f} images/s", "input_wait": "input wait {:.0%}",
+    "broken": "{} broken",
 }  # fmt: skip
 
 

@@ -44,6 +44,8 @@ def train(config: ConfigDict, seeds: Sequence[int], variables: Any = None) -> tu
         return [*row, *[row[-1]] * (count - wanted)]
 
     plans = [Plan(stage) for stage in build.stages(config)]
+    for plan in plans:
+        build.part_size(plan.config, 1)
     teacher = teacher_arguments(plans)
     for index, plan in enumerate(plans):
         if variables is None:

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 from ml_collections import ConfigDict
 
 from bireal_jax import bop, build, losses, metrics, optim, parallel
@@ -18,6 +17,7 @@ from bireal_jax import config as config_lib
 from bireal_jax.data import Source
 from bireal_jax.errors import BadInput
 from bireal_jax.evaluate import make_eval_step, normalize
+from bireal_jax.layers import CONV
 
 
 @flax.struct.dataclass
@@ -90,28 +90,33 @@ def make_train_step(
     ema_decay: float = 0.0,
     total_steps: int = 1,
     teacher: nn.Module | None = None,
-) -> Callable:
+    parts: int = 1,
+    replica: int = 0,
+    remat: bool = False,
+) -> parallel.Step:
     """(state, batch) -> (state, loss), to be pmapped; with a teacher (state, batch, its variables).
 
     Args:
-      model: applied with train=True; its batch statistics are averaged over the devices.
+      model: applied with train=True; its batch statistics are averaged over the parts and devices.
       loss: (logits, labels) -> [n].
       tx: the optimizer.
       source: whose mean and std normalize the images, and whose labels say what is summed.
       ema_decay: of the moving average of the variables; 0 for none.
       total_steps: length of the stage, from which binarizers that change with it know how far it is.
       teacher: applied in evaluation mode to the same images; its logits take the place of the labels in the loss.
+      parts, replica: how a batch is divided, as of `parallel.Step`.
+      remat: keep only what convolutions give for the backward pass, which computes the rest again.
     """
-
     task = metrics.task(source.depth_range)
 
-    def step(state, batch, teacher_variables: Any = None):
+    def part(state, batch, teacher_variables: Any = None):
+        """What some images contribute: (gradients, batch statistics, sums)."""
+        progress = state.step.astype(jnp.promote_types(model.dtype, jnp.float32)) / total_steps
         images = normalize(batch["image"], source, model.dtype)
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)  # the same on all devices
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)  # the same for all
         target = batch["label"]
         if teacher is not None:
             target = teacher.apply(teacher_variables, normalize(batch["image"], source, teacher.dtype))
-        progress = state.step.astype(jnp.promote_types(model.dtype, jnp.float32)) / total_steps
 
         def objective(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
@@ -119,11 +124,16 @@ def make_train_step(
                 variables, images, train=True, progress=progress, mutable=["batch_stats"], rngs={"genes": key}
             )
             values = loss(logits, target)
-            return jnp.mean(values), (logits, values, updated["batch_stats"])
+            return jnp.mean(values), (task.sums(logits, batch["label"], values, batch["mask"]), updated["batch_stats"])
 
-        (_, (logits, values, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-        grads, batch_stats = lax.pmean((grads, batch_stats), parallel.AXIS)
-        sums = lax.psum(task.sums(logits, batch["label"], values, batch["mask"]), parallel.AXIS)
+        if remat:
+            objective = jax.checkpoint(objective, policy=jax.checkpoint_policies.save_only_these_names(CONV))
+        (_, (sums, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        return grads, batch_stats, sums
+
+    def finish(state, total, count):
+        *means, sums = total
+        grads, batch_stats = jax.tree.map(lambda v: v / count, means)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         log_flips = metrics.log_flip_ratio(optim.latents(state.params), optim.latents(params))
@@ -139,7 +149,7 @@ def make_train_step(
         )  # fmt: skip
         return state, sums["loss"] / sums["seen"]
 
-    return step
+    return parallel.Step(part, finish, parts, replica)
 
 
 def close_window(state: State) -> tuple[State, dict[str, jax.Array], jax.Array]:
@@ -185,9 +195,9 @@ class Plan:
       BadInput: the config, or what it points to, cannot work.
     """
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: ConfigDict, source: Source | None = None):
         self.config, c = config, config.optim
-        self.source = source = build.source(config)
+        self.source = source = source or build.source(config)
         self.model, self.shapes = build.model(config, source)
         self.total, self.log_every, self.eval_every, self.save_every, warmup = (
             config_lib.steps(config, prefix, len(source.train))
@@ -211,8 +221,12 @@ class Plan:
         asks = config.loss in losses.DISTILLED
         self.teacher, self.teacher_shapes = build.teacher(config, source) if asks else (None, None)
         loss = losses.get(config.loss, config.label_smoothing)
-        self.train_step = make_train_step(self.model, loss, self.tx, source, config.ema_decay, self.total, self.teacher)
-        self.eval_step = make_eval_step(self.model, losses.evaluation(config.loss), source)
+        replica = config.batch_size // (build.REPLICAS * config.accumulate) if config.deterministic else 0
+        self.train_step = make_train_step(
+            self.model, loss, self.tx, source, config.ema_decay, self.total, self.teacher,
+            config.accumulate, replica, config.remat,
+        )  # fmt: skip
+        self.eval_step = make_eval_step(self.model, losses.evaluation(config.loss), source, replica)
         self.loading = {"threads": config.data.threads, "workers": config.data.workers}
         self.latents = 0 if config.model.weight == "real" else optim.count_latents(self.shapes["params"])
 

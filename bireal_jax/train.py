@@ -40,7 +40,7 @@ def run(config: ConfigDict, directory: Path, signals: preempt.Signals | None = N
         return finished
     stages, offset = [], 0
     for i, stage in enumerate(configs):
-        batching.check_divisible(stage.batch_size, jax.device_count())
+        build.part_size(stage, jax.device_count())
         stages.append(Stage(i, config_lib.stage_name(config, i), stage, directory, offset, signals))
         offset += stages[-1].total
     variables, results, teacher = None, [], parallel.replicate(teacher_arguments(stages))
@@ -82,9 +82,10 @@ def run_eval(config: ConfigDict, directory: Path) -> dict[str, float]:
         variables, origin = build.variables(last, shapes), last.init_from
     else:
         variables, origin = build.best_variables(directory, shapes)
-        for change in workdir.changes(directory, config):
-            progress.say(f"note: the run in {directory} had another config: {change}")
-    step = parallel.pmap(make_eval_step(model, losses.evaluation(last.loss), source))
+        if note := workdir.note(directory, config):
+            progress.say(note)
+    replica = build.part_size(last, jax.device_count()) if last.deterministic else 0
+    step = parallel.pmap(make_eval_step(model, losses.evaluation(last.loss), source, replica))
     loading = {"threads": last.data.threads, "workers": last.data.workers}
     scores = evaluate(step, parallel.replicate(variables), source, last.batch_size, **loading)
     if jax.process_index() == 0:
@@ -300,7 +301,8 @@ class Stage(Plan):
                 self._leave(state, step)
             return self.mapped_eval_step(variables, batch)
 
-        scores = evaluate(eval_step, state.variables, self.source, self.config.batch_size, **self.loading)
+        batch_size, asked = self.config.batch_size, lambda: self.signals.asked
+        scores = evaluate(eval_step, state.variables, self.source, batch_size, asked, **self.loading)
         self.log.write(step, "eval", scores)
         self.bar.line(step, "eval", scores)
         return scores

@@ -34,6 +34,16 @@ def changes(workdir: Path, config: ConfigDict) -> list[str]:
     return _changes(workdir / "config.json", config_lib.to_json(config))
 
 
+def note(workdir: Path, config: ConfigDict) -> str:
+    """A line that says in what the run in the workdir differs from this config, or ""."""
+    found = changes(workdir, config)
+    return f"note: the run in {workdir} had another config: {_shown(found)}" if found else ""
+
+
+def _shown(found):
+    return (", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else ""))[:600]
+
+
 def _changes(path, text):
     try:
         return config_lib.differences(path.read_text(), text) if path.exists() else []
@@ -43,9 +53,8 @@ def _changes(path, text):
 
 def _refuse(workdir, path, found):
     if found:
-        shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
         raise BadInput(
-            f"{workdir} belongs to another config: {shown[:600]}\nuse another --workdir, or what {path} says"
+            f"{workdir} belongs to another config: {_shown(found)}\nuse another --workdir, or what {path} says"
         )
 
 
@@ -122,17 +131,33 @@ def unwritable(place: Path, error: OSError) -> BadInput:
     return BadInput(f"cannot write to {place}: {error.strerror}\n{hint}")
 
 
-def _summary_writer():
-    """tensorboardX's class, without PyTorch: where that is installed it would be imported, too, which takes seconds."""
+def _head(path, number, line):
+    """(stage, step) of a line of a log."""
+    try:
+        head = json.loads(line)
+        return int(head["stage"]), int(head["step"])
+    except (ValueError, TypeError, KeyError):
+        raise BadInput(
+            f"{path}, line {number} is damaged: {line[:40]!r}\n"
+            "delete that line, or the whole file: a run is continued from its checkpoints, not from its logs"
+        ) from None
+
+
+def _event_writer():
+    """tensorboardX's classes, without PyTorch: where that is installed it would be imported, too, which takes seconds.
+
+    SummaryWriter has a thread, which a full disk ends, and then its queue blocks the training; hence these two.
+    """
     modules: dict[str, Any] = sys.modules
     hidden = {} if "torch" in modules else {"torch": None}
     modules.update(hidden)
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event  # pyrefly: ignore[missing-module-attribute]
     finally:
         for name in hidden:
             del modules[name]
-    return SummaryWriter
+    return EventsWriter, Event
 
 
 class Log:
@@ -152,14 +177,25 @@ class Log:
         if jax.process_index() == 0:
             for name in ("metrics.jsonl", "timing.jsonl"):
                 self._keep(workdir / name, stage, step)
-            self._events = _summary_writer()(str(workdir), purge_step=offset + step + 1)
+            events_writer, self._new_event = _event_writer()
+            try:
+                self._events = events_writer(str(workdir / "events"), f".{stage}.{step}")
+                self._event(
+                    offset + step + 1, session_log={"status": "START"}
+                )  # later events of earlier starts are void
+            except OSError as error:
+                raise unwritable(workdir, error) from None
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         if self._events:
-            self._events.close()
+            try:
+                self._events.close()
+            except OSError as error:
+                if kind is None:  # or else the first error is the one to show
+                    raise unwritable(self.workdir, error) from None
 
     def write(self, step: int, split: str, values: dict[str, float], timing: dict[str, float] | None = None) -> None:
         """One line of metrics, and of timing if there is any.
@@ -174,10 +210,16 @@ class Log:
             self._append("metrics.jsonl", head | values)
             if timing:
                 self._append("timing.jsonl", head | timing | {"time": round(time.time(), 1)})
-            for name, value in (values | (timing or {})).items():
-                self._events.add_scalar(f"{split}/{name}", value, self.offset + step)
+            scalars = (values | (timing or {})).items()
+            summary = {"value": [{"tag": f"{split}/{name}", "simple_value": value} for name, value in scalars]}
+            self._event(self.offset + step, summary=summary)
         except OSError as error:
             raise unwritable(self.workdir, error) from None
+
+    def _event(self, step, **content):
+        assert self._events
+        self._events.write_event(self._new_event(wall_time=time.time(), step=step, **content))
+        self._events.flush()
 
     def _append(self, name, line):
         with open(self.workdir / name, "a") as file:
@@ -187,7 +229,8 @@ class Log:
     def _keep(path, stage, step):
         """Drops the lines after (stage, step), and a last line cut off in the middle."""
         if path.exists():
-            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            heads = [json.loads(line) for line in lines]
-            kept = [line for line, h in zip(lines, heads, strict=True) if (h["stage"], h["step"]) <= (stage, step)]
+            text = path.read_text(errors="replace")
+            lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+            heads = [_head(path, number, line) for number, line in enumerate(lines, 1)]
+            kept = [line for line, head in zip(lines, heads, strict=True) if head <= (stage, step)]
             write(path, "".join(kept))

@@ -1,5 +1,7 @@
 """Published or hand-counted figures of every model; a model without a row fails test_models.py."""
 
+import itertools
+
 # 3x3 weights. bireal20: six convolutions at 16, 32 and 64 channels; bireal_tiny: four at 32 and 64.
 B20 = 9 * (6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64 + 5 * 64 * 64)
 TINY = 9 * (4 * 32 * 32 + 32 * 64 + 3 * 64 * 64)
@@ -9,6 +11,12 @@ REACT_A = 9 * (32**2 + 64**2 + 2 * 128**2 + 2 * 256**2 + 6 * 512**2 + 1024**2) +
 )
 DOUBLED = 32 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512 * 1024  # of these, where the channels double
 REACT_TINY = 9 * (16 * 16 + 32 * 32 + 64 * 64) + 16 * 32 + 32 * 64 + 64 * 64
+# The same 3x3 and pointwise convolutions without groups; six blocks at 16 to 64 channels.
+EBN_TINY = 9 * (16**2 + 3 * 32**2 + 2 * 64**2) + 16 * 32 + 2 * 32 * 32 + 32 * 64 + 2 * 64 * 64
+# MobileNetV2 at 1.4x: (inputs, inside, outputs) of its 17 bottlenecks, each with three convolutions and batch norms.
+V2_OUT = [44, 22, *[33] * 2, *[44] * 3, *[88] * 4, *[132] * 3, *[224] * 3, 448]
+V2 = [(a, (6 if i else 1) * a, b) for i, (a, b) in enumerate(itertools.pairwise(V2_OUT))]
+V1_TINY = [16, 32, 32, 64, 64, 64]
 VGG = 9 * (128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 512 * 512)
 
 # Convolutions and fully connected layers of Binary AlexNet at 10 classes; with 1000 and the running statistics and
@@ -53,6 +61,24 @@ MODELS = {
     "react_b": (29_343_592 - DOUBLED + DOUBLED // 4 - 992, REACT_A - DOUBLED, 21, (64, 64, 3)),
     "react_c": (29_343_592 - 992, REACT_A - DOUBLED, 21, (64, 64, 3)),
     "react_tiny": (144 + 32 + REACT_TINY + 272 + 544 + 768 + 650, REACT_TINY, 6, (8, 8, 1)),
+    # EBN without groups: ReActNet-A without its shifts and slopes.
+    "ebn": (27 * 32 + 64 + REACT_A + 2 * (4960 + 5952) + 1_025_000, REACT_A, 26, (64, 64, 3)),
+    "ebn_tiny": (144 + 32 + EBN_TINY + 2 * (240 + 288) + 650, EBN_TINY, 12, (8, 8, 1)),
+    # MetaPruning's networks at full width: MobileNetV1 as published, MobileNetV2 by hand, torchvision's ResNet-50.
+    "metaprune_mbv1": (4_231_976, 0, 0, (64, 64, 3)),
+    "metaprune_mbv2": (
+        27 * 44 + 88 + sum(a * m + 9 * m + m * b + 4 * m + 2 * b for a, m, b in V2) + 450 * 1280 + 1_281_000,
+        0,
+        0,
+        (64, 64, 3),
+    ),
+    "metaprune_r50": (25_557_032, 0, 0, (64, 64, 3)),
+    "metaprune_mbv1_tiny": (
+        144 + 32 + sum(11 * a + a * b + 2 * b for a, b in itertools.pairwise(V1_TINY)) + 650,
+        0,
+        0,
+        (8, 8, 1),
+    ),
     # Real-valued. 18, 34, 50: torchvision's. resnet_tiny: stem, convolutions, batch norms, shortcut, head.
     "resnet18": (11_689_512, 0, 0, (64, 64, 3)),
     "resnet34": (21_797_672, 0, 0, (64, 64, 3)),
@@ -65,4 +91,8 @@ MODELS = {
 LARGE = (
     "bireal34", "bireal50", "bireal152", "react_a", "react_b", "react_c", "react_r34",
     "resnet18", "resnet34", "resnet50", "binary_alexnet", "xnor_alexnet",
+    "metaprune_mbv1",
 )  # fmt: skip
+# These are not exported in tests at all: others have the same operations.
+TWINS = ("ebn", "metaprune_mbv2", "metaprune_r50")
+EXPORTED = [name for name in MODELS if name not in TWINS]

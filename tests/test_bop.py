@@ -136,7 +136,7 @@ def test_only_binary_weights_have_it_and_adam_only_the_rest():
 
 
 def run_on(devices, digits, steps=12):
-    model = models.build("bireal_tiny", 10, jnp.float64, weight="direct", latent_init="signs", bn_axis=parallel.AXIS)
+    model = models.build("bireal_tiny", 10, jnp.float64, weight="direct", latent_init="signs", bn_over=parallel.AXIS)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1), jnp.float64))
     rule = bop.make("bop", ("constant", 0.1), ("constant", 1e-5), ("constant", 1e-3), 100, 10.0)
     tx = optim.make("adam", optim.schedule("linear", 1e-3, 100), variables["params"], binary=rule)

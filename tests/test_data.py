@@ -1,5 +1,8 @@
 import dataclasses
 import io
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -53,6 +56,8 @@ def test_evaluation_sees_every_example_once(count, batch, devices, processes):
         rounds.add(len(batches))
         assert {b["image"].shape[:2] for b in batches} == {(devices, -(-batch // (devices * processes)))}
         seen += [i for b in batches for i in ids(b)]
+        later = batching.eval_batches(source, batch, 1, devices=devices, process=process, processes=processes)
+        assert [ids(b) for b in later] == [ids(b) for b in batches[1:]], "after a worker has died"
     assert sorted(seen) == list(range(count))
     assert len(rounds) == 1, "all hosts must take part in every collective"
 
@@ -99,6 +104,22 @@ def test_processes_share_the_global_batch(kind):
     whole = next(batching.train_batches(source, 8, 0, 3, devices=1))
     parts = [next(batching.train_batches(source, 8, 0, 3, devices=1, process=p, processes=2)) for p in (0, 1)]
     assert sorted(ids(whole)) == sorted(ids(parts[0]) + ids(parts[1]))
+
+
+def test_a_worker_ends_soon_after_its_parent_was_killed():
+    worker = """
+import time
+from bireal_jax.data import batching
+batching.end_with_the_parent()
+print("ready", flush=True)
+time.sleep(60)
+"""
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        began = time.monotonic()
+        process.kill()
+        assert process.stdout.read() == "" and time.monotonic() - began < 20, "the pipe closes with the worker"
 
 
 def test_worker_processes_give_the_same_stream():

@@ -1,26 +1,40 @@
-import pytest
+"""The doctor: all is well where it is, and what is not is named."""
+
 from small import small
 
-from bireal_jax import doctor, train
-from bireal_jax.errors import BadInput
+from bireal_jax import doctor, runtime
 
 
-def test_every_checkpoint_is_read_and_a_damaged_one_named(tmp_path, capsys):
-    config = small(total_steps=2, save_steps=1)
-    with pytest.raises(BadInput, match="no checkpoint in"):
-        doctor.verify(config, tmp_path)
-    train.run(config, tmp_path)
-    capsys.readouterr()
-    assert doctor.verify(config, tmp_path) == 2
-    assert capsys.readouterr().out.count("OK ") == 2
-    files = [path for path in (tmp_path / "stage_0" / "checkpoints" / "1").rglob("*") if path.is_file()]
-    path = max(files, key=lambda path: path.stat().st_size)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(BadInput, match="1 of 2 checkpoints .* are damaged"):
-        doctor.verify(config, tmp_path)
+def test_a_recipe_that_works_is_found_to_work_and_nothing_is_left_behind(tmp_path, capsys):
+    place = tmp_path / "not" / "there"
+    to_mend = doctor.run(small(), place)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[5:23].strip() for line in lines[:-1]] == list(doctor.CHECKS)
+    bad = [line for line in lines[:-1] if not line.startswith("OK ")]
+    if not runtime.available():
+        assert "engine that runs them is not compiled" in bad.pop()
+    assert not bad and to_mend == (not runtime.available()) and not list(tmp_path.iterdir())
+
+
+def test_what_does_not_work_is_named_with_what_mends_it(tmp_path, capsys, monkeypatch):
+    quick = {name: check for name, check in doctor.CHECKS.items() if name not in ("training step", "memory", "weights")}
+    monkeypatch.setattr(doctor, "CHECKS", quick)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: type("", (), {"free": 10**5}))
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: ["jax<0.1", "no-such-thing>=1", "h5py; extra == 'x'"])
+    (tmp_path / "file").write_text("")
+    config = small(**{"data.name": "folder", "data.dir": str(tmp_path), "batch_size": 100, "data.image_size": 32})
+    assert doctor.run(config, tmp_path / "file") == len(quick)
     out = capsys.readouterr().out
-    assert "DAMAGED  " in out and "checkpoints/1" in out and out.count("OK ") == 1
-    assert sorted(tmp_path.rglob("*")) == before
+    for line in (
+        "FIX  versions          missing or of another version: jax<0.1, no-such-thing>=1; pip install 'jax<0.1' 'no-s",
+        "FIX  devices           batch_size 100 is not divisible by 8 devices; use 96 or 104",
+        f"FIX  data set          no folder {tmp_path / 'train'}: config.data.dir must hold train/CLASS/",
+        "FIX  decoder           there is no data set to decode; mend the line above first",
+        "FIX  save and restore  there is no state to try it with",
+    ):
+        assert line in out
+    for name in ("write access", "disk space"):
+        assert f"FIX  {name:<17} cannot write to {tmp_path / 'file'}" in out
+    monkeypatch.setattr(doctor, "CHECKS", {"disk space": doctor.Visit.disk_space})
+    assert doctor.run(small(), tmp_path) == 1
+    assert "0.1 MB free" in (out := capsys.readouterr().out) and "df -h" in out

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import packed
 import pytest
-from expected import LARGE, MODELS
+from expected import EXPORTED, LARGE
 from PIL import Image
 from small import small
 
@@ -20,7 +20,7 @@ from bireal_jax.runtime import __main__ as command
 from bireal_jax.runtime import container
 
 needs_engine = pytest.mark.skipif(not runtime.available(), reason="needs the compiled engine")
-EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in MODELS]
+EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in EXPORTED]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -153,8 +153,9 @@ def test_exported_without_its_data(tmp_path, capsys, monkeypatch):
         raise BadInput("no data here")
 
     monkeypatch.setattr(build.data, "build", missing)
-    export.run(config, tmp_path, tmp_path / "other.safetensors")
-    assert "16 images of noise: 16 times" in capsys.readouterr().out
+    export.run(small(batch_size=8), tmp_path, tmp_path / "other.safetensors")
+    out = capsys.readouterr().out
+    assert "16 images of noise: 16 times" in out and "had another config: batch_size 16 -> 8\n" in out
     with pytest.raises(BadInput, match="no data here"):
         export.run(config, tmp_path / "empty")
 

@@ -4,13 +4,14 @@ import dataclasses
 import json
 import logging
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import small
 
-from bireal_jax import health, parallel, step, train
+from bireal_jax import health, models, parallel, step, train
 from bireal_jax.checkpoint import Checkpoints
 from bireal_jax.errors import BadInput
 
@@ -28,20 +29,22 @@ def poison(monkeypatch):
 
             inner = real(model, loss, tx, *args, **kwargs)
 
-            def run(state, batch):
+            def part(state, batch):
                 if where == "layer":
-                    params = dict(state.params)
-                    head = jax.tree.map(lambda v: jnp.where(bad(state), jnp.nan, v), params["head"])
-                    after, value = inner(dataclasses.replace(state, params=params | {"head": head}), batch)
-                    return after, value
-                after, value = inner(state, batch)
+                    head = jax.tree.map(lambda v: jnp.where(bad(state), jnp.nan, v), state.params["head"])
+                    state = dataclasses.replace(state, params=dict(state.params) | {"head": head})
+                return inner.part(state, batch)
+
+            def finish(state, *rest):
+                after, value = inner.finish(state, *rest)
                 if where == "loss":
                     return after, jnp.where(bad(state), jnp.inf, value)
-                return dataclasses.replace(
-                    after, params=jax.tree.map(lambda v: jnp.where(bad(state), jnp.nan, v), after.params)
-                ), value
+                if where == "update":
+                    params = jax.tree.map(lambda v: jnp.where(bad(state), jnp.nan, v), after.params)
+                    after = dataclasses.replace(after, params=params)
+                return after, value
 
-            return run
+            return dataclasses.replace(inner, part=part, finish=finish)
 
         monkeypatch.setattr(step, "make_train_step", make)
 
@@ -91,18 +94,35 @@ def test_a_withheld_step_leaves_the_state_as_it_was(skip):
     state = jax.jit(plan._fresh)(plan._initial(None))
     calls = iter([jnp.nan, 1.0])
 
-    def once(state, batch):
+    def once(state, total, count):
         grown = dataclasses.replace(
             state, step=state.step + 1, params=jax.tree.map(lambda p: p + 1, state.params),
             window=jax.tree.map(lambda v: v + 1, state.window),
         )  # fmt: skip
         return grown, jnp.asarray(next(calls))
 
-    guarded = health.guard(once, skip)
-    withheld, (ok, _) = guarded(state, {})
+    guarded = health.guard(parallel.Step(lambda *_: (), once), skip)
+    guarded = lambda state, guarded=guarded: guarded.finish(state, ((), 0), 1)
+    withheld, (ok, _) = guarded(state)
     assert not ok and withheld.step == 1
     jax.tree.map(np.testing.assert_array_equal, withheld.params, state.params)
-    later, (ok, _) = guarded(withheld, {})
+    later, (ok, _) = guarded(withheld)
     assert bool(ok) == bool(skip) and later.step == 2
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + skip), later.params, state.params)
     parallel.fetch(later)
+
+
+def test_layers_of_the_teacher_are_named_as_such():
+    student, teacher = (models.build("resnet_tiny", 10, act="relu").clone(name=name) for name in (None, "teacher"))
+    names = []
+
+    def watch(call, args, kwargs, context):
+        names.append(health._name(context.module))
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(watch):
+        for module in (student, teacher):
+            jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    half = len(names) // 2
+    assert names[half:] == [f"{name} of the teacher" for name in names[:half]]
+    assert "head/linear" in names and "the logits" in names

@@ -101,17 +101,17 @@ with hosts.Watch(Path({str(tmp_path)!r}), {seconds}, 0, 2, silent_seconds=1.5) a
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_host_that_dies_ends_the_others(tmp_path, number):
-    first, second = start(tmp_path / "w", 2, "--config.total_steps=3000", "--config.eval_steps=0")
+@pytest.mark.parametrize(("victim", "number"), [(1, signal.SIGKILL), (1, signal.SIGSTOP), (0, signal.SIGKILL)])
+def test_a_host_that_dies_ends_the_others(tmp_path, victim, number):
+    processes = first, _ = start(tmp_path / "w", 2, "--config.total_steps=3000", "--config.eval_steps=0")
     line = " "
     while line and " 3/3000" not in line:
         line = first.stdout.readline()
-    second.send_signal(number)
-    began = time.monotonic()
-    output = first.communicate(timeout=100)[0]
-    print(f"{number!r}: {time.monotonic() - began:.1f} s, status {first.returncode}\n{output[-1500:]}")
-    second.kill()
-    assert first.returncode not in (0, None) and time.monotonic() - began < 45
-    if number == signal.SIGSTOP:
-        assert "host 1 (" in output and "seems dead" in output
+    processes[victim].send_signal(number)
+    began, other = time.monotonic(), processes[1 - victim]
+    output = other.communicate(timeout=100)[0]
+    print(f"{number!r}: {time.monotonic() - began:.1f} s, status {other.returncode}\n{output[-1500:]}")
+    processes[victim].kill()
+    processes[victim].communicate()
+    assert other.returncode not in (0, None) and time.monotonic() - began < 45
+    assert f"host {victim} (" in output and "seems dead" in output

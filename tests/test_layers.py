@@ -49,12 +49,18 @@ def test_binary_conv_is_alpha_times_integers_and_pads_zeros(x64):
 
 
 def test_sixteen_bit_binary_convolution_is_exact():
-    """±1 products summed in bf16 storage equal float32 while the sums are below 256; above, to the last bit kept."""
+    """±1 products in bf16 have the sums of float32, which are rounded once: the running sum passes 256, where bf16 no
+    longer counts by ones.
+    """
     rng = np.random.default_rng(0)
-    x, b = rng.choice([-1.0, 1.0], (2, 5, 5, 512)), rng.choice([-1.0, 1.0], (3, 3, 512, 4))
+    x = rng.choice([-1.0, 1.0], (2, 5, 5, 512), p=[0.2, 0.8])
+    b = rng.choice([-1.0, 1.0], (3, 3, 512, 4), p=[0.2, 0.8])
     args = (jnp.ones(4), (1, 1), ((1, 1), (1, 1)))
     wide = layers.binary_conv2d(jnp.asarray(x, jnp.float32), jnp.asarray(b, jnp.float32), *args)
     half = layers.binary_conv2d(jnp.asarray(x, jnp.bfloat16), jnp.asarray(b, jnp.bfloat16), *args)
+    by_hand = conv_by_hand(x[:1], b, 1, 1)
+    assert by_hand.max() > 1024
+    np.testing.assert_array_equal(wide[:1], by_hand)
     np.testing.assert_array_equal(half, wide.astype(jnp.bfloat16))
 
 
@@ -83,6 +89,19 @@ def test_cross_replica_statistics_are_those_of_the_whole_batch(x64):
     np.testing.assert_allclose(y.reshape(x.shape), expected, rtol=1e-11, atol=1e-13)
     for name in ("mean", "var"):
         np.testing.assert_allclose(updated["batch_stats"][name][5], stats["batch_stats"][name], rtol=1e-12)
+
+
+def test_statistics_of_groups_are_those_of_each_alone(x64):
+    """Whatever the batch is divided by; the running ones are the mean over the groups."""
+    x = jnp.asarray(np.random.default_rng(0).normal(1, 2, (6, 2, 2, 3)))
+    norm, alone = (layers.BatchNorm(over, dtype=jnp.float64, param_dtype=jnp.float64) for over in (2, None))
+    variables = norm.init(jax.random.key(0), x, True)
+    y, updated = norm.apply(variables, x, True, mutable=["batch_stats"])
+    each = [alone.apply(variables, x[i : i + 2], True, mutable=["batch_stats"]) for i in (0, 2, 4)]
+    np.testing.assert_allclose(y, np.concatenate([y for y, _ in each]), rtol=1e-12)
+    for name in ("mean", "var"):
+        expected = np.mean([stats["batch_stats"][name] for _, stats in each], axis=0)
+        np.testing.assert_allclose(updated["batch_stats"][name], expected, rtol=1e-12)
 
 
 def test_pooling():

@@ -1,5 +1,6 @@
 """The command line: what it prints for mistakes, and how fast."""
 
+import os
 import subprocess
 import sys
 import time
@@ -36,6 +37,8 @@ def command(*arguments, **options):
         ([DIGITS, "--workdri=x"], "Unknown command line flag 'workdri'"),
         ([DIGITS, "--mode=trian"], "mode"),
         ([DIGITS, "extra"], "unexpected argument 'extra'"),
+        ([f"{DIGITS}:x"], "configs/digits.py has no variants; leave out :x"),
+        (["--config=configs/bop_r18.py:third_order"], "known: second_order; did you mean second_order?"),
     ],
 )
 def test_mistakes_are_named_in_three_lines(arguments, message):
@@ -67,6 +70,15 @@ def test_overrides_and_default_workdir():
     config, workdir, mode = main.parse(["main", DIGITS, "--config.optim.lr=0.5", "--config.model.sync_bn=True"])
     assert config.optim.lr == 0.5 and config.model.sync_bn
     assert (str(workdir), mode) == ("runs/digits", "train")
+
+
+def test_compiled_steps_are_kept_unless_the_user_says_where(monkeypatch, tmp_path):
+    for name, value in (("XDG_CACHE_HOME", str(tmp_path)), ("JAX_COMPILATION_CACHE_DIR", "mine")):
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        monkeypatch.setenv(name, value)
+        main.cache_compilations()
+        expected = "mine" if value == "mine" else str(tmp_path / "bireal_jax" / "compiled")
+        assert os.environ["JAX_COMPILATION_CACHE_DIR"] == expected
 
 
 def test_help_is_quick():

@@ -94,6 +94,7 @@ def test_a_dead_worker_is_named_and_made_up_for_when_a_signal_killed_it():
             yield number
 
     assert list(zip(range(6), preempt.unbroken(make, 0, lambda: True), strict=False)) == [(i, i) for i in range(6)]
+    assert list(preempt.unbroken(make, 7, lambda: False)) == [7, 8], "evaluations end"
     with pytest.raises(BadInput, match="a data worker process was killed"):
         list(preempt.unbroken(make, 0, lambda: False))
 

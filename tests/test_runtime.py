@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import packed
 import pytest
-from expected import LARGE, MODELS
+from expected import EXPORTED, LARGE, MODELS
 
 from bireal_jax import runtime
 from bireal_jax.errors import BadInput
@@ -16,7 +16,7 @@ from bireal_jax.runtime import __main__ as command
 from bireal_jax.runtime import container, reference
 
 needs_engine = pytest.mark.skipif(not runtime.available(), reason="needs the compiled engine")
-EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in MODELS]
+EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in EXPORTED]
 ROOM = 1 << 30  # bytes, for networks whose every tensor is kept
 
 

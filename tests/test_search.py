@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from bireal_jax import arch
 from bireal_jax.errors import BadInput
 from bireal_jax.models.layouts import LAYOUTS
 from bireal_jax.search import pareto, record
@@ -215,11 +216,11 @@ def test_killed_and_resumed_is_straight_and_scores_nothing_twice(tmp_path, make,
 
 def test_files(tmp_path):
     top, scored = run(tmp_path)
-    arch = json.loads((tmp_path / "best_arch.json").read_text())
-    assert (tuple(arch["genes"]), arch["cost"], arch["score"]) == (top.genes, top.cost, top.score)
+    stored = json.loads((tmp_path / "best_arch.json").read_text())
+    assert (tuple(stored["genes"]), stored["cost"], stored["score"]) == (top.genes, top.cost, top.score)
     assert (
-        arch["values"] == SPACE.values(top.genes)
-        and record.load_arch(tmp_path / "best_arch.json", "mbv1", SPACE.sizes) == top.genes
+        stored["values"] == SPACE.values(top.genes)
+        and arch.load(str(tmp_path / "best_arch.json"), "mbv1", SPACE.sizes) == top.genes
     )
     rows = list(csv.DictReader((tmp_path / "candidates.csv").open()))
     assert [tuple(map(int, row["genes"].split())) for row in rows] == scored and len(rows) == 40
@@ -227,7 +228,7 @@ def test_files(tmp_path):
     beaten = [((cost <= a) & (score >= b) & ((cost < a) | (score > b))).any() for a, b in zip(cost, score, strict=True)]
     assert [row["front"] == "1" for row in rows] == [not b for b in beaten]
     pytest.importorskip("matplotlib")
-    candidates = list(record._load(tmp_path / record.STATE, {}).values())
+    candidates = list(record.load(tmp_path / record.STATE).values())
     record.picture(candidates, (0.0, 60.0), "M FLOPs", tmp_path / "candidates.png")
     assert (tmp_path / "candidates.png").read_bytes().startswith(b"\x89PNG")
 
@@ -266,7 +267,7 @@ def test_architectures_of_another_space_are_refused(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(BadInput, match=message):
-        record.load_arch(path, "mbv1", SPACE.sizes)
+        arch.load(str(path), "mbv1", SPACE.sizes)
 
 
 @pytest.mark.slow

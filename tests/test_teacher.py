@@ -118,6 +118,8 @@ def test_a_teacher_that_cannot_teach_is_named_before_the_training(taught, tmp_pa
         ({"teacher.weights": ""}, "needs a teacher\nset config.teacher.weights to weights of resnet_tiny"),
         ({"teacher.weights": str(tmp_path / "typo.npz")}, "config.teacher.weights=.*typo.npz, of resnet_tiny: no such"),
         ({"teacher.weights": str(tmp_path)}, "config.teacher.weights=.*no checkpoint in"),
+        ({"teacher.weights": "", "teacher.name": "resnet34"}, "needs a teacher\nset .* weights of resnet34"),
+        ({"loss": "cross_entropy"}, "and the loss 'cross_entropy' asks no teacher\nset config.loss=distributional"),
         ({"teacher.name": "bireal_tiny"}, "of bireal_tiny: .* is of another model"),
         ({"teacher.name": "resnet35"}, "unknown model 'resnet35'"),
         ({"teacher.dtype": "int8"}, "config.teacher.dtype is int8; it must be auto, float32"),

@@ -29,7 +29,7 @@ def digits():
 
 def train_on(devices, digits, dtype, steps):
     """Losses of each step, and the final state, on so many virtual devices with cross-replica statistics."""
-    model = models.build("bireal_tiny", 10, dtype, bn_axis=parallel.AXIS)
+    model = models.build("bireal_tiny", 10, dtype, bn_over=parallel.AXIS)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1), dtype))
     tx = optim.make("adam", optim.schedule("linear", 1e-3, 100), variables["params"])
     step = make_train_step(model, partial(losses.cross_entropy, label_smoothing=0.1), tx, digits)
@@ -305,6 +305,17 @@ def test_a_workdir_belongs_to_one_data_set(tmp_path, monkeypatch):
         train.run(small(total_steps=2), tmp_path)
 
 
+def test_a_damaged_log_is_named(tmp_path):
+    """A last line that was cut off is dropped; another line that is none is an error."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"stage": 0, "step": 1}\n{"stage": 0, "step": 2}\n{"sta')
+    workdir.Log._keep(path, 0, 1)
+    assert path.read_text() == '{"stage": 0, "step": 1}\n'
+    path.write_bytes(b'{"stage": 0, "step": 1}\n{"st\xffge": 0, "step": 2}\n')
+    with pytest.raises(BadInput, match="metrics.jsonl, line 2 is damaged: .*\ndelete that line"):
+        workdir.Log._keep(path, 0, 1)
+
+
 def test_a_damaged_result_is_named(tmp_path):
     train.run(small(total_steps=2), tmp_path)
     (tmp_path / "result.json").write_text('{"top1": 9')
@@ -335,6 +346,6 @@ def test_an_image_size_that_does_not_divide_is_named(digits, size):
 
 
 def test_event_files_need_no_pytorch_and_hide_none():
-    code = "import sys; from bireal_jax import workdir; workdir._summary_writer(); print('torch' in sys.modules)"
+    code = "import sys; from bireal_jax import workdir; workdir._event_writer(); print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"

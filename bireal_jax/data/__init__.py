@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from bireal_jax.data import cifar, depth, digits, folder, imagenet
+from bireal_jax.data.held_out import hold_out
 from bireal_jax.data.source import Source
 from bireal_jax.errors import BadInput, lookup
 
-__all__ = ["DATASETS", "Source", "build"]
+__all__ = ["DATASETS", "Source", "build", "hold_out"]
 
 # name -> build(directory, image_size, resize) -> Source
 DATASETS = {"cifar10": cifar.build, "digits": digits.build, "folder": folder.build, "imagenet2012": imagenet.build}

@@ -2,6 +2,9 @@
 
 import functools
 import itertools
+import os
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +33,7 @@ def train_batches(
 
     Every epoch is a fresh permutation of the training examples, and epochs follow each other without a gap, so no
     example is dropped. The random numbers of the augmentation belong to the position in the stream, not to a worker.
+    A batch lies on the devices of one process after those of the other: in that order it is the same for any number.
 
     Args:
       source: the data set.
@@ -55,11 +59,23 @@ def train_batches(
 
 def _grain_batches(source, batch_size, seed, start, process, processes, threads, workers):
     stream = grain.MapDataset.source(source.train).seed(seed).shuffle().repeat().random_map(_Augment(source.augment))
-    batches = stream[process::processes].batch(batch_size // processes)[start:]
+    batches = stream.batch(batch_size // processes)[process::processes][start:]
     iterable = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2)))
     if workers:
-        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), end_with_the_parent)
     return iterable
+
+
+def end_with_the_parent(*_) -> None:
+    """In a worker process: ends it within a second after the training was killed, or its memory is not given back."""
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def stage_seed(seed: int, stage: int) -> int:
@@ -76,11 +92,11 @@ def _memory_batches(source, batch_size, seed, start, process, processes, threads
         epochs = range(places[0] // count, places[-1] // count + 1)
         indices = np.concatenate([order(e)[places[places // count == e] - e * count] for e in epochs])
         batch = source.train.batch(indices, np.random.default_rng([seed, 2, step]))
-        yield {name: a[process::processes] for name, a in batch.items()}
+        yield {name: np.array_split(a, processes)[process] for name, a in batch.items()}
 
 
 def eval_batches(
-    source: Source, batch_size: int, *,
+    source: Source, batch_size: int, start: int = 0, *,
     devices: int, process: int = 0, processes: int = 1, threads: int = 4, workers: int = 0,
 ) -> Iterator[Batch]:  # fmt: skip
     """Every evaluation example once, in order; the last batches are filled up with rows whose mask is False.
@@ -90,14 +106,15 @@ def eval_batches(
     """
     per_process = -(-batch_size // (devices * processes)) * devices
     rounds = -(-len(source.eval) // (per_process * processes))
-    examples = grain.MapDataset.source(source.eval).map(source.prepare)[process::processes]
+    examples = grain.MapDataset.source(source.eval).map(source.prepare)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2))
-    iterable = examples.batch(per_process, drop_remainder=False).to_iter_dataset(options)
+    shares = examples.batch(per_process, drop_remainder=False)[process::processes][start:]
+    iterable = shares.to_iter_dataset(options)
     if workers:
-        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), end_with_the_parent)
     batches = iter(iterable)
     empty = {"image": np.zeros((0, *source.image_shape), np.uint8), "label": np.zeros((0, *source.label_shape))}
-    for _ in range(rounds):
+    for _ in range(start, rounds):
         yield _finish(next(batches, empty), source, per_process, devices)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from bireal_jax.data.images import decode
-from bireal_jax.data.source import Source
+from bireal_jax.data.source import Source, read_record
 from bireal_jax.errors import BadInput, first_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -201,7 +201,7 @@ class Records:
         return len(self.records)
 
     def __getitem__(self, index):
-        record = self.records[index]
+        record = read_record(self.records, index, self.name)
         return {"image": record["image"], "depth": np.asarray(record["depth"]), "name": f"{self.name}, image {index}"}
 
 

@@ -22,6 +22,10 @@ class Files:
     def __len__(self):
         return len(self.pairs)
 
+    def label(self, index: int) -> int:
+        """Of one file, which is not read for it."""
+        return self.pairs[index][1]
+
     def __getitem__(self, index):
         path, label = self.pairs[index]
         try:

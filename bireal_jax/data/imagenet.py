@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bireal_jax.data.images import augment_file, prepare_file
-from bireal_jax.data.source import Source
+from bireal_jax.data.source import Source, read_record
 from bireal_jax.errors import BadInput, first_line
 
 HOW = (
@@ -15,16 +15,20 @@ HOW = (
 
 
 class Records:
-    """A sequence of {"bytes", "label", "name"} over a tfds data source that leaves images encoded."""
+    """A sequence of {"bytes", "label", "name"} over a tfds data source, named `name`, that leaves images encoded."""
 
-    def __init__(self, records):
-        self.records = records
+    def __init__(self, records, name):
+        self.records, self.name = records, name
 
     def __len__(self):
         return len(self.records)
 
+    def label(self, index: int) -> int:
+        """Of one record."""
+        return int(self.records[index]["label"])
+
     def __getitem__(self, index):
-        record = self.records[index]
+        record = read_record(self.records, index, self.name)
         name = record["file_name"]
         return {
             "bytes": record["image"],
@@ -43,7 +47,10 @@ def build(directory: str, image_size: int, resize: int) -> Source:
     try:
         builder: Any = tfds.builder_from_directory(str(version))
         raw = {"image": tfds.decode.SkipDecoding()}
-        train, val = (Records(builder.as_data_source(s, decoders=raw)) for s in ("train", "validation"))
+        train, val = (
+            Records(builder.as_data_source(split, decoders=raw), f"imagenet2012 {split}")
+            for split in ("train", "validation")
+        )
     except (ValueError, NotImplementedError, FileNotFoundError, AssertionError) as error:
         raise BadInput(f"{version} cannot be read: {first_line(error)}\n{HOW}") from None
     names = builder.info.features["label"].names

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bireal_jax.errors import BadInput
+from bireal_jax.errors import BadInput, first_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -64,12 +64,26 @@ class Arrays:
         return len(self.labels)
 
     def __getitem__(self, index):
-        return {"image": self.images[index], "label": int(self.labels[index])}
+        return {"image": self.images[index], "label": self.label(index)}
+
+    def label(self, index: int) -> int:
+        """Of one example."""
+        return int(self.labels[index])
 
     def batch(self, indices: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The examples at `indices`, augmented."""
         images = self.images[indices]
         return {"image": self.augment(images, rng) if self.augment else images, "label": self.labels[indices]}
+
+
+def read_record(records: Any, index: int, name: str) -> dict[str, Any]:
+    """Record `index` of a tensorflow-datasets source. Raises BadInput, which calls the source `name`, if damaged."""
+    try:
+        return records[index]
+    except Exception as error:  # array_record, protobuf and tensorflow-datasets raise many kinds
+        raise BadInput(
+            f"{name}, record {index}: {first_line(error)}\nits array_record file is damaged; prepare the data set again"
+        ) from None
 
 
 def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:

@@ -1,5 +1,6 @@
 """Models by name: `build("bireal18")` gives a Flax module."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,9 +13,13 @@ from bireal_jax.layers import random_signs, uniform_001
 from bireal_jax.models.alexnet import BinaryAlexNet, XNORNet
 from bireal_jax.models.bireal import BIREAL, RESNETS, BiRealNet
 from bireal_jax.models.depth import DECODERS
+from bireal_jax.models.ebn import EBN, EBNS, GroupSupernet
+from bireal_jax.models.layouts import LAYOUTS
+from bireal_jax.models.metaprune import Pruned, PruningNet
 from bireal_jax.models.reactnet import REACTNET
 from bireal_jax.models.resnet import RESNET, ResNet
 from bireal_jax.models.vgg import BinaryNet, VGGSmall
+from bireal_jax.norm import Over
 
 LATENT_INITS = {
     "uniform_001": uniform_001,
@@ -28,8 +33,20 @@ LATENT_INITS = {
 MODELS = {name: partial(BiRealNet, **row) for name, row in (BIREAL | RESNETS).items()}
 MODELS |= {"vgg_small": VGGSmall, "binarynet": BinaryNet, **REACTNET}
 ALEXNETS = {"binary_alexnet": BinaryAlexNet, "xnor_alexnet": XNORNet}
-REAL_MODELS = {name: partial(ResNet, **row) for name, row in RESNET.items()}  # these lack no binarizers
-MODELS |= ALEXNETS | REAL_MODELS
+# Networks that genes name, and the supernets that have the weights of all of them; NAME_supernet is that of NAME.
+PRUNED = {f"metaprune_{name}": partial(Pruned, layout=layout) for name, layout in LAYOUTS.items()}
+SEARCHED = {name: partial(EBN, **row) for name, row in EBNS.items()} | PRUNED
+SUPERNETS = {f"{name}_supernet": partial(GroupSupernet, **row) for name, row in EBNS.items()}
+PRUNING = {f"metaprune_{name}_supernet": partial(PruningNet, layout=layout) for name, layout in LAYOUTS.items()}
+SUPERNETS |= PRUNING
+REAL_MODELS = {name: partial(ResNet, **row) for name, row in RESNET.items()} | PRUNED  # these lack no binarizers
+MODELS |= ALEXNETS | REAL_MODELS | SEARCHED
+NO_ENCODERS = ALEXNETS | PRUNED | SUPERNETS
+
+
+def sizes(name: str) -> tuple[int, ...]:
+    """How many values each gene of a network of `SEARCHED` has. Raises BadInput, which lists them, for another one."""
+    return build(name).sizes if name in SEARCHED else lookup(SEARCHED, name, "network that genes name")
 
 
 def build(
@@ -40,29 +57,32 @@ def build(
     act: str | binarize.Derivative = "approx_sign",
     weight: str | binarize.WeightBinarizer = "released",
     latent_init: str = "uniform_001",
-    bn_axis: str | None = None,
+    bn_over: Over = None,
     decoder: str = "",
+    genes: Sequence[int] = (),
 ) -> nn.Module:
     """The model of that name.
 
     Args:
-      name: a key of `MODELS`. Networks of `REAL_MODELS` are real-valued, whatever act, weight and latent_init say.
+      name: a key of `MODELS` or `SUPERNETS`. Networks of `REAL_MODELS` are real-valued, whatever act, weight and
+        latent_init say.
       num_classes: outputs of the head, or channels of the map.
       dtype: of the computation. Parameters and statistics are float32, or float64 if `dtype` is.
       act: a key of `binarize.DERIVATIVES`, of `binarize.REAL` for a real-valued activation, or a derivative d(x) or
         d(x, progress).
       weight: a key of `binarize.WEIGHTS`, "real" among them, or a weight binarizer w -> (b, alpha).
       latent_init: a key of `LATENT_INITS`.
-      bn_axis: pmapped axis over which batch norm statistics are averaged; None for statistics per device.
-      decoder: a key of `DECODERS`: the network, none of `ALEXNETS`, is its encoder, and a map comes out; "" for
+      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
+      decoder: a key of `DECODERS`: the network, none of `NO_ENCODERS`, is its encoder, and a map comes out; "" for
         logits.
+      genes: of a network of `SEARCHED`; () for its largest.
 
     Returns:
       A module: `module.init(key, images)` and `module.apply(variables, images, train=False, progress=1.0)`, images
       NHWC, progress from 0 to 1 for binarizers that change during the training.
 
     Raises:
-      BadInput: an unknown name, or no encoder; the message lists the known ones.
+      BadInput: an unknown name, or no encoder; the message lists the known ones. Genes of a network that has none.
     """
     fields = {
         "activation": binarize.activation(act),
@@ -70,12 +90,16 @@ def build(
         "latent_init": lookup(LATENT_INITS, latent_init, "latent_init"),
     }
     precision = {"dtype": dtype, "param_dtype": jnp.promote_types(dtype, jnp.float32)}
-    network = partial(lookup(MODELS, name, "model"), **({} if name in REAL_MODELS else fields), bn_axis=bn_axis)
+    real = name in REAL_MODELS | PRUNING
+    network = partial(lookup(MODELS | SUPERNETS, name, "model"), **({} if real else fields), bn_over=bn_over)
+    if genes:
+        lookup(SEARCHED, name, "network that genes name")
+        network = partial(network, genes=tuple(genes))
     if not decoder:
         return network(num_classes=num_classes, **precision)
     make = lookup(DECODERS, decoder, "decoder")
-    if name in ALEXNETS:
-        raise BadInput(f"{name} is no encoder of maps; known: {', '.join(sorted(set(MODELS) - set(ALEXNETS)))}")
+    if name in NO_ENCODERS:
+        raise BadInput(f"{name} is no encoder of maps; known: {', '.join(sorted(set(MODELS) - set(NO_ENCODERS)))}")
     return make(
-        make_encoder=partial(network, num_classes=0), outputs=num_classes, bn_axis=bn_axis, **fields, **precision
+        make_encoder=partial(network, num_classes=0), outputs=num_classes, bn_over=bn_over, **fields, **precision
     )

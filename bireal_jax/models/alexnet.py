@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bireal_jax.layers import NO_PADDING, BatchNorm, BinaryConv, Conv
+from bireal_jax.norm import Over
 
 STEM = {"kernel_size": (11, 11), "strides": (4, 4), "padding": ((3, 4), (3, 4))}  # 224 pixels to 56, Keras' "same"
 
@@ -27,7 +28,7 @@ class BinaryAlexNet(nn.Module):
       num_classes: outputs of the head.
       activation, weight: binarizers, from `binarize.activation` and `binarize.weight`.
       latent_init: initializer of the binary weights.
-      bn_axis: pmapped axis of cross-replica batch norm, or None.
+      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
       dtype, param_dtype: of the computation and of the parameters.
     """
 
@@ -35,7 +36,7 @@ class BinaryAlexNet(nn.Module):
     activation: Callable
     weight: Callable
     latent_init: Callable
-    bn_axis: str | None = None
+    bn_over: Over = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -44,7 +45,7 @@ class BinaryAlexNet(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
         precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = partial(BatchNorm, self.bn_axis, 0.9, 1e-3, **precision)
+        norm = partial(BatchNorm, self.bn_over, 0.9, 1e-3, **precision)
         layer = partial(
             BinaryConv, activation=partial(self.activation, progress=progress),
             weight=partial(self.weight, progress=progress), latent_init=self.latent_init, **precision,
@@ -73,7 +74,7 @@ class XNORNet(nn.Module):
     activation: Callable
     weight: Callable
     latent_init: Callable
-    bn_axis: str | None = None
+    bn_over: Over = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -82,7 +83,7 @@ class XNORNet(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
         precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = partial(BatchNorm, self.bn_axis, 0.9, **precision)
+        norm = partial(BatchNorm, self.bn_over, 0.9, **precision)
         layer = partial(
             BinaryConv, activation=partial(self.activation, progress=progress),
             weight=partial(self.weight, progress=progress), latent_init=self.latent_init, **precision,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from bireal_jax.binarize import leaky_clip
 from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense, RPReLU
+from bireal_jax.norm import Over
 from bireal_jax.pool import avg_pool, global_avg_pool, max_pool
 
 Module = Callable[..., Any]
@@ -116,7 +117,7 @@ class BiRealNet(nn.Module):
       norm_first: batch norm before the sign instead of behind the convolution. Not with bottlenecks.
       conv_bias: binary convolutions have a bias.
       react: learned thresholds before the sign and RPReLU behind the sum, as ReActNet. Not with bottlenecks.
-      bn_axis: pmapped axis of cross-replica batch norm, or None.
+      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
       dtype, param_dtype: of the computation and of the parameters.
     """
 
@@ -133,7 +134,7 @@ class BiRealNet(nn.Module):
     norm_first: bool = False
     conv_bias: bool = False
     react: bool = False
-    bn_axis: str | None = None
+    bn_over: Over = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -146,7 +147,7 @@ class BiRealNet(nn.Module):
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
         """`progress`: how far the training is, from 0 to 1, for binarizers that change with it."""
         precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv, norm = partial(Conv, **precision), partial(BatchNorm, self.bn_axis, **precision)
+        conv, norm = partial(Conv, **precision), partial(BatchNorm, self.bn_over, **precision)
         binary_conv = partial(
             BinaryConv, activation=partial(self.activation, progress=progress),
             weight=partial(self.weight, progress=progress), latent_init=self.latent_init, use_bias=self.conv_bias,

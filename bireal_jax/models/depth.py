@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense
+from bireal_jax.norm import Over
 from bireal_jax.pool import upsample
 
 LEAST = 16  # channels of a block
@@ -43,7 +44,7 @@ class MapNet(nn.Module):
       make_encoder: a network of the package that still lacks dtype and param_dtype, with num_classes=0.
       outputs: channels of the map.
       activation, weight, latent_init: of the decoder's binary convolutions, as of the encoder's.
-      bn_axis: pmapped axis of cross-replica batch norm, or None.
+      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
       dtype, param_dtype: of the computation and of the parameters.
     """
 
@@ -52,7 +53,7 @@ class MapNet(nn.Module):
     activation: Callable
     weight: Callable
     latent_init: Callable
-    bn_axis: str | None = None
+    bn_over: Over = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -65,7 +66,7 @@ class MapNet(nn.Module):
     def __call__(self, x, train: bool = False, progress=1.0):
         """[n, h, w, channels] -> [n, h / 2, w / 2, outputs]; of an encoder whose stride is 2, [n, h, w, outputs]."""
         precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv, norm = partial(Conv, **precision), partial(BatchNorm, self.bn_axis, **precision)
+        conv, norm = partial(Conv, **precision), partial(BatchNorm, self.bn_over, **precision)
         binary_conv = partial(
             BinaryConv, activation=partial(self.activation, progress=progress),
             weight=partial(self.weight, progress=progress), latent_init=self.latent_init, **precision,

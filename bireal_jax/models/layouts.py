@@ -81,6 +81,11 @@ class Layout:
         return 1 + max(g for g in self.genes if g is not None)
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many values each gene has."""
+        return (SCALES,) * self.num_genes
+
+    @property
     def stride(self) -> int:
         """The product of all strides."""
         total = 2 if self.resnet else 1
@@ -165,5 +170,5 @@ LAYOUTS = {
         [(44, 1, 2), (22, 1, 1), (33, 2, 2), (44, 3, 2), (88, 4, 2), (132, 3, 1), (224, 3, 2), (448, 1, 1)], 1280
     ),
     "r50": resnet(64, [(256, 3), (512, 4), (1024, 6), (2048, 3)]),
-    "mbv1_tiny": mobilenet_v1([16, 32, 64, 64], [1, 1, 2, 1]),
+    "mbv1_tiny": mobilenet_v1([16, 32, 32, 64, 64, 64], [1, 1, 1, 2, 1, 1]),
 }

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bireal_jax.layers import BatchNorm, Dense, conv2d, symmetric, torch_uniform
+from bireal_jax.layers import MOMENTUM, BatchNorm, Dense, conv2d, symmetric, torch_uniform
 from bireal_jax.models.layouts import IMAGE, SCALES, Block, Conv, Layout, scaled
-from bireal_jax.norm import normalize_batch
+from bireal_jax.norm import Over, normalize_batch
 from bireal_jax.pool import global_avg_pool, max_pool
 
 # (block, convolution, x, name) -> batch norm of the convolution
@@ -76,8 +76,8 @@ class ScaleNorm(nn.Module):
     """
 
     affine: bool
-    axis_name: str | None = None
-    momentum: float = 0.9
+    over: Over = None
+    momentum: float = MOMENTUM
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -94,11 +94,10 @@ class ScaleNorm(nn.Module):
         if not train:
             mean, var = means.value[scale_id].astype(wide), variances.value[scale_id].astype(wide)
             return ((x.astype(wide) - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
-        axis = None if self.is_initializing() else self.axis_name
-        y, mean, var = normalize_batch(x.astype(self.dtype), scale, bias, self.epsilon, axis)
+        over = None if self.is_initializing() else self.over
+        y, mean, var = normalize_batch(x.astype(self.dtype), scale, bias, self.epsilon, over)
         if not self.is_initializing():
-            count = x.size // x.shape[-1] * (lax.axis_size(axis) if axis else 1)
-            for table, new in ((means, mean), (variances, var * (count / max(count - 1, 1)))):
+            for table, new in ((means, mean), (variances, var)):
                 row = self.momentum * table.value[scale_id] + (1 - self.momentum) * new.astype(self.param_dtype)
                 table.value = table.value.at[scale_id].set(row)
         return y
@@ -113,15 +112,25 @@ class PruningNet(nn.Module):
     Attributes:
       num_classes: outputs of the head, an ordinary layer.
       layout: the network.
-      bn_axis: pmapped axis of cross-replica batch norm, or None.
+      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
       dtype, param_dtype: of the computation and of the parameters.
     """
 
     num_classes: int
     layout: Layout
-    bn_axis: str | None = None
+    bn_over: Over = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many values each gene has."""
+        return self.layout.sizes
+
+    @property
+    def total_stride(self) -> int:
+        """The product of all strides: the smallest image side, in pixels, and what a side should divide by."""
+        return self.layout.stride
 
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0, genes=None):  # [n, h, w, channels] -> [n, num_classes]
@@ -144,7 +153,7 @@ class PruningNet(nn.Module):
                 x.astype(self.dtype), kernel.astype(self.dtype), (conv.stride,) * 2, symmetric((side, side)),
                 base if conv.depthwise else 1,
             )  # fmt: skip
-            y = ScaleNorm(conv.affine, self.bn_axis, **precision, name=f"{name}_bn")(y, ids[conv.out], train)
+            y = ScaleNorm(conv.affine, self.bn_over, **precision, name=f"{name}_bn")(y, ids[conv.out], train)
             return y * (jnp.arange(base) < scaled(base, ids[conv.out])).astype(self.dtype)
 
         return Dense(self.num_classes, **precision, name="head")(features(layout, x, unit))
@@ -153,29 +162,40 @@ class PruningNet(nn.Module):
 class Pruned(nn.Module):
     """The network that genes name, with weights of its own: what is trained from scratch in the end.
 
-    Attributes: as of `PruningNet`, and genes, integers.
+    Attributes: as of `PruningNet`, and genes, integers; () for the whole network.
     """
 
     num_classes: int
     layout: Layout
-    genes: tuple[int, ...]
-    bn_axis: str | None = None
+    genes: tuple[int, ...] = ()
+    bn_over: Over = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many values each gene has."""
+        return self.layout.sizes
+
+    @property
+    def total_stride(self) -> int:
+        """The product of all strides: the smallest image side, in pixels, and what a side should divide by."""
+        return self.layout.stride
+
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
-        widths, precision = self.layout.widths(self.genes), {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        genes = self.genes or [size - 1 for size in self.sizes]
+        widths, precision = self.layout.widths(genes), {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def unit(block, conv, x, name):
             y = PlainConv(conv, widths[conv.out], **precision, name=name)(x)
-            return BatchNorm(self.bn_axis, **precision, name=f"{name}_bn")(y, train)
+            return BatchNorm(self.bn_over, **precision, name=f"{name}_bn")(y, train)
 
         return Dense(self.num_classes, **precision, name="head")(features(self.layout, x, unit))
 
 
 class PlainConv(nn.Module):
-    """A row of a layout as a layer with `out` channels; parameter `kernel`."""
+    """A row of a layout as a layer with `out` channels; parameter `kernel`, or `depthwise`, which does not decay."""
 
     row: Conv
     out: int
@@ -185,7 +205,8 @@ class PlainConv(nn.Module):
     @nn.compact
     def __call__(self, x):  # [n, h, w, cin] -> [n, h / stride, w / stride, out]
         side, cin = self.row.kernel, 1 if self.row.depthwise else x.shape[-1]
-        kernel = self.param("kernel", torch_uniform(side**2 * cin), (side, side, cin, self.out), self.param_dtype)
+        name = "depthwise" if self.row.depthwise else "kernel"
+        kernel = self.param(name, torch_uniform(side**2 * cin), (side, side, cin, self.out), self.param_dtype)
         return conv2d(
             x.astype(self.dtype), kernel.astype(self.dtype), (self.row.stride,) * 2, symmetric((side, side)),
             self.out if self.row.depthwise else 1,
@@ -212,7 +233,7 @@ def crop(net: PruningNet, variables: Any, genes: Sequence[int], image_shape: tup
         for name, conv in rows.items():
             out, row = widths[conv.out], scales[conv.out]
             cin = 1 if conv.depthwise else image_shape[2] if conv.source == IMAGE else widths[conv.source]
-            params[name] = {"kernel": kernels[name][0][:, :, :cin, :out]}
+            params[name] = {"depthwise" if conv.depthwise else "kernel": kernels[name][0][:, :, :cin, :out]}
             learned = variables["params"].get(f"{name}_bn")
             params[f"{name}_bn"] = (
                 {leaf: learned[leaf][row, :out] for leaf in ("scale", "bias")}

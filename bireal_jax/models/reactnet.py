@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense, RPReLU
 from bireal_jax.models.bireal import BiRealNet
+from bireal_jax.norm import Over
 from bireal_jax.pool import avg_pool, global_avg_pool
 
 Module = Callable[..., Any]
@@ -37,6 +38,7 @@ class Block(nn.Module):
     features: int
     strides: int
     real_groups: int
+    spatial_conv: Module
     binary_conv: Module
     conv: Module
     norm: Module
@@ -45,7 +47,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, train):  # [n, h, w, c] -> [n, h / strides, w / strides, features]
         channels = x.shape[-1]
-        y = self.binary_conv(channels, strides=(self.strides, self.strides), name="binary_conv1")(x)
+        y = self.spatial_conv(channels, strides=(self.strides, self.strides), name="binary_conv1")(x)
         y = self.norm(name="bn1")(y, train) + (avg_pool(x, self.strides) if self.strides > 1 else x)
         y = self.rprelu(name="rprelu1")(y)
         copies = self.features // channels
@@ -69,7 +71,8 @@ class ReActNet(nn.Module):
       stem, widths: channels behind the stem and behind each block.
       real_groups: where the channels double, the pointwise convolutions are real-valued, each in so many groups; 0 for
         1-bit ones.
-      bn_axis: pmapped axis of cross-replica batch norm, or None.
+      react: learned thresholds before the sign and RPReLU behind the sum; without them the sign alone is not linear.
+      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
       dtype, param_dtype: of the computation and of the parameters.
     """
 
@@ -80,7 +83,8 @@ class ReActNet(nn.Module):
     stem: int = STEM
     widths: tuple[int, ...] = WIDTHS
     real_groups: int = 0
-    bn_axis: str | None = None
+    react: bool = True
+    bn_over: Over = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -89,22 +93,27 @@ class ReActNet(nn.Module):
         """The product of all strides: the smallest image side, in pixels, and what a side should divide by."""
         return 2 ** len({self.stem, *self.widths} - {self.widths[0]})
 
-    @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
         """`progress`: how far the training is, from 0 to 1, for binarizers that change with it."""
+        return self.network(x, train, progress, lambda i, conv: conv)
+
+    @nn.compact
+    def network(self, x, train, progress, spatial: Callable[[int, partial], partial]):
+        """`spatial`: (block, maker of a binary convolution) -> maker of its 3x3 convolution."""
         precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv, norm = partial(Conv, **precision), partial(BatchNorm, self.bn_axis, **precision)
+        conv, norm = partial(Conv, **precision), partial(BatchNorm, self.bn_over, **precision)
         binary_conv = partial(
             BinaryConv, activation=partial(self.activation, progress=progress),
-            weight=partial(self.weight, progress=progress), latent_init=self.latent_init, learned_threshold=True,
-            **precision,
+            weight=partial(self.weight, progress=progress), latent_init=self.latent_init,
+            learned_threshold=self.react, **precision,
         )  # fmt: skip
+        rprelu = partial(RPReLU, **precision) if self.react else lambda name: lambda y: y
         x = conv(self.stem, strides=(2, 2), name="stem_conv")(x)
         x = norm(name="stem_bn")(x, train)
         for i, features in enumerate(self.widths):
             x = Block(
-                features, 2 if i > 0 and features > x.shape[-1] else 1, self.real_groups, binary_conv, conv, norm,
-                partial(RPReLU, **precision), name=f"block{i + 1}",
+                features, 2 if i > 0 and features > x.shape[-1] else 1, self.real_groups, spatial(i, binary_conv),
+                binary_conv, conv, norm, rprelu, name=f"block{i + 1}",
             )(x, train)  # fmt: skip
         return Dense(self.num_classes, **precision, name="head")(global_avg_pool(x)) if self.num_classes else x
 

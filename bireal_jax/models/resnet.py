@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from bireal_jax.layers import BatchNorm, Conv, Dense
+from bireal_jax.norm import Over
 from bireal_jax.pool import global_avg_pool, max_pool
 
 # torchvision's initialization of convolutions: N(0, 2 / fan_out)
@@ -50,7 +51,7 @@ class ResNet(nn.Module):
       num_classes: outputs of the head; 0 for none, as of `BiRealNet`.
       bottleneck: three convolutions a block, the last four times as wide, instead of two.
       imagenet_stem: 7x7 convolution at stride 2 and max pool, instead of a 3x3 convolution.
-      bn_axis: pmapped axis of cross-replica batch norm, or None.
+      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
       dtype, param_dtype: of the computation and of the parameters. Behind the pooling it computes in float32 or wider.
     """
 
@@ -59,7 +60,7 @@ class ResNet(nn.Module):
     num_classes: int
     bottleneck: bool = False
     imagenet_stem: bool = True
-    bn_axis: str | None = None
+    bn_over: Over = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -73,7 +74,7 @@ class ResNet(nn.Module):
         """`progress` is there for the sake of the other models: nothing changes with it."""
         precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(Conv, kernel_init=fan_out_normal, **precision)
-        norm = partial(BatchNorm, self.bn_axis, **precision)
+        norm = partial(BatchNorm, self.bn_over, **precision)
         size, stride = ((7, 7), (2, 2)) if self.imagenet_stem else ((3, 3), (1, 1))
         x = nn.relu(norm(name="stem_bn")(conv(self.widths[0], size, stride, name="stem_conv")(x), train))
         x = max_pool(x) if self.imagenet_stem else x

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from bireal_jax.binarize import clip
 from bireal_jax.layers import NO_PADDING, BatchNorm, BinaryConv, Conv, Dense
+from bireal_jax.norm import Over
 
 WIDTHS = (128, 128, 256, 256, 512, 512)
 
@@ -28,7 +29,7 @@ class VGGSmall(nn.Module):
       num_classes: outputs of the head; 0 for none, as of `BiRealNet`.
       activation, weight: binarizers, from `binarize.activation` and `binarize.weight`.
       latent_init: initializer of the latent weights.
-      bn_axis: pmapped axis of cross-replica batch norm, or None.
+      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
       dtype, param_dtype: of the computation and of the parameters.
     """
 
@@ -36,7 +37,7 @@ class VGGSmall(nn.Module):
     activation: Callable
     weight: Callable
     latent_init: Callable
-    bn_axis: str | None = None
+    bn_over: Over = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -45,7 +46,7 @@ class VGGSmall(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
         precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = partial(BatchNorm, self.bn_axis, **precision)
+        norm = partial(BatchNorm, self.bn_over, **precision)
         binary = {
             "activation": partial(self.activation, progress=progress),
             "weight": partial(self.weight, progress=progress),
@@ -73,7 +74,7 @@ class BinaryNet(nn.Module):
     activation: Callable
     weight: Callable
     latent_init: Callable
-    bn_axis: str | None = None
+    bn_over: Over = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -82,7 +83,7 @@ class BinaryNet(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
         precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = partial(BatchNorm, self.bn_axis, 0.99, 1e-3, use_scale=False, **precision)
+        norm = partial(BatchNorm, self.bn_over, 0.99, 1e-3, use_scale=False, **precision)
         layer = partial(
             BinaryConv,
             activation=partial(self.activation, progress=progress),

@@ -36,12 +36,16 @@ def _load_engine() -> ctypes.CDLL | None:
     if spec is None or not spec.origin:
         return None
     library = ctypes.CDLL(spec.origin)
-    for name, result in {
-        "load_memory": ctypes.c_void_p, "free": None, "run_u8": ctypes.c_int, "run_f32": ctypes.c_int,
-        "kernels": ctypes.c_char_p, "profile": ctypes.c_int, "memory": ctypes.c_size_t, "work": ctypes.c_double,
-        "tensor": ctypes.c_int,
-    }.items():  # fmt: skip
-        getattr(library, f"bireal_{name}").restype = result
+    address, size, number, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_char_p
+    for name, result, arguments in (
+        ("load_memory", address, (text, size, ctypes.POINTER(_Options), text)), ("free", None, (address,)),
+        ("run_u8", number, (address, address, size, address, text)),
+        ("run_f32", number, (address, address, size, address, text)), ("kernels", text, (address,)),
+        ("profile", number, (address, address, number, address, text)), ("memory", size, (address,)),
+        ("work", ctypes.c_double, (address,)), ("tensor", number, (address, number, address)),
+    ):  # fmt: skip
+        function = getattr(library, f"bireal_{name}")
+        function.restype, function.argtypes = result, arguments
     return library
 
 
@@ -98,8 +102,7 @@ class Network:
         run = _engine.bireal_run_u8 if images.dtype == np.uint8 else _engine.bireal_run_f32
         error = ctypes.create_string_buffer(_ERROR_SIZE)
         logits = np.empty((len(images), *self.output_shape), np.float32)
-        if run(self._handle, images.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(len(images)),
-               logits.ctypes.data_as(ctypes.c_void_p), error):  # fmt: skip
+        if run(self._handle, images.ctypes.data, len(images), logits.ctypes.data, error):
             raise BadInput(error.value.decode(errors="replace"))
         return logits
 
@@ -114,7 +117,7 @@ class Network:
         found = []
         for i in range(len(self._program.spec["ops"]) + 1):
             found.append(np.empty(self._program.shape(i), np.float32))
-            if _engine.bireal_tensor(self._handle, i, found[-1].ctypes.data_as(ctypes.c_void_p)):
+            if _engine.bireal_tensor(self._handle, i, found[-1].ctypes.data):
                 raise RuntimeError(f"tensor {i} is not there")
         return found
 
@@ -133,8 +136,7 @@ class Network:
             raise BadInput("only the compiled engine is profiled, on a uint8 image")
         ops, error = self._program.spec["ops"], ctypes.create_string_buffer(_ERROR_SIZE)
         seconds = np.empty(len(ops))
-        pointers = (a.ctypes.data_as(ctypes.c_void_p) for a in (image, seconds))
-        if _engine.bireal_profile(self._handle, next(pointers), repeats, next(pointers), error):
+        if _engine.bireal_profile(self._handle, image.ctypes.data, repeats, seconds.ctypes.data, error):
             raise BadInput(error.value.decode(errors="replace"))
         return [(op, float(s)) for op, s in zip(ops, seconds, strict=True) if s]
 
@@ -189,7 +191,7 @@ def load(
         )
     data, error = Path(path).read_bytes(), ctypes.create_string_buffer(_ERROR_SIZE)
     options = _Options(threads, PRECISIONS.index(precision), unfused, kernels and kernels.encode(), max_memory)
-    handle = _engine.bireal_load_memory(data, ctypes.c_size_t(len(data)), ctypes.byref(options), error)
+    handle = _engine.bireal_load_memory(data, len(data), ctypes.byref(options), error)
     if not handle:
         raise BadInput(f"{path}: {error.value.decode(errors='replace')}")
-    return Network(program, ctypes.c_void_p(handle), unfused)
+    return Network(program, handle, unfused)

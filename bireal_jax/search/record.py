@@ -7,9 +7,10 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bireal_jax import workdir
@@ -41,7 +42,7 @@ class Candidate:
 def search(
     problem: Problem, make: Callable[[Problem, Settings, int], Algorithm], score: Score, directory: Path, *,
     space: str, settings: Settings | None = None, seed: int = 0, values: Callable[[Genes], Sequence[int]] = list,
-    together: int = 1, say: Callable[[Candidate], Any] = lambda candidate: None,
+    together: int = 1, judge: str = "", say: Callable[[Candidate], Any] = lambda candidate: None,
 ) -> Candidate:  # fmt: skip
     """Runs an algorithm from wherever an earlier start in the same directory was cut off.
 
@@ -54,6 +55,7 @@ def search(
       settings, seed: of the algorithm.
       values: what genes stand for, as channels or groups.
       together: candidates scored, and saved, at a time.
+      judge: what the scores come from; a search is not resumed with another one.
       say: told of every candidate that was scored.
 
     Returns:
@@ -67,9 +69,9 @@ def search(
     settings = settings or Settings()
     identity = {
         "space": space, "sizes": list(problem.sizes), "budget": [problem.low, problem.high],
-        "algorithm": getattr(make, "__name__", ""), "seed": seed, "settings": asdict(settings),
+        "algorithm": getattr(make, "__name__", ""), "seed": seed, "settings": asdict(settings), "judge": judge,
     }  # fmt: skip
-    found = _load(directory / STATE, identity)
+    found = load(directory / STATE, identity)
     algorithm, number = make(problem, settings, seed), 0
     generation = next(algorithm, {})
     while generation:
@@ -110,7 +112,16 @@ def front(candidates: list[Candidate]) -> list[Candidate]:
     return kept
 
 
-def _load(path: Path, identity: dict[str, Any]) -> dict[Genes, Candidate]:
+def load(path: Path, identity: Mapping[str, Any] = MappingProxyType({})) -> dict[Genes, Candidate]:
+    """What a search has scored so far, in order; {} where none has begun.
+
+    Args:
+      path: of search_state.json.
+      identity: what it must say of its search.
+
+    Raises:
+      BadInput: it is damaged, or of another search.
+    """
     if not path.exists():
         return {}
     try:
@@ -145,34 +156,6 @@ def _save(directory, identity, candidates, values):
     workdir.write(directory / "best_arch.json", json.dumps(arch, indent=1) + "\n")
     workdir.write(directory / "candidates.csv", table.getvalue())
     workdir.write(directory / STATE, json.dumps(identity | {"candidates": [asdict(c) for c in candidates]}) + "\n")
-
-
-def load_arch(path: Path, space: str, sizes: Sequence[int]) -> Genes:
-    """The genes of a best_arch.json.
-
-    Args:
-      path: of the file.
-      space: name of the space that they must be of.
-      sizes: how many values each gene has there.
-
-    Raises:
-      BadInput: no such file, or not of this space.
-    """
-    try:
-        stored = json.loads(path.read_text())
-        name, genes = stored["space"], tuple(int(g) for g in stored["genes"])
-    except OSError as error:
-        raise BadInput(f"no architecture at {path}: {error.strerror}; a search writes best_arch.json") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path} is no best_arch.json: {error!r}") from None
-    if name != space:
-        raise BadInput(f"{path} is of the space {name!r}, the model takes one of {space!r}; search in that space")
-    if len(genes) != len(sizes):
-        raise BadInput(f"{path} has {len(genes)} genes, {space} has {len(sizes)}; search anew")
-    for i, (gene, size) in enumerate(zip(genes, sizes, strict=True)):
-        if not 0 <= gene < size:
-            raise BadInput(f"{path}: gene {i} is {gene}, it must be in 0..{size - 1}")
-    return genes
 
 
 def picture(candidates: list[Candidate], budget: tuple[float, float], unit: str, path: Path) -> None:

@@ -4,11 +4,13 @@ Costs are in millions of operations on one image, counted as the papers' authors
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
-from bireal_jax.models.layouts import IMAGE, LAYOUTS, SCALES, Block, Conv, Layout
+from bireal_jax.errors import lookup
+from bireal_jax.models.ebn import CHOICES, EBNS, group_numbers
+from bireal_jax.models.layouts import IMAGE, LAYOUTS, SCALES, Block, Conv, Layout, scaled
 from bireal_jax.models.reactnet import STEM, WIDTHS
 
 MILLION = 1e6
@@ -29,6 +31,8 @@ class Widths:
     image_shape: tuple[int, int, int] = (224, 224, 3)
     num_classes: int = 1000
 
+    costs = ("flops", "macs")  # methods
+
     @property
     def layout(self) -> Layout:
         """The table of the network."""
@@ -37,7 +41,7 @@ class Widths:
     @property
     def sizes(self) -> tuple[int, ...]:
         """How many values each gene has."""
-        return (SCALES,) * self.layout.num_genes
+        return self.layout.sizes
 
     def values(self, genes: Sequence[int]) -> list[int]:
         """The channels of every slot of the layout."""
@@ -59,6 +63,28 @@ class Widths:
         """
         biases = self.num_classes / MILLION
         return self._sum(self._mac_terms, widths) + self._sum(self._element_terms, widths) + biases
+
+    def operations(self, widths: Sequence[int]) -> list[str]:
+        """Its convolutions and its head, as a table of latencies names them."""
+        factors = [*widths, 1, self.image_shape[2]]
+        rows = (
+            (conv, before, side, factors[conv.source], factors[conv.out]) for conv, before, side, _ in self._convs()
+        )
+        return [*(_operation(*row) for row in rows), f"dense {widths[self.layout.last]} {self.num_classes}"]
+
+    def all_operations(self) -> set[str]:
+        """The operations of all networks of the space."""
+        options = [{base} if gene is None else {scaled(base, i) for i in range(SCALES)} for base, gene in self._slots()]
+        options += [{1}, {self.image_shape[2]}]
+        found = {f"dense {width} {self.num_classes}" for width in options[self.layout.last]}
+        for conv, before, side, _ in self._convs():
+            for cout in options[conv.out]:
+                inputs = {cout} if conv.depthwise else options[conv.source]
+                found |= {_operation(conv, before, side, cin, cout) for cin in inputs}
+        return found
+
+    def _slots(self):
+        return zip(self.layout.bases, self.layout.genes, strict=True)
 
     def _sum(self, terms, widths):
         factors = [*widths, 1, self.image_shape[2]]  # ONE and IMAGE are the last two
@@ -101,6 +127,11 @@ class Widths:
                 side = -(-side // 2)
 
 
+def _operation(conv, before, side, cin, cout):
+    kind = "depthwise" if conv.depthwise else "conv"
+    return f"{kind} {conv.kernel}x{conv.kernel}/{conv.stride} {before}x{before}x{cin} {side}x{side}x{cout}"
+
+
 @dataclass(frozen=True)
 class Groups:
     """Group numbers of the 3x3 convolutions of a binary MobileNet (EBN, Phan et al., CVPR 2020).
@@ -115,21 +146,22 @@ class Groups:
       num_classes: outputs of the head.
     """
 
-    choices: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    choices: tuple[int, ...] = CHOICES
     stem: int = STEM
     widths: tuple[int, ...] = WIDTHS
     image_shape: tuple[int, int, int] = (224, 224, 3)
     num_classes: int = 1000
 
-    name = "ebn"
+    costs = ("ops", "bops")  # methods
 
     @cached_property
     def _layers(self) -> list[tuple[int, int, int, list[int]]]:
         """(inputs, outputs, side of the output, group numbers to choose from) of every block."""
         found, channels, side = [], self.stem, -(-self.image_shape[0] // 2)
-        for i, out in enumerate(self.widths):
+        numbers = group_numbers(self.choices, self.stem, self.widths)
+        for i, (out, options) in enumerate(zip(self.widths, numbers, strict=True)):
             side = -(-side // 2) if i and out > channels else side
-            found.append((channels, out, side, [g for g in self.choices if channels % g == 0]))
+            found.append((channels, out, side, options))
             channels = out
         return found
 
@@ -152,3 +184,47 @@ class Groups:
         side = -(-self.image_shape[0] // 2)
         flops = 9 * self.image_shape[2] * self.stem * side**2 + self.widths[-1] * self.num_classes
         return flops / MILLION + self.bops(genes) / 64
+
+    def operations(self, groups: Sequence[int]) -> list[str]:
+        """Its convolutions and its head, as a table of latencies names them."""
+        found, before = self._ends(), -(-self.image_shape[0] // 2)
+        for number, (cin, out, side, _) in zip(groups, self._layers, strict=True):
+            found += _pair(number, before, cin, out, side)
+            before = side
+        return found
+
+    def all_operations(self) -> set[str]:
+        """The operations of all networks of the space."""
+        longest = max(self.sizes)
+        networks = ([options[min(i, len(options) - 1)] for *_, options in self._layers] for i in range(longest))
+        return {name for groups in networks for name in self.operations(groups)}
+
+    def _ends(self):
+        (size, _, channels), side = self.image_shape, -(-self.image_shape[0] // 2)
+        stem = f"conv 3x3/2 {size}x{size}x{channels} {side}x{side}x{self.stem}"
+        return [stem, f"dense {self.widths[-1]} {self.num_classes}"]
+
+
+def _pair(groups, before, cin, out, side):
+    """The two convolutions of a block."""
+    spatial = f"binary 3x3/{before // side} {before}x{before}x{cin} {side}x{side}x{cin} groups {groups}"
+    return [spatial, f"binary 1x1/1 {side}x{side}x{cin} {side}x{side}x{out} groups 1"]
+
+
+# name of a network that genes name -> its space, which lacks image_shape and num_classes
+SPACES: dict[str, Callable[..., Widths | Groups]] = {f"metaprune_{name}": partial(Widths, name) for name in LAYOUTS}
+SPACES |= {name: partial(Groups, **row) for name, row in EBNS.items()}
+
+
+def of(name: str, image_shape: tuple[int, int, int], num_classes: int) -> Widths | Groups:
+    """The space of a network that genes name.
+
+    Args:
+      name: a key of `models.SEARCHED`.
+      image_shape: (h, w, c) of the input; square.
+      num_classes: outputs of the head.
+
+    Raises:
+      BadInput: no such network.
+    """
+    return lookup(SPACES, name, "search space")(image_shape=image_shape, num_classes=num_classes)

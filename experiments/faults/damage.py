@@ -1,10 +1,9 @@
-"""Damages checkpoint files at random, restores, and counts what was noticed: python -m experiments.faults.damage"""
+"""One file of a checkpoint is damaged at random, and the checkpoint is restored as a training run does it."""
 
 import collections
 import logging
 import random
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -12,18 +11,20 @@ import numpy as np
 
 from bireal_jax.checkpoint import Checkpoints
 from bireal_jax.errors import BadInput
+from experiments.faults.bench import Bench
 
 KINDS = ("bit flip", "truncation", "4 KiB zeroed", "missing file", "swapped file")
+TRIALS = 20  # in a row of the results
 
 
-def trees(step):
+def trees(step: int) -> dict:
     """A state of a few arrays: 70 kB."""
     rng = np.random.default_rng(step)
     rest = {"step": np.int32(step), "moments": (rng.normal(size=(60, 50)),), "signs": [np.arange(9, dtype=np.uint8)]}
     return {"variables": {"params": {"w": rng.normal(size=(200, 50)).astype(np.float32)}}, "rest": rest}
 
 
-def damage(kind, step, rng):
+def damage(kind: str, step: Path, rng: random.Random) -> None:
     """Harms one file of the checkpoint below `step`; a swapped one comes from the checkpoint before."""
     files = [path for path in step.rglob("*") if path.is_file() and path.stat().st_size]
     path = rng.choice(sorted(files))
@@ -43,7 +44,7 @@ def damage(kind, step, rng):
         path.unlink()
 
 
-def trial(kind, whole, rng):
+def trial(kind: str, whole: Path, rng: random.Random) -> str:
     """One of: the step before, harmless (restored right), an error, silently wrong."""
     with tempfile.TemporaryDirectory() as place:
         shutil.copytree(whole, Path(place) / "c")
@@ -54,9 +55,13 @@ def trial(kind, whole, rng):
         except BadInput:
             return "an error"
         step, restored = found or (0, None)
-        wanted = trees(step)
-        same = restored and all(np.array_equal(a, b) for a, b in zip(_leaves(restored), _leaves(wanted), strict=True))
-        return ("harmless" if step == 2 else "the step before") if same else "silently wrong"
+        right = restored and same(restored, trees(step))
+        return ("harmless" if step == 2 else "the step before") if right else "silently wrong"
+
+
+def same(restored: dict, wanted: dict) -> bool:
+    """Whether two results of `trees` are equal bit for bit."""
+    return all(np.array_equal(a, b) for a, b in zip(_leaves(restored), _leaves(wanted), strict=True))
 
 
 def _leaves(tree):
@@ -64,21 +69,18 @@ def _leaves(tree):
     return [tree["variables"]["params"]["w"], rest["step"], rest["moments"][0], rest["signs"][0]]
 
 
-def main(trials):
-    """Prints a table of so many trials of each kind."""
-    logging.disable(logging.WARNING)
-    rng = random.Random(0)
-    with tempfile.TemporaryDirectory() as place:
-        with Checkpoints(Path(place) / "c") as checkpoints:
-            for step in (1, 2):
-                checkpoints.save(step, trees(step), {"top1": float(step)})
-                checkpoints.wait()
-        outcomes = ("the step before", "harmless", "an error", "silently wrong")
-        print("| damage | trials |", " | ".join(outcomes), "|\n|---|" + "---|" * 5)
-        for kind in KINDS:
-            counts = collections.Counter(trial(kind, Path(place) / "c", rng) for _ in range(trials))
-            print(f"| {kind} | {trials} |", " | ".join(str(counts[o]) for o in outcomes), "|", flush=True)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 40)
+def trials(bench: Bench, rng: random.Random, kind: str) -> dict:
+    """So many in a row, of two checkpoints of a small state."""
+    logging.disable(logging.ERROR)
+    place = bench.place()
+    with Checkpoints(place / "c") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, trees(step), {"top1": float(step)})
+            checkpoints.wait()
+    counts = collections.Counter(trial(kind, place / "c", rng) for _ in range(TRIALS))
+    logging.disable(logging.NOTSET)
+    failed = "an error" in counts or "silently wrong" in counts
+    return {
+        "failed": f"{kind}: {dict(counts)}" if failed else "",
+        **{f"{kind}, {outcome}": n for outcome, n in counts.items()},
+    }

@@ -202,7 +202,7 @@ void binary(const Size& s, bool opposite = false) {
   }
   const bool ragged = s.groups > 1 && c.og % unit;  // without an epilogue
   End end(size_t(c.ho) * c.wo, s.co, ragged || draw(0, 3) == 0);
-  c.ph = c.pw = -1;
+  c.band = draw(1, c.ho), c.pw = -1;
   kernels->binary_plan(c);
   Array<uint8_t> packed(c.packed), scratch(c.scratch);
   kernels->binary_pack(c, filters.data, packed.data);
@@ -224,12 +224,14 @@ void binary(const Size& s, bool opposite = false) {
     }
   }
   c.weight = packed.data, c.middle = middle.data, c.pixel_class = pixel_class.data();
-  const int cut = draw(0, c.ph), row = draw(0, c.ho);
-  kernels->binary_prepare(c, map.data, scratch.data, cut, c.ph);
-  kernels->binary_prepare(c, map.data, scratch.data, 0, cut);
-  for (int block = c.groups * c.blocks; block--;) {
-    kernels->binary_rows(c, scratch.data, block, row, c.ho, end.e);
-    kernels->binary_rows(c, scratch.data, block, 0, row, end.e);
+  for (int from = 0, to; from < c.ho; from = to) {
+    to = std::min(c.ho, from + draw(1, c.band));
+    const int row = draw(from, to);
+    kernels->binary_prepare(c, map.data, scratch.data, from, to);
+    for (int block = c.groups * c.blocks; block--;) {
+      kernels->binary_rows(c, scratch.data, from, block, row, to, end.e);
+      kernels->binary_rows(c, scratch.data, from, block, from, row, end.e);
+    }
   }
   end.compare(s.text("binary"), convolve(s, input, weight));
 }
@@ -396,11 +398,11 @@ void winograd(int count) {
     plan_winograd(c);
     const bool narrow = draw(0, 1);
     const int channels = c.c;
-    if (narrow) c.depth += c.depth % 2;
+    if (narrow) c.depth += c.depth % 2, c.last += c.last % 2;
     std::vector<int> input(size_t(c.kh) * c.pw * channels), weight(size_t(c.kh) * c.kw * channels * c.co);
     for (auto& v : input) v = draw(0, 5) ? draw(-128, 127) : draw(0, 1) ? -128 : 127;
     for (auto& v : weight) v = 360 * draw(-3, 3);
-    const size_t length = size_t(c.points) * c.depth * c.tiles, per = size_t(c.points) * c.kh * c.depth * unit;
+    const size_t length = c.points * winograd_pitch(c), per = winograd_weights(c) * unit;
     Array<float> line(winograd_row(c)), lanes(4 * winograd_lane(c)), rows(length * c.kh), packed(per * c.blocks);
     Array<int16_t> line16(line.size), lanes16(lanes.size), rows16(rows.size), packed16(packed.size);
     Array<float> out(c.wo * pitch_of(c.co)), zeros(pitch_of(c.co)), ones(7 * pitch_of(c.co));
@@ -426,9 +428,13 @@ void winograd(int count) {
             taps[j] = weight[((size_t(ky) * c.kw + kx) * channels + k % channels) * c.co + o];
           winograd_filter(c.points, taps, at);
           for (int n = 0; n < c.points; n++) {
-            const size_t row = (size_t(n) * c.kh + ky) * c.depth;
-            packed[o / unit * per + (row + k) * unit + o % unit] = float(at[n]);
-            if (narrow) packed16[o / unit * per + (row / 2 + k / 2) * 2 * unit + o % unit * 2 + k % 2] = int16_t(std::lround(at[n]));
+            if (n == c.points - 1 && k >= c.last) {  // a filter without the highest tap
+              if (at[n] != 0) std::abort();
+              continue;
+            }
+            const size_t place = winograd_place(c, n, ky, k);
+            packed[o / unit * per + place * unit + o % unit] = float(at[n]);
+            if (narrow) packed16[o / unit * per + place / 2 * 2 * unit + o % unit * 2 + k % 2] = int16_t(std::lround(at[n]));
           }
         }
     c.weight = narrow ? static_cast<void*>(packed16.data) : packed.data;

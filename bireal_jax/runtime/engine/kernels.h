@@ -44,7 +44,7 @@ struct Conv {
   size_t packed;            // bytes of the packed weight
   size_t scratch;           // bytes of the prepared input
   int ph, pw;               // the prepared input's rows and columns
-  int band;                 // binary: output rows that are computed together
+  int band;                 // binary: output rows that are prepared and computed together
   int steps;                // binary: of one ky; int16: pairs of one ky
   int n4;                   // binary: nibbles, or words, of a pixel and group
   const void* weight;
@@ -61,23 +61,26 @@ struct Conv {
   int points;  // Winograd's algorithm: 6 or 7, 0 for none
   int depth;   // sw times channels; in 16 bits made even
   int tiles;   // of four outputs
+  int last;    // of depth, at the last point: the highest tap alone, which not all phases have
 };
 
-// Winograd's algorithm: values of an input row with its border, and of a lane; 8 are to spare.
+// Winograd's algorithm: values of an input row with its border, of which 8 are to spare; of a transformed row at one point,
+// made whole vectors; and of a lane.
 inline size_t winograd_row(const Conv& c) { return size_t(4) * (c.tiles + 1) * c.sw * c.cg + 8; }
-inline size_t winograd_lane(const Conv& c) { return size_t(c.tiles + 1) * (c.depth + c.depth % 2) + 8; }
+inline size_t winograd_pitch(const Conv& c) { return (size_t(c.tiles) * c.depth + 31) / 32 * 32; }
+inline size_t winograd_lane(const Conv& c) { return winograd_pitch(c) + c.depth + 8; }
 
 struct Kernels {
   const char* name;
 
-  // Sizes of a binary convolution: fills blocks, packed, scratch, ph, pw, steps, n4.
+  // Sizes of a binary convolution: fills blocks, packed, pw, steps, n4, and scratch for conv.band rows.
   void (*binary_plan)(Conv& conv);
   // bits: [cout, kh, kw, ceil(cg / 8)]. weight: conv.packed bytes, 64-byte aligned.
   void (*binary_pack)(const Conv& conv, const uint8_t* bits, void* weight);
-  // Rows [y0, y1) of conv.ph of the prepared input.
+  // The input of output rows [y0, y1), at most conv.band.
   void (*binary_prepare)(const Conv& conv, const uint8_t* bits, void* scratch, int y0, int y1);
-  // Block `block` of all groups * blocks, output rows [y0, y1).
-  void (*binary_rows)(const Conv& conv, const void* scratch, int block, int y0, int y1, const Epilogue& e);
+  // Block `block` of all groups * blocks, output rows [y0, y1) of those that were prepared from row `from` on.
+  void (*binary_rows)(const Conv& conv, const void* scratch, int from, int block, int y0, int y1, const Epilogue& e);
 
   // Real-valued convolution: input with its border, row by row [ph][pw * c]; output row y, all blocks from b0 to b1.
   // The epilogue's maps begin at `pixel` for the first pixel of row y0.

@@ -51,15 +51,17 @@ constexpr int TILE = 4, LINE = 8;  // pixels of a register tile; pixels side by 
 constexpr int FULL_ADDER_CARRY = 0xd4;  // (x, s, s') -> s ^ s' ? s : x
 
 inline int word_channels(const Conv& c, int word) { return c.cg - 64 * word < 64 ? c.cg - 64 * word : 64; }
-inline size_t group_words(const Conv& c) { return size_t(c.ho * c.wo + LINE - 1) / LINE * LINE * c.steps; }
+inline size_t group_words(const Conv& c) { return size_t(c.band * c.wo / LINE + 2) * LINE * c.steps; }
+// Where the window of a pixel begins, in what was prepared from row `from` on.
+inline size_t window_at(const Conv& c, int from, size_t point) {
+  return (point / LINE - size_t(from) * c.wo / LINE) * c.steps * LINE + point % LINE;
+}
 
 void binary_plan(Conv& c) {
   c.n4 = (c.cg + 63) / 64;
   c.steps = c.kh * c.kw * c.n4;
   c.blocks = (c.og + unit - 1) / unit;
   c.packed = size_t(c.groups) * c.blocks * c.steps * unit * 8;
-  c.ph = c.ho;
-  c.pw = c.wo;
   c.scratch = c.groups * group_words(c) * 8;
 }
 
@@ -136,43 +138,90 @@ inline void prepare_line(const Conv& c, const uint8_t* bits, int y, int x, uint6
   }
 }
 
+// Rows and columns exchanged.
+inline void transpose(__m512i (&m)[8]) {
+  __m512i t[8];
+  UNROLL for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm512_unpacklo_epi64(m[i], m[i + 1]);  // [01][0], [01][2], ...
+    t[i + 1] = _mm512_unpackhi_epi64(m[i], m[i + 1]);
+  }
+  const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), high = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+  UNROLL for (int i = 0; i < 8; i += 4)
+    UNROLL for (int k = 0; k < 2; k++) {  // rows 0 to 3 of columns k and k + 4, then of k + 2 and k + 6
+      m[i + k] = _mm512_permutex2var_epi64(t[i + k], low, t[i + 2 + k]);
+      m[i + 2 + k] = _mm512_permutex2var_epi64(t[i + k], high, t[i + 2 + k]);
+    }
+  UNROLL for (int k = 0; k < 4; k++) {
+    t[k] = _mm512_shuffle_i64x2(m[k], m[4 + k], 0x44);
+    t[4 + k] = _mm512_shuffle_i64x2(m[k], m[4 + k], 0xee);
+  }
+  UNROLL for (int k = 0; k < 8; k++) m[k] = t[k];
+}
+
+// The windows of LINE pixels, which may lie in several rows. A row of a window is contiguous where the only group has
+// whole words.
+inline void prepare_pixels(const Conv& c, const uint8_t* bits, int point, uint64_t* out) {
+  const int64_t* rows[LINE];
+  int ys[LINE];
+  uint64_t there[LINE];  // words of a row of the window that lie within the input
+  const int run = c.kw * c.n4;
+  for (int p = 0, y = point / c.wo, x = point % c.wo; p < LINE; p++) {
+    const int ix = x * c.sw - c.left, from = ix < 0 ? -ix : 0, to = c.w - ix < c.kw ? c.w - ix : c.kw;
+    ys[p] = y * c.sh - c.top;
+    rows[p] = reinterpret_cast<const int64_t*>(bits) + (int64_t(ys[p]) * c.w + ix) * c.n4;
+    there[p] = y < c.ho && from < to ? ~uint64_t(0) >> (64 - (to - from) * c.n4) << from * c.n4 : 0;
+    if (++x == c.wo) x = 0, y++;
+  }
+  const __m512i border = _mm512_set1_epi64(c.pad > 0 ? -1 : 0);
+  __m512i parity = _mm512_setzero_si512();
+  bool whole = c.steps % 2 == 0;
+  for (int ky = 0; ky < c.kh; ky++)
+    for (int i = 0; i < run; i += 8) {
+      __m512i words[8];
+      UNROLL for (int p = 0; p < LINE; p++) {
+        const bool inside = ys[p] + ky >= 0 && ys[p] + ky < c.h;
+        words[p] = _mm512_mask_loadu_epi64(border, inside ? __mmask8(there[p] >> i) : __mmask8(0),
+                                           rows[p] + int64_t(ky) * c.w * c.n4 + i);
+      }
+      transpose(words);
+      UNROLL for (int n = 0; n < 8; n++) {
+        if (i + n >= run) break;
+        parity = _mm512_xor_si512(parity, words[n]);
+        _mm512_store_si512(out, whole ? words[n] : parity);
+        out += LINE, whole = !whole;
+      }
+    }
+}
+
 // The window of one pixel.
 inline void prepare_window(const Conv& c, const uint8_t* bits, int group, int y, int x, uint64_t* out) {
   const size_t pitch = bits_pitch(c.c);
   const int iy = y * c.sh - c.top, ix = x * c.sw - c.left;
-  const bool gapless = c.groups == 1 && c.cg % 64 == 0 && ix >= 0 && ix + c.kw <= c.w;
   Pairs pairs(out, LINE, c.steps);
-  for (int ky = 0; ky < c.kh; ky++) {
-    const bool outside = iy + ky < 0 || iy + ky >= c.h;
-    const uint8_t* row = bits + (outside ? 0 : size_t(iy + ky) * c.w * pitch);
-    if (gapless && !outside) {
-      for (int i = 0, n = c.kw * c.n4; i < n; i++) {
-        uint64_t v;
-        __builtin_memcpy(&v, row + size_t(ix) * pitch + 8 * i, 8);
-        pairs.put(v);
-      }
-      continue;
-    }
+  for (int ky = 0; ky < c.kh; ky++)
     for (int kx = 0; kx < c.kw; kx++)
       for (int n = 0; n < c.n4; n++) {
         const int count = word_channels(c, n);
-        if (outside || ix + kx < 0 || ix + kx >= c.w) pairs.put(c.pad > 0 ? ~uint64_t(0) >> (64 - count) : 0);
-        else pairs.put(channels_at(row + size_t(ix + kx) * pitch, group * c.cg + 64 * n, count));
+        const bool outside = iy + ky < 0 || iy + ky >= c.h || ix + kx < 0 || ix + kx >= c.w;
+        if (outside) pairs.put(c.pad > 0 ? ~uint64_t(0) >> (64 - count) : 0);
+        else pairs.put(channels_at(bits + (size_t(iy + ky) * c.w + ix + kx) * pitch, group * c.cg + 64 * n, count));
       }
-  }
 }
 
-// uint64 [group][pixels / LINE][word][LINE]: the window of each output pixel.
+// uint64 [group][pixels / LINE][word][LINE]: the window of each output pixel, from the line of the first one on.
 void binary_prepare(const Conv& c, const uint8_t* bits, void* scratch, int y0, int y1) {
   const bool lines = c.groups == 1 && c.n4 == 1 && c.sw == 1 && c.wo % LINE == 0;
+  const bool runs = c.groups == 1 && c.cg % 64 == 0 && c.kw * c.n4 <= 64;
+  const int end = y1 * c.wo;
   for (int g = 0; g < c.groups; g++) {
     uint64_t* out = static_cast<uint64_t*>(scratch) + g * group_words(c);
-    for (int point = y0 * c.wo, y = y0; y < y1; y++)
-      for (int x = 0; x < c.wo; x += lines ? LINE : 1, point += lines ? LINE : 1) {
-        uint64_t* window = out + size_t(point / LINE) * c.steps * LINE + point % LINE;
-        if (lines) prepare_line(c, bits, y, x, window);
-        else prepare_window(c, bits, g, y, x, window);
-      }
+    const int step = lines || runs ? LINE : 1;
+    for (int point = y0 * c.wo / step * step; point < end; point += step) {
+      uint64_t* window = out + window_at(c, y0, point);
+      if (lines) prepare_line(c, bits, point / c.wo, point % c.wo, window);
+      else if (runs) prepare_pixels(c, bits, point, window);
+      else prepare_window(c, bits, g, point / c.wo, point % c.wo, window);
+    }
   }
 }
 
@@ -241,10 +290,10 @@ enum class End { plain, any, ragged };
 // The next P pixels of one block of filters. `middle` holds for each class of pixel what a sum is less its mismatches, by
 // two: with padding of 0, which was counted as -1, that depends on the taps beyond the border.
 template <int P, End end>
-inline void points(const Conv& c, const Epilogue& e, const uint64_t* input, const uint64_t* weight, const float* middle,
-                   int first, int count, size_t point) {
+inline void points(const Conv& c, const Epilogue& e, const uint64_t* input, int from, const uint64_t* weight,
+                   const float* middle, int first, int count, size_t point) {
   __m512i counts[P];
-  binary_tile<P>(c.steps, input + point / LINE * c.steps * LINE + point % LINE, weight, counts);
+  binary_tile<P>(c.steps, input + window_at(c, from, point), weight, counts);
   const F16 scale = end == End::plain ? mul(load(e.scale + first), set(-2.f)) : set(-2.f);
   UNROLL for (int p = 0; p < P; p++) {
     const size_t pixel = point + p;
@@ -266,7 +315,7 @@ inline void points(const Conv& c, const Epilogue& e, const uint64_t* input, cons
 }
 
 template <End end>
-void block_rows(const Conv& conv, const void* scratch, int block, int y0, int y1, const Epilogue& epilogue) {
+void block_rows(const Conv& conv, const void* scratch, int from, int block, int y0, int y1, const Epilogue& epilogue) {
   const Conv c = conv;  // copies that no store can change
   const Epilogue e = epilogue;
   const int group = block / c.blocks, b = block % c.blocks;
@@ -276,18 +325,18 @@ void block_rows(const Conv& conv, const void* scratch, int block, int y0, int y1
   const float* middle = c.middle + size_t(block) * c.classes * unit;
   size_t point = size_t(y0) * c.wo;
   const size_t last = size_t(y1) * c.wo;
-  while (point < last && point % TILE) points<1, end>(c, e, input, weight, middle, first, count, point++);
-  for (; point + TILE <= last; point += TILE) points<TILE, end>(c, e, input, weight, middle, first, count, point);
-  while (point < last) points<1, end>(c, e, input, weight, middle, first, count, point++);
+  while (point < last && point % TILE) points<1, end>(c, e, input, from, weight, middle, first, count, point++);
+  for (; point + TILE <= last; point += TILE) points<TILE, end>(c, e, input, from, weight, middle, first, count, point);
+  while (point < last) points<1, end>(c, e, input, from, weight, middle, first, count, point++);
 }
 
-void binary_rows(const Conv& c, const void* scratch, int block, int y0, int y1, const Epilogue& e) {
+void binary_rows(const Conv& c, const void* scratch, int from, int block, int y0, int y1, const Epilogue& e) {
   const int rest = c.og - block % c.blocks * unit;
   const int first = block / c.blocks * c.og + block % c.blocks * unit;
-  if (first % unit || (rest < unit && first + rest != c.co)) block_rows<End::ragged>(c, scratch, block, y0, y1, e);
+  if (first % unit || (rest < unit && first + rest != c.co)) block_rows<End::ragged>(c, scratch, from, block, y0, y1, e);
   else if (e.scale && e.residual && e.act == Act::none && e.out && e.bits && !e.sign_scale)
-    block_rows<End::plain>(c, scratch, block, y0, y1, e);
-  else block_rows<End::any>(c, scratch, block, y0, y1, e);
+    block_rows<End::plain>(c, scratch, from, block, y0, y1, e);
+  else block_rows<End::any>(c, scratch, from, block, y0, y1, e);
 }
 
 }  // namespace

@@ -111,6 +111,12 @@ struct Context {
   Context(const Net& net) : memory(net.workspace), team(net.options.threads) {}
 };
 
+// Bytes of what a thread prepares for a binary convolution.
+inline size_t scratch_of(const Step& step) { return (step.conv.scratch + 63) / 64 * 64; }
+
+// Whether threads share a binary convolution by its rows, or by its filters.
+inline bool by_rows(const Net& net, const Conv& c) { return c.ho >= 8 * net.options.threads; }
+
 // Makes the steps of a network that was parsed, kernels and options chosen. Raises Error where it needs too much memory.
 void plan(Net& net);
 // The part of it that packs the weights of all steps.

@@ -151,7 +151,8 @@ class Planner {
       const int now = int(s);
       const Op& op = ops_[step.op];
       if (op.kind == Kind::conv || op.kind == Kind::binary_conv)
-        step.scratch = claim(std::max(step.conv.scratch, step.int16.scratch), now, now);
+        step.scratch = claim(op.kind == Kind::binary_conv ? net_.options.threads * scratch_of(step)
+                                                          : std::max(step.conv.scratch, step.int16.scratch), now, now);
       if (step.line) step.lines = claim(size_t(net_.options.threads) * step.line, now, now);
       if (step.pool >= 0)
         step.band = claim(size_t(net_.options.threads) * ops_[step.pool].kh * step.conv.wo * pitch_of(step.conv.co) * sizeof(float), now, now);

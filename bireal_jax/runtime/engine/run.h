@@ -174,20 +174,22 @@ class Run {
 
   void binary(const Step& step, const Epilogue& e) {
     const Conv& c = step.conv;
-    void* scratch = at(step.scratch);
     const uint8_t* in = bits(step.input);
-    split(c.ph, [&](int y0, int y1, int) { kernels_.binary_prepare(c, in, scratch, y0, y1); });
     const int blocks = c.groups * c.blocks;
-    if (c.ho >= 8 * context_.team.size())  // by rows: pixels of one thread share no cache line with the other's
-      return split(c.ho, [&](int y0, int y1, int) {
-        for (int y = y0; y < y1; y += c.band)
-          for (int block = 0; block < blocks; block++)
-            kernels_.binary_rows(c, scratch, block, y, std::min(y1, y + c.band), e);
+    auto scratch = [&](int thread) { return at(step.scratch) + thread * scratch_of(step); };
+    if (by_rows(net_, c))  // pixels of one thread share no cache line with the other's
+      return split(c.ho, [&](int y0, int y1, int thread) {
+        for (int y = y0; y < y1; y += c.band) {
+          const int end = std::min(y1, y + c.band);
+          kernels_.binary_prepare(c, in, scratch(thread), y, end);
+          for (int block = 0; block < blocks; block++) kernels_.binary_rows(c, scratch(thread), y, block, y, end, e);
+        }
       });
-    split(blocks * c.ho, [&](int from, int to, int) {  // by filters: each thread reads its own weights
+    split(blocks * c.ho, [&](int from, int to, int thread) {  // by filters: each thread reads its own weights
+      kernels_.binary_prepare(c, in, scratch(thread), 0, c.ho);
       while (from < to) {
         const int block = from / c.ho, y = from % c.ho, end = std::min(c.ho, y + to - from);
-        kernels_.binary_rows(c, scratch, block, y, end, e);
+        kernels_.binary_rows(c, scratch(thread), 0, block, y, end, e);
         from += end - y;
       }
     });
@@ -255,10 +257,10 @@ class Run {
   class Lines {
    public:
     Lines(const Run& run, const Step& step, const Conv& c, const Pixel* pixels, int thread)
-        : run_(run), op_(run.net_.network.ops[step.op]), c_(c), pixels_(pixels), size_(size_t(c.points) * c.tiles * c.depth),
+        : run_(run), op_(run.net_.network.ops[step.op]), c_(c), pixels_(pixels), size_(c.points * winograd_pitch(c)),
           row_(reinterpret_cast<T*>(run.at(step.lines) + size_t(thread) * step.line)), lanes_(row_ + winograd_row(c)),
           ring_(lanes_ + 4 * winograd_lane(c)) {
-      std::memset(row_, 0, winograd_row(c) * sizeof(T));
+      std::memset(row_, 0, (winograd_row(c) + 4 * winograd_lane(c)) * sizeof(T));
     }
     const T* const* window(int y) {
       const int first = y * c_.sh;

@@ -38,9 +38,12 @@ class Packer {
       c.kh = op.kh, c.kw = op.kw, c.sh = op.sh, c.sw = op.sw, c.top = op.top, c.left = op.left;
       c.groups = op.groups, c.pad = op.pad, c.cg = op.in.c / op.groups, c.og = op.out.c / op.groups;
       if (op.kind == Kind::binary_conv) {
+        // So many rows go through all filters in turn that what is prepared of the input stays in the first cache.
+        const bool bands = by_rows(net_, c);
+        c.band = c.ho;
         net_.kernels->binary_plan(c);
-        // So many rows go through all filters in turn, that their part of the prepared input stays in the first cache.
-        c.band = int(std::max<size_t>(1, (size_t(16) << 10) * c.ph / std::max<size_t>(1, c.scratch)));
+        for (const size_t cache = 16 << 10; bands && c.band > 1 && c.scratch > cache; net_.kernels->binary_plan(c))
+          c.band = std::max(1, std::min(c.band - 1, int(size_t(c.band) * cache / c.scratch)));
         net_.charge(c.packed);
         step.weight = Buffer(c.packed);
         net_.kernels->binary_pack(c, op.bits.data(), step.weight.as<void>());
@@ -122,7 +125,7 @@ class Packer {
     c.scratch = pointwise ? 0 : size_t(c.ph) * c.pw * op.in.c * sizeof(float) + 64;
     c.blocks = int(pitch_of(c.co) / unit);
     if (step.input == 0) plan_winograd(c);
-    const size_t per = size_t(c.points ? c.points * c.kh * c.depth : c.kh * c.kw * op.in.c);  // of a filter; groups: zeros
+    const size_t per = c.points ? winograd_weights(c) : size_t(c.kh) * c.kw * op.in.c;  // of a filter; groups: zeros
     net_.charge(per * pitch_of(c.co) * sizeof(float));
     step.weight = Buffer(per * pitch_of(c.co) * sizeof(float));
     float* out = step.weight.as<float>();
@@ -132,10 +135,10 @@ class Packer {
           for (int ky = 0; ky < c.kh; ky++) {
             double at[7];
             filter(step, op, ky, k, o, 1, at);
-            for (int n = 0; n < c.points; n++)
-              out[o / unit * per * unit + ((size_t(n) * c.kh + ky) * c.depth + k) * unit + o % unit] = float(at[n]);
+            for (int n = 0; n < c.points - (k >= c.last); n++)
+              out[(o / unit * per + winograd_place(c, n, ky, k)) * unit + o % unit] = float(at[n]);
           }
-      step.line = (winograd_row(c) + 4 * winograd_lane(c) + (c.kh + 1) * size_t(c.points) * c.tiles * (c.depth + 1)) * sizeof(float);
+      step.line = line(c);
       c.scratch = 0;
     }
     for (int t = 0; t < c.kh * c.kw && !c.points; t++)
@@ -149,7 +152,12 @@ class Packer {
     c.weight = out;
     if (net_.options.precision != 1 || op.groups > 1) return;
     if (step.input == 0) int16(step, op);
-    else if (pointwise && c.wo > 1) pointwise16(step, op);
+    else if (pointwise) pointwise16(step, op);
+  }
+
+  // Winograd's algorithm: bytes of the rows of a thread.
+  static size_t line(const Conv& c) {
+    return (winograd_row(c) + 4 * winograd_lane(c) + c.kh * c.points * winograd_pitch(c)) * sizeof(float);
   }
 
   // Winograd's algorithm: the part of a filter on one channel and phase, depth `k`, at all points.
@@ -168,8 +176,8 @@ class Packer {
     Conv& c = step.int16;
     c = step.conv;
     c.steps = (c.kw * c.c + 1) / 2;
-    c.depth += c.depth % 2;
-    const size_t per = c.points ? size_t(c.points) * c.kh * c.depth : size_t(c.kh) * c.steps * 2, pitch = pitch_of(c.co);
+    c.depth += c.depth % 2, c.last += c.last % 2;
+    const size_t per = c.points ? winograd_weights(c) : size_t(c.kh) * c.steps * 2, pitch = pitch_of(c.co);
     const size_t scales = std::max(1, c.points) * pitch;
     net_.charge(per * pitch * sizeof(int16_t) + scales * sizeof(float));
     step.int16_weight = Buffer(per * pitch * sizeof(int16_t));
@@ -276,6 +284,7 @@ class Packer {
   void winograd16(Step& step, const Op& op, int o, double a) {
     const Conv& c = step.int16;
     const int depth = step.conv.depth;
+    const size_t per = winograd_weights(c);
     std::vector<double> values(size_t(c.kh) * depth * 7);
     for (int k = 0; k < depth; k++)
       for (int ky = 0; ky < c.kh; ky++)
@@ -286,11 +295,10 @@ class Packer {
       const double inputs = 128.0 * winograd_growth(c.points, n), room = 2147483647.0 / inputs - 2.0 * c.kh * depth;
       const double size = std::max(largest / 32767, sum / std::max(1.0, room));
       std::vector<double> errors(op.in.c);  // of a channel
-      for (int k = 0; k < depth; k++) {
+      for (int k = 0; k < (n == c.points - 1 ? step.conv.last : depth); k++) {
         double& error = errors[k % op.in.c];
         for (int ky = 0; ky < c.kh; ky++)
-          step.int16_weight.as<int16_t>()[(((size_t(o / unit) * c.points + n) * c.kh + ky) * (c.depth / 2) + k / 2) * 2 * unit +
-                                          o % unit * 2 + k % 2] =
+          step.int16_weight.as<int16_t>()[(o / unit * per + winograd_place(c, n, ky, k)) / 2 * 2 * unit + o % unit * 2 + k % 2] =
               rounded(values[(size_t(k) * c.kh + ky) * 7 + n] / size, 32767, error);
       }
       step.int16_scale.as<float>()[n * pitch_of(c.co) + o] = float(a * size);

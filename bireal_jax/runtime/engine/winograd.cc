@@ -21,6 +21,7 @@ void plan_winograd(Conv& c) {
   c.points = c.groups == 1 && c.sw <= 2 && c.wo >= 16 && (taps == 3 || taps == 4) ? taps + 3 : 0;
   c.depth = c.cg * c.sw;
   c.tiles = (c.wo + 3) / 4;
+  c.last = (c.kw - 1) % c.sw * c.cg + c.cg;
 }
 
 void winograd_filter(int points, const double* w, double* out) {

@@ -1,0 +1,63 @@
+"""Architectures that a search found: `config.arch` names one, as a best_arch.json or as "SPACE GENE GENE ...".
+
+The first form is for people. The command turns it into the second before it goes on, so that config.json of a workdir
+has the genes and the run does not depend on a file elsewhere.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from bireal_jax.errors import BadInput
+
+INLINE = re.compile(r"\w+( \d+)+")
+
+
+def inline(text: str) -> str:
+    """The second form of either one, "" for "". Raises as `read`."""
+    if not text:
+        return ""
+    space, genes = read(text)
+    return " ".join([space, *map(str, genes)])
+
+
+def read(text: str) -> tuple[str, tuple[int, ...]]:
+    """The space and the genes of either form.
+
+    Raises:
+      BadInput: no such file, or it is none of a search.
+    """
+    if INLINE.fullmatch(text):
+        space, *genes = text.split()
+        return space, tuple(map(int, genes))
+    path = Path(text)
+    try:
+        stored = json.loads(path.read_text())
+        return str(stored["space"]), tuple(int(g) for g in stored["genes"])
+    except OSError as error:
+        raise BadInput(f"no architecture at {path}: {error.strerror}; a search writes best_arch.json") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path} is no best_arch.json: {error!r}") from None
+
+
+def load(text: str, space: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    """The genes of either form.
+
+    Args:
+      text: a path, or "SPACE GENE GENE ...".
+      space: name of the space that they must be of.
+      sizes: how many values each gene has there.
+
+    Raises:
+      BadInput: as `read`, or not of this space.
+    """
+    name, genes = read(text)
+    if name != space:
+        raise BadInput(f"{text} is of the space {name!r}, the model takes one of {space!r}; search in that space")
+    if len(genes) != len(sizes):
+        raise BadInput(f"{text} has {len(genes)} genes, {space} has {len(sizes)}; search anew")
+    for i, (gene, size) in enumerate(zip(genes, sizes, strict=True)):
+        if not 0 <= gene < size:
+            raise BadInput(f"{text}: gene {i} is {gene}, it must be in 0..{size - 1}")
+    return genes

@@ -1,0 +1,50 @@
+"""Are the checkpoints of a run what was written?"""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from bireal_jax import build, checkpoint, progress
+from bireal_jax.errors import BadInput
+from bireal_jax.step import Plan
+
+
+def run(config: ConfigDict, directory: Path) -> int:
+    """Reads every checkpoint of a workdir, compares each leaf with its digest, and says OK or DAMAGED for each.
+
+    Args:
+      config: the recipe of the run. Its data set must be there.
+      directory: the workdir. Nothing in it is changed.
+
+    Returns:
+      How many checkpoints there are.
+
+    Raises:
+      BadInput: one or more are damaged, there are none, or they are of another model.
+    """
+    count, damaged = 0, 0
+    for index, stage in enumerate(build.stages(config)):
+        place = directory / f"stage_{index}" / "checkpoints"
+        if not place.is_dir():
+            continue
+        plan = Plan(stage)
+        templates = jax.eval_shape(partial(plan.fresh, seed=stage.seed), plan.shapes).trees()
+        with checkpoint.Checkpoints(place, read_only=True) as checkpoints:
+            for step in checkpoints.steps():
+                count += 1
+                try:
+                    checkpoints.restore(step, templates)
+                    progress.say(f"OK       {place / str(step)}  ({len(jax.tree.leaves(templates))} arrays)")
+                except checkpoint.Damaged as error:
+                    damaged += 1
+                    progress.say(f"DAMAGED  {error}")
+    if damaged or not count:
+        raise BadInput(
+            f"{damaged} of {count} checkpoints in {directory} are damaged; the same training command sets them aside\n"
+            "and goes on from the newest sound one"
+            if count
+            else f"no checkpoint in {directory}; train first (--mode=train)"
+        )
+    return count
