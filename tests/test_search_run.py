@@ -86,7 +86,9 @@ def from_supernet(variables, genes, numbers):
     return variables | {"params": params}
 
 
-@pytest.mark.parametrize(("dtype", "rounding"), [(np.float64, 1e-9), (np.float32, 1e-4)])
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [pytest.param(np.float64, 1e-9, marks=pytest.mark.slow), (np.float32, 1e-4)]
+)
 def test_a_supernet_under_genes_is_the_network_that_they_name(dtype, rounding, x64):
     """In training and in evaluation, running statistics too; in float32, too, where ±1 is counted in bits on CPUs."""
     net = models.build("ebn_tiny_supernet", 10, dtype)
