@@ -54,7 +54,8 @@ def _counted(x, w, *, shape, strides, padding):
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     work = np.prod(shape) * np.prod(w.shape[:3])
-    threads = max(1, min(cores // len(jax.local_devices(backend="cpu")), work // WORTH_A_THREAD))
+    devices = jax.local_device_count() if jax.default_backend() == "cpu" else 1  # JAX_PLATFORMS may exclude the CPU
+    threads = max(1, min(cores // devices, work // WORTH_A_THREAD))
     numbers = [*x.shape, *shape[1:], *w.shape[:2], *strides, padding[0][0], padding[1][0], threads, NEWEST]
     call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct(shape, x.dtype), vmap_method="sequential")
     return call(np.array(numbers, np.int32), x, w)

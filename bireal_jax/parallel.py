@@ -81,7 +81,7 @@ def _elastic(step):
 
     In a program that knows how many devices and parts there are XLA rewrites the arithmetic in ways that depend on it:
     a division here, a fused multiplication and addition there. So each device computes a logical replica at a time,
-    and one device adds up, in the order of the batch, and finishes.
+    and one device adds up, in the order of the batch, and finishes. Each compiles for itself; nothing is donated.
     """
     cut = jax.pmap(step.cut, AXIS)
     part = jax.jit(

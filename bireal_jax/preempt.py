@@ -35,6 +35,7 @@ class Signals:
 
     def __init__(self):
         self.asked, self.disposable = False, False
+        self._noted = False  # by the handler itself, which comes after the thread or before it
 
     def __enter__(self):
         self._wake, self._woken = socket.socketpair()
@@ -52,9 +53,9 @@ class Signals:
         self._wake.close()  # ends the thread
 
     def _note(self, number, _):
-        if self.asked and number == signal.SIGINT:
+        if self._noted and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked = self._noted = True
 
     def _listen(self):
         while received := self._woken.recv(1):

@@ -1,6 +1,7 @@
 """Parts of JPEG files are Pillow's, bit for bit; what is no sound JPEG file is left to Pillow."""
 
 import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -54,6 +55,19 @@ def test_parts_are_those_of_pillow(options, mode):
                 mirror = bool(rng.integers(2))
                 found = jpeg.crop(data, (width, height), box, size, mirror)
                 np.testing.assert_array_equal(found, images.crop(decoded, size, box, mirror), str((box, size)))
+
+
+@compiled
+def test_parts_of_photos_are_those_of_pillow(shared):
+    rng = np.random.default_rng(2)
+    with zipfile.ZipFile(shared / "data" / "imagenet_sample1000_s256.zip") as archive:
+        names = [name for name in archive.namelist() if name.endswith(".JPEG")]
+        for name in names[:: len(names) // 25]:
+            data = archive.read(name)
+            decoded = Image.open(io.BytesIO(data)).convert("RGB")
+            box = images.random_box(*decoded.size, rng)
+            found = jpeg.crop(data, decoded.size, box, 224, False)
+            np.testing.assert_array_equal(found, images.crop(decoded, 224, box, False), name)
 
 
 @compiled

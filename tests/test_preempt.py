@@ -63,6 +63,14 @@ def test_a_signal_saves_the_step_and_the_restart_gets_to_the_same_bits(tmp_path,
     assert set(json.loads((place / "stage_0" / "late_metrics.json").read_text())["record"]) == {"8"}
 
 
+def test_the_first_ctrl_c_does_not_interrupt_where_the_thread_was_faster_than_the_handler():
+    with preempt.Signals() as signals:
+        signals.disposable = False
+        signals.asked = True  # by the thread
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.asked
+
+
 def test_a_second_ctrl_c_interrupts():
     with pytest.raises(KeyboardInterrupt), preempt.Signals() as signals:
         signals.disposable = False

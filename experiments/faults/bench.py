@@ -65,6 +65,20 @@ def _command(arguments, output, prepare):
         atexit._run_exitfuncs()
 
 
+class Clock:
+    """Seconds, of which those in which this process was suspended do not count."""
+
+    def __init__(self):
+        self.seconds, self._last = 0.0, time.monotonic()
+
+    def sleep(self, seconds: float = 0.1) -> None:
+        """For so long."""
+        time.sleep(seconds)
+        now = time.monotonic()
+        self.seconds += min(now - self._last, 1.0)
+        self._last = now
+
+
 class Run:
     """A start of the command.
 
@@ -88,15 +102,15 @@ class Run:
         """What it has printed so far."""
         return self.output.read_text(errors="replace")
 
-    def until(self, test: Callable[[], bool], seconds: float = 120.0, tick: float = 0.001) -> bool:
+    def until(self, test: Callable[[], bool], seconds: float = 300.0) -> bool:
         """Waits until the test holds (True), or the run ends (False)."""
-        end = time.monotonic() + seconds
+        clock = Clock()
         while not test():
             if not self.process.is_alive():
                 return test()
-            if time.monotonic() > end:
+            if clock.seconds > seconds:
                 raise TimeoutError(self.text()[-1500:])
-            time.sleep(tick)
+            clock.sleep(0.001)
         return True
 
     def first_step(self) -> tuple[str, int] | None:
@@ -109,7 +123,7 @@ class Run:
         if self.process.is_alive():
             (os.killpg if group else os.kill)(self.pid, number)
 
-    def wait(self, seconds: float = 300.0) -> int:
+    def wait(self, seconds: float = 900.0) -> int:
         """The exit status, negative for the signal that ended it."""
         self.process.join(seconds)
         if self.process.exitcode is None:
@@ -122,20 +136,6 @@ class Run:
         tasks = Path(f"/proc/{self.pid}/task").glob("*/children")
         found = [int(pid) for task in tasks for pid in task.read_text().split()]
         return [pid for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
-class Clock:
-    """Seconds, of which those in which this process was suspended do not count."""
-
-    def __init__(self):
-        self.seconds, self._last = 0.0, time.monotonic()
-
-    def sleep(self) -> None:
-        """For a tenth of a second."""
-        time.sleep(0.1)
-        now = time.monotonic()
-        self.seconds += min(now - self._last, 1.0)
-        self._last = now
 
 
 class Bench:

@@ -1,71 +1,100 @@
-"""A deterministic run on 1, 2, 4 or 8 devices, stopped and resumed on 1, 2, 4 or 8: are all bits the same?
+"""A deterministic run on 1, 2, 4 or 8 devices, saved and resumed on 1, 2, 4 or 8: are all bits the same?
 
     python -m experiments.faults.devices          prints the table of README.md
 
-In one process with eight virtual devices, of which a run is shown as many as it may use.
+In one process with eight virtual devices, of which a run is shown as many as it may use. Compared are all leaves of the
+state after the last step, and the scores of the evaluation.
 """
 
 import contextlib
-import io
-import shutil
+import itertools
+import logging
 import tempfile
 from pathlib import Path
 from unittest import mock
 
 import jax
+import numpy as np
 
-from bireal_jax import config, preempt, progress, train
-from experiments.faults.hosts import same
+from bireal_jax import checkpoint, config, parallel, train
+from bireal_jax.data import batching
+from bireal_jax.evaluate import evaluate
+from bireal_jax.step import State
 
 COUNTS = (1, 2, 4, 8)
+MIDDLE, LAST = 6, 12
 
 
 def recipe():
-    """A few steps of the digits, with logs, saves and evaluations at odd ones."""
+    """Twelve steps of the digits."""
     c = config.default()
     c.update_from_flattened_dict({
-        "model.name": "bireal_tiny", "data.name": "digits", "data.image_size": 8, "batch_size": 32, "total_steps": 12,
-        "log_steps": 1, "eval_steps": 5, "save_steps": 3, "deterministic": True,
+        "model.name": "bireal_tiny", "data.name": "digits", "data.image_size": 8, "batch_size": 32,
+        "total_steps": LAST, "deterministic": True,
     })  # fmt: skip
     return c
 
 
-def run(place, count, stop=0):
-    """The run in `place` on so many devices, to its end or as if a signal came during step `stop`."""
+@contextlib.contextmanager
+def shown(count):
+    """There are only so many devices."""
     devices = jax.devices()[:count]
-    signals, advance = preempt.Signals(), progress.Bar.advance
-
-    def stopping(bar, step):
-        advance(bar, step)
-        signals.asked = step == stop
-
-    shown = mock.patch.multiple(
+    with mock.patch.multiple(
         jax, devices=lambda: devices, local_devices=lambda: devices, device_count=lambda: count,
         local_device_count=lambda: count,
-    )  # fmt: skip
-    silent = contextlib.redirect_stdout(io.StringIO())
-    with shown, silent, mock.patch.object(progress.Bar, "advance", stopping), contextlib.suppress(preempt.Stopped):
-        train.run(recipe(), place, signals)
+    ):  # fmt: skip
+        yield
+
+
+class Run(train.Stage):
+    """The run on so many devices."""
+
+    def __init__(self, count, root):
+        self.count, self.root = count, root
+        with shown(count):
+            super().__init__(0, "train", recipe(), root, 0)
+
+    def to(self, state, start, stop):
+        """The state after step `stop`, from that after step `start`."""
+        with shown(self.count):
+            batches = batching.train_batches(self.source, 32, 0, start, devices=self.count)
+            state = parallel.replicate(state)
+            for _, batch in zip(range(start, stop), parallel.prefetch(batches), strict=False):
+                state, _ = self.step(state, batch)
+            return parallel.fetch(state)
+
+    def results(self, state):
+        """What is compared."""
+        with shown(self.count):
+            scores = evaluate(self.mapped_eval_step, parallel.replicate(state.variables), self.source, 32)
+        return [leaf.tobytes() for leaf in jax.tree.leaves(state.trees())], scores
+
+    def saved(self, state):
+        """Saves and restores, as a training run does."""
+        with checkpoint.Checkpoints(self.root / str(self.count)) as checkpoints:
+            checkpoints.save(MIDDLE, state.trees(), None)
+            checkpoints.wait()
+            return State.from_trees(checkpoints.restore_latest(state.trees())[1])
 
 
 def main():
-    """Prints a table: before the stop downwards, after it to the right."""
+    """Prints a table: the devices before the save downwards, those after it to the right."""
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_num_cpu_devices", max(COUNTS))
+    logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as scratch:
-        jax.config.update("jax_compilation_cache_dir", f"{scratch}/compiled")
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-        root = Path(scratch)
-        run(root / "straight", 1)
+        runs = [Run(count, Path(scratch)) for count in COUNTS]
+        first = runs[0].fresh(runs[0].drawn(), 0)
+        first = jax.tree.map(np.asarray, first)
+        straight = runs[0].results(runs[0].to(first, 0, LAST))
         print("| devices |", " | ".join(map(str, COUNTS)), "|\n|---|" + "---|" * len(COUNTS), flush=True)
+        middle = {run.count: run.saved(run.to(first, 0, MIDDLE)) for run in runs}
+        equal = {
+            (before, run.count): run.results(run.to(middle[before], MIDDLE, LAST)) == straight
+            for run, before in itertools.product(runs, COUNTS)
+        }
         for before in COUNTS:
-            run(root / f"{before}", before, stop=7)
-            cells = []
-            for after in COUNTS:
-                place = root / f"{before} {after}"
-                shutil.copytree(root / f"{before}", place)
-                run(place, after)
-                cells.append("equal" if same(place, root / "straight") else "DIFFERENT")
+            cells = ("equal" if equal[before, after] else "DIFFERENT" for after in COUNTS)
             print(f"| {before} |", " | ".join(cells), "|", flush=True)
 
 
