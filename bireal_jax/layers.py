@@ -112,7 +112,6 @@ class BinaryConv(nn.Module):
       weight: latent -> (±1, alpha), or (latent, None) for a real-valued one, from `binarize.weight`.
       kernel_size, strides, groups: of the convolution.
       padding: zeros around the activation; None for half of the kernel.
-      zeros: the weight rule gives zeros beside ±1, which are not counted in bits.
       real_input: the input is not binarized, as in the first layer of BinaryNet.
       learned_threshold: a parameter `shift` [cin], at first 0, is added before the activation (RSign of ReActNet).
       use_bias: add a real-valued bias per output channel.
@@ -127,7 +126,6 @@ class BinaryConv(nn.Module):
     strides: tuple[int, int] = (1, 1)
     padding: Padding | None = None
     groups: int = 1
-    zeros: bool = False
     real_input: bool = False
     learned_threshold: bool = False
     use_bias: bool = False
@@ -144,7 +142,7 @@ class BinaryConv(nn.Module):
         if self.learned_threshold:
             x = x + self.param("shift", nn.initializers.zeros, x.shape[-1:], self.param_dtype).astype(self.dtype)
         how = (self.strides, symmetric(self.kernel_size) if self.padding is None else self.padding, self.groups)
-        if self.real_input or self.zeros or alpha is None:
+        if self.real_input or alpha is None:
             y = conv2d(x if self.real_input else self.activation(x), b, *how)
             y = y if alpha is None else (y * alpha).astype(self.dtype)
         else:

@@ -86,9 +86,11 @@ def from_supernet(variables, genes, numbers):
     return variables | {"params": params}
 
 
-@pytest.mark.parametrize(("dtype", "rounding"), [(np.float64, 1e-9), (np.float32, 1e-4)])
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [pytest.param(np.float64, 1e-9, marks=pytest.mark.slow), (np.float32, 1e-4)]
+)
 def test_a_supernet_under_genes_is_the_network_that_they_name(dtype, rounding, x64):
-    """In training and in evaluation, running statistics too; in float32, too, where ±1 is counted in bits on CPUs."""
+    """In training and in evaluation, running statistics too; in float32 packed products see the zeros of the mask."""
     net = models.build("ebn_tiny_supernet", 10, dtype)
     assert isinstance(net, GroupSupernet) and net.sizes == models.sizes("ebn_tiny") == (5,) * 6
     variables = jax.tree.map(dtype, packed.drawn(net, (8, 8, 1)))
@@ -163,17 +165,28 @@ def make_scorer(supernet, **fields):
     return search.Scorer(module, build.best_variables(supernet, shapes, newest=True)[0], source, c)
 
 
-def test_twenty_candidates_share_one_compilation_and_score_as_by_themselves(supernet):
-    """On 4 of the devices and on one; a group that is not full; against batch norm calibrated and scored by hand."""
+def drawn_candidates(count):
     rng = np.random.default_rng(0)
-    candidates = [tuple(int(g) for g in rng.integers(0, 5, 6)) for _ in range(20)]
+    return [tuple(int(g) for g in rng.integers(0, 5, 6)) for _ in range(count)]
+
+
+def test_twenty_candidates_share_one_compilation(supernet):
+    """Four at a time on as many devices; a group that is not full, too."""
+    candidates, scorer = drawn_candidates(20), make_scorer(supernet)
+    scores = [score for i in range(0, 18, 4) for score in scorer(candidates[i : min(i + 4, 18)])] + scorer(
+        candidates[18:]
+    )
+    assert scorer.traced == 2 and len(scores) == 20 and scorer.count == 4
+    assert len(set(scores)) > 3, "the supernet tells networks from another"
+
+
+@pytest.mark.slow
+def test_candidates_score_as_by_themselves(supernet):
+    """Against batch norm calibrated and top-1 counted by hand; one image of 30 may fall to the other side."""
+    candidates = drawn_candidates(2)
     scorer = make_scorer(supernet)
-    together = [score for i in range(0, 18, 4) for score in scorer(candidates[i : min(i + 4, 18)])]
-    together += scorer(candidates[18:])
-    assert scorer.traced == 2 and len(together) == 20 and scorer.count == 4
-    assert len(set(together)) > 3, "the supernet tells networks from another"
-    found = [by_hand(scorer, genes) for genes in candidates[:2]]
-    assert found == pytest.approx(together[:2], abs=3.4)  # one image of 30 may fall to the other side
+    found = [by_hand(scorer, genes) for genes in candidates]
+    assert found == pytest.approx(scorer(candidates), abs=3.4)
 
 
 def by_hand(scorer, genes):
@@ -339,24 +352,22 @@ def test_broken_tables(tmp_path, text, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", [("ebn_supernet", "ebn_search", "ebn_retrain"),
-                                    ("metaprune_train", "metaprune_search", "metaprune_retrain")])  # fmt: skip
-def test_the_three_commands_on_digits(system, tmp_path, monkeypatch, request, optimized, capsys):
+def test_the_three_commands_on_digits(tmp_path, monkeypatch, request, optimized, capsys):
     """Short; then cost, and the packed file gives the classes that the network gives."""
     monkeypatch.chdir(request.config.rootpath)
     short = ["--config.total_epochs=4.0"]
     little = ["--config.search.generations=2", "--config.search.population=8", "--config.search.bn_batches=4"]
-    places = [tmp_path / step for step in ("supernet", "search", "retrain")]
+    places = {step: tmp_path / step for step in ("supernet", "search", "retrain")}
 
-    def command(i, *arguments):
-        main.main(["main", f"--config=configs/{system[i]}.py:digits", f"--workdir={places[i]}", *arguments])
+    def command(step, *arguments):
+        main.main(["main", f"--config=configs/ebn_{step}.py:digits", f"--workdir={places[step]}", *arguments])
 
-    command(0, *short)
-    command(1, *little, f"--config.init_from={places[0]}", "--mode=search")
-    found = [*short, f"--config.arch={places[1] / 'best_arch.json'}"]
-    command(2, *found)
-    command(2, *found, "--mode=export")
-    assert json.loads((places[2] / "result.json").read_text())["top1"] > 30
+    command("supernet", *short)
+    command("search", *little, f"--config.init_from={places['supernet']}", "--mode=search")
+    found = [*short, f"--config.arch={places['search'] / 'best_arch.json'}"]
+    command("retrain", *found)
+    command("retrain", *found, "--mode=export")
+    assert json.loads((places["retrain"] / "result.json").read_text())["top1"] > 30
     assert "256 times the same class" in capsys.readouterr().out
-    command(2, *found, "--mode=cost")
+    command("retrain", *found, "--mode=cost")
     assert "FLOPs + BOPs / 64" in capsys.readouterr().out

@@ -71,7 +71,7 @@ class GroupSupernet(EBN):
         groups = [jnp.asarray(numbers)[genes[i]] for i, numbers in enumerate(self.numbers)]
 
         def spatial(i, conv):
-            return partial(conv, weight=grouped(conv.keywords["weight"], groups[i]), zeros=True)
+            return partial(conv, weight=grouped(conv.keywords["weight"], groups[i]))
 
         return self.network(x, train, progress, spatial)
 

@@ -74,7 +74,9 @@ class Run(train.Stage):
         with checkpoint.Checkpoints(self.root / str(self.count)) as checkpoints:
             checkpoints.save(MIDDLE, state.trees(), None)
             checkpoints.wait()
-            return State.from_trees(checkpoints.restore_latest(state.trees())[1])
+            restored = checkpoints.restore_latest(state.trees())
+            assert restored
+            return State.from_trees(restored[1])
 
 
 def main():
