@@ -74,9 +74,7 @@ class Run(train.Stage):
         with checkpoint.Checkpoints(self.root / str(self.count)) as checkpoints:
             checkpoints.save(MIDDLE, state.trees(), None)
             checkpoints.wait()
-            restored = checkpoints.restore_latest(state.trees())
-            assert restored
-            return State.from_trees(restored[1])
+            return State.from_trees(checkpoints.restore(MIDDLE, state.trees()))
 
 
 def main():
