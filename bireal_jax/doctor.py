@@ -21,7 +21,6 @@ from packaging.requirements import Requirement
 from PIL import features
 
 from bireal_jax import build, checkpoint, cost, export, health, models, parallel, progress, runtime, workdir
-from bireal_jax.data import batching
 from bireal_jax.data.source import Arrays, check_labels
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.step import Plan, State, teacher_arguments
@@ -94,7 +93,7 @@ class Visit:
             if jax.default_backend() == "cpu" and Path(hint).exists() and not os.environ.get("JAX_PLATFORMS"):
                 raise BadInput(f"JAX sees the CPU alone, and there is {hint}\npip install -e '.[{extra}]'")
         for stage in self.stages:
-            batching.check_divisible(stage.batch_size, len(devices))
+            build.part_size(stage, len(devices))
         each = self.last.batch_size // len(devices)
         return f"{len(devices)} x {devices[0].device_kind}, {each} images a step on each"
 
@@ -227,6 +226,8 @@ class Visit:
 
     def export(self) -> str:
         """To a packed file, which the engine runs."""
+        if self.last.model.name in models.SUPERNETS:
+            return "not needed: a supernet is searched, not packed"
         variables, plan = parallel.fetch(self._trained().variables), self.plan
         assert plan
         made = export.program(self.last.model.name, plan.model, variables, plan.source)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, graph, progress, runtime, workdir
+from bireal_jax import build, graph, models, progress, runtime, workdir
 from bireal_jax._version import __version__
 from bireal_jax.data import Source
 from bireal_jax.errors import BadInput, first_line
@@ -37,6 +37,11 @@ def run(config: ConfigDict, directory: Path, out: Path | None = None) -> dict[st
       BadInput: no weights, or a network that cannot be packed.
     """
     last = build.stages(config)[-1]
+    if last.model.name in models.SUPERNETS:
+        raise BadInput(
+            f"{last.model.name} is a supernet, of which a search picks a network; retrain that one "
+            "(--config.arch=.../best_arch.json) and export it"
+        )
     source, examples = _source(last, directory)
     module, shapes = build.model(last, source)
     if last.init_from:

@@ -74,7 +74,7 @@ class Run(train.Stage):
         with checkpoint.Checkpoints(self.root / str(self.count)) as checkpoints:
             checkpoints.save(MIDDLE, state.trees(), None)
             checkpoints.wait()
-            return State.from_trees(checkpoints.restore_latest(state.trees())[1])
+            return State.from_trees(checkpoints.restore(MIDDLE, state.trees()))
 
 
 def main():

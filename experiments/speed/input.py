@@ -11,6 +11,7 @@ not installed are left out and named.
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -76,9 +77,10 @@ def torch_loader(paths, batch, real):
     """PyTorch's DataLoader with torchvision's transforms on Pillow images; real: to normalized floats, as is usual."""
     import PIL
     import torch
-    import torchvision
     from PIL import Image
-    from torchvision import transforms
+
+    torchvision = importlib.import_module("torchvision")
+    transforms = importlib.import_module("torchvision.transforms")
 
     torch.set_num_threads(1)
     last = [transforms.PILToTensor()]

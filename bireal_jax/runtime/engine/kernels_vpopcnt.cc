@@ -277,10 +277,9 @@ inline void binary_tile(int words, const uint64_t* a, const uint64_t* w, __m512i
   if (pairs) count_pairs<P>(carries, parity, a, w);
   const __m512i low = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   UNROLL for (int p = 0; p < P; p++) {
-    __m512i sum[2];
-    UNROLL for (int z = 0; z < 2; z++)
-      sum[z] = _mm512_add_epi64(_mm512_add_epi64(carries[p][z], carries[p][z]), _mm512_popcnt_epi64(parity[p][z]));
-    counts[p] = _mm512_permutex2var_epi32(sum[0], low, sum[1]);
+    const __m512i twos = _mm512_permutex2var_epi32(carries[p][0], low, carries[p][1]);
+    const __m512i ones = _mm512_permutex2var_epi32(_mm512_popcnt_epi64(parity[p][0]), low, _mm512_popcnt_epi64(parity[p][1]));
+    counts[p] = _mm512_add_epi32(_mm512_add_epi32(twos, twos), ones);
   }
 }
 
