@@ -356,7 +356,8 @@ def test_the_three_commands_on_digits(tmp_path, monkeypatch, request, optimized,
     """Short; then cost, and the packed file gives the classes that the network gives."""
     monkeypatch.chdir(request.config.rootpath)
     short = ["--config.total_epochs=4.0"]
-    little = ["--config.search.generations=2", "--config.search.population=8", "--config.search.bn_batches=4"]
+    sizes = {"generations": 1, "population": 4, "bn_batches": 4, "together": 2}
+    little = [f"--config.search.{field}={value}" for field, value in sizes.items()]
     places = {step: tmp_path / step for step in ("supernet", "search", "retrain")}
 
     def command(step, *arguments):
