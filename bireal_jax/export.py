@@ -18,7 +18,6 @@ from bireal_jax.evaluate import normalize
 from bireal_jax.runtime import container
 
 CHECKED = 256  # images at most
-OWN = 16 << 30  # bytes; the file is our own, so the engine may take more than it would for a stranger's
 CLOSE = 1e-4  # of the largest logit: what rounding may do; beyond it a sign has flipped
 
 
@@ -103,7 +102,7 @@ def compare(module: nn.Module, variables: Any, source: Source, path: Path, image
       kernels; same_top1: images with the same class (not of maps); flipped: images whose logits differ by more
       than CLOSE of the largest; difference: the largest of the others, as a share of the largest logit.
     """
-    net = runtime.load(path, kernels=None if runtime.available() else "reference", max_memory=OWN)
+    net = runtime.load(path, kernels=None if runtime.available() else "reference")
     module = module.clone(dtype=np.float32, param_dtype=np.float32)
     apply = jax.jit(lambda images: module.apply(variables, normalize(images, source, np.float32)))
     difference, same, flipped = 0.0, 0, 0

@@ -490,12 +490,14 @@ void quantized(int count) {
   }
 }
 
-// ------------------------------------------------------------------------------------------------ pooling, elementwise
+// --------------------------------------------------------------------------------- each channel by itself, elementwise
 
+// Averages, maxima, and convolutions of each channel by itself.
 void pools(int count) {
   while (count--) {
     if (!chosen()) continue;
-    const bool average = draw(0, 1);
+    const int kind = draw(0, 2);
+    const bool average = kind == 0;
     const int n = draw(1, 40), size = draw(1, 4), kh = average ? size : draw(1, 3), kw = average ? size : draw(1, 3);
     const int sw = average ? size : draw(1, 3), w = draw(kw, 17), pitch = int(pitch_of(n));
     const int left = average ? 0 : draw(0, kw - 1), right = average ? 0 : draw(0, kw - 1);
@@ -506,21 +508,25 @@ void pools(int count) {
       for (int i = 0; i < w * pitch; i++) row[i] = i % pitch < n ? grid(64, 8) : NAN;
       pointers.push_back(!average && kh > 1 && draw(0, 2) == 0 && &row != &rows[0] ? nullptr : row.data());
     }
+    Array<float> weight(size_t(kh) * kw * pitch);
+    for (size_t i = 0; i < weight.size; i++) weight[i] = grid(8, 8);
     End end(wo, n, false, average && size == 3, draw(0, 3));
     std::vector<double> sums;
     for (int x = 0; x < wo; x++)
       for (int k = 0; k < n; k++) {
-        double sum = 0, best = -INFINITY;
+        double sum = 0, best = -INFINITY, product = 0;
         for (int i = 0; i < kh; i++)
           for (int j = std::max(0, x * sw - left); pointers[i] && j < std::min(w, x * sw - left + kw); j++) {
             sum += rows[i][size_t(j) * pitch + k];
             best = std::max<double>(best, rows[i][size_t(j) * pitch + k]);
+            product += double(rows[i][size_t(j) * pitch + k]) * weight[(size_t(i) * kw + j - (x * sw - left)) * pitch + k];
           }
-        sums.push_back(average ? sum / (size * size) : best);
+        sums.push_back(average ? sum / (size * size) : kind == 1 ? best : product);
       }
     if (average) kernels->avg_pool_row(pointers.data(), size, wo, pitch, end.skipped, end.e);
-    else kernels->max_pool_row(pointers.data(), kh, kw, sw, left, w, wo, pitch, end.skipped, end.e);
-    end.compare((average ? "average of " : "maximum of ") + std::to_string(kh) + "x" + std::to_string(kw), sums);
+    else if (kind == 1) kernels->max_pool_row(pointers.data(), kh, kw, sw, left, w, wo, pitch, end.skipped, end.e);
+    else kernels->depthwise_row(pointers.data(), weight.data, kh, kw, sw, left, w, wo, pitch, end.skipped, end.e);
+    end.compare((average ? "average of " : kind == 1 ? "maximum of " : "channels by ") + std::to_string(kh) + "x" + std::to_string(kw), sums);
   }
 }
 
@@ -561,7 +567,7 @@ int main(int argc, char** argv) {
   int16(400);
   winograd(300);
   quantized(100);
-  pools(400);
+  pools(600);
   maps(600);
   std::printf("%s: %d passed, %d failed\n", kernels->name, passed, failed);
   return failed || !passed;

@@ -100,6 +100,9 @@ struct Kernels {
   void (*int16_winograd)(const Conv& conv, const int16_t* const* rows, int b0, int b1, int y, size_t pixel,
                          const Epilogue& e);
 
+  // One row of a convolution of each channel by itself; rows as below, weight [kh * kw][pitch].
+  void (*depthwise_row)(const float* const* rows, const float* weight, int kh, int kw, int sw, int left, int w, int wo,
+                        int pitch, size_t pixel, const Epilogue& e);
   // One row of a pooled map: rows[i], i < kh, are rows of the input or null beyond the border.
   void (*max_pool_row)(const float* const* rows, int kh, int kw, int sw, int left, int w, int wo, int pitch,
                        size_t pixel, const Epilogue& e);

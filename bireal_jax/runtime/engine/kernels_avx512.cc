@@ -68,7 +68,7 @@ const Kernels* avx512_kernels() {
   (void)once;
   static const Kernels kernels = {"avx512", binary_plan, binary_pack, binary_prepare, binary_rows,
                                   real_rows, int16_rows, quantize, real_transform, int16_transform, real_winograd,
-                                  int16_winograd, max_pool_row, avg_pool_row, map};
+                                  int16_winograd, depthwise_row, max_pool_row, avg_pool_row, map};
   return &kernels;
 }
 

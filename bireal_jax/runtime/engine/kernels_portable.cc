@@ -103,7 +103,7 @@ const Kernels* portable_kernels() {
   (void)once;
   static const Kernels kernels = {"portable", binary_plan, binary_pack, binary_prepare, binary_rows,
                                   real_rows, int16_rows, quantize, real_transform, int16_transform, real_winograd,
-                                  int16_winograd, max_pool_row, avg_pool_row, map};
+                                  int16_winograd, depthwise_row, max_pool_row, avg_pool_row, map};
   return &kernels;
 }
 

@@ -347,7 +347,7 @@ const Kernels* avx512_vpopcnt_kernels() {
     return nullptr;
   static const Kernels kernels = {"avx512_vpopcnt", binary_plan, binary_pack, binary_prepare, binary_rows,
                                   real_rows, int16_rows, quantize, real_transform, int16_transform, real_winograd,
-                                  int16_winograd, max_pool_row, avg_pool_row, map};
+                                  int16_winograd, depthwise_row, max_pool_row, avg_pool_row, map};
   return &kernels;
 }
 

@@ -111,6 +111,11 @@ struct Context {
   Context(const Net& net) : memory(net.workspace), team(net.options.threads) {}
 };
 
+// Whether a convolution takes each channel of a map by itself.
+inline bool depthwise(const Op& op, int input) {
+  return op.kind == Kind::conv && input && op.groups == op.in.c && op.out.c == op.in.c && op.groups > 1;
+}
+
 // Bytes of what a thread prepares for a binary convolution.
 inline size_t scratch_of(const Step& step) { return (step.conv.scratch + 63) / 64 * 64; }
 

@@ -27,7 +27,7 @@ class Planner {
           kind != Kind::subsample && kind != Kind::upsample && kind != Kind::mean)
         step.position = extend(step.chain, i);
       const int next = only_reader(step.chain.out);
-      if (fuse && kind == Kind::conv && step.chain.bits < 0 && next >= 0 && ops_[next].kind == Kind::max_pool &&
+      if (fuse && kind == Kind::conv && !depthwise(ops_[i], step.input) && step.chain.bits < 0 && next >= 0 && ops_[next].kind == Kind::max_pool &&
           step.chain.add < 0 && net_.real_valued(step.input)) {
         absorbed_[next] = true;
         step.pool = next;

@@ -96,6 +96,14 @@ class Run {
     return e;
   }
 
+  // The rows of a map that a window of output row y has, null beyond the border.
+  static void window(const Op& op, const float* input, int pitch, int y, const float** rows) {
+    for (int i = 0; i < op.kh; i++) {
+      const int iy = y * op.sh + i - op.top;
+      rows[i] = iy >= 0 && iy < op.in.h ? input + size_t(iy) * op.in.w * pitch : nullptr;
+    }
+  }
+
   template <class Pixel>
   void run(const Step& step, const Pixel* pixels) {
     const Op& op = net_.network.ops[step.op];
@@ -105,17 +113,23 @@ class Run {
     const size_t bytes = size_t(pitch) * sizeof(float);
     switch (op.kind) {
       case Kind::binary_conv: return binary(step, e);
-      case Kind::conv: return real_conv(step, e, pixels);
+      case Kind::conv:
+        if (!depthwise(op, step.input)) return real_conv(step, e, pixels);
+        return split(op.out.h, [&](int y0, int y1, int) {
+          for (int y = y0; y < y1; y++) {
+            const float* rows[max_window];
+            window(op, input, pitch, y, rows);
+            kernels_.depthwise_row(rows, static_cast<const float*>(step.conv.weight), op.kh, op.kw, op.sw, op.left, op.in.w,
+                                   op.out.w, pitch, size_t(y) * op.out.w, e);
+          }
+        });
       case Kind::affine: case Kind::add: case Kind::rprelu: case Kind::clip: case Kind::sign:
         return split(int(op.in.pixels()), [&](int p0, int p1, int) { kernels_.map(input, p0, p1, e); });
       case Kind::max_pool:
         return split(op.out.h, [&](int y0, int y1, int) {
           for (int y = y0; y < y1; y++) {
             const float* rows[max_window];
-            for (int i = 0; i < op.kh; i++) {
-              const int iy = y * op.sh + i - op.top;
-              rows[i] = iy >= 0 && iy < op.in.h ? input + size_t(iy) * op.in.w * pitch : nullptr;
-            }
+            window(op, input, pitch, y, rows);
             kernels_.max_pool_row(rows, op.kh, op.kw, op.sw, op.left, op.in.w, op.out.w, pitch, size_t(y) * op.out.w, e);
           }
         });

@@ -117,6 +117,15 @@ class Packer {
 
   void real(Step& step, const Op& op) {
     Conv& c = step.conv;
+    if (depthwise(op, step.input)) {
+      const size_t pitch = pitch_of(c.co);
+      net_.charge(c.kh * c.kw * pitch * sizeof(float));
+      step.weight = Buffer(c.kh * c.kw * pitch * sizeof(float));
+      for (int t = 0; t < c.kh * c.kw; t++)
+        std::memcpy(step.weight.as<float>() + t * pitch, &op.arrays[0][size_t(t) * c.co], c.co * sizeof(float));
+      c.weight = step.weight.as<float>();
+      return;
+    }
     const bool pointwise = c.kh * c.kw * c.sh * c.sw == 1 && net_.real_valued(step.input) && step.input && step.pool < 0;
     if (pointwise) c.wo = c.w = c.h * c.w, c.ho = c.h = 1;  // one long row
     c.ph = (c.ho - 1) * c.sh + c.kh, c.pw = (c.wo - 1) * c.sw + c.kw;
