@@ -38,7 +38,7 @@ def read(text: str) -> tuple[str, tuple[int, ...]]:
     except OSError as error:
         raise BadInput(f"no architecture at {path}: {error.strerror}; a search writes best_arch.json") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path} is no best_arch.json: {error!r}") from None
+        raise BadInput(f"{path} is no best_arch.json, which has a space and genes ({error})") from None
 
 
 def load(text: str, space: str, sizes: Sequence[int]) -> tuple[int, ...]:

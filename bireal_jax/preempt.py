@@ -62,7 +62,7 @@ class Signals:
             if received[0] in SIGNALS:
                 self.asked = True
                 if self.disposable:
-                    leave(0, "stopped; there was nothing to save, and the same command continues")
+                    leave(0, "stopped; nothing is lost, and the same command continues")
         self._woken.close()
 
 

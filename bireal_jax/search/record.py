@@ -99,8 +99,8 @@ def search(
 
 
 def best(candidates: list[Candidate]) -> Candidate:
-    """The one of highest score, the first among equals."""
-    return max(candidates, key=lambda c: c.score)
+    """The one of highest score, among equals the cheapest, and among these the first."""
+    return max(candidates, key=lambda c: (c.score, -c.cost))
 
 
 def front(candidates: list[Candidate]) -> list[Candidate]:

@@ -76,7 +76,11 @@ def run(config: ConfigDict, directory: Path) -> Candidate:
 
 def _check(config):
     """What can be wrong before anything is read."""
-    lookup(models.SUPERNETS, config.model.name, "supernet")
+    if config.model.name not in models.SUPERNETS:
+        raise BadInput(
+            f"{config.model.name} is no supernet; known: {', '.join(sorted(models.SUPERNETS))}\n"
+            "recipes of searches: configs/ebn_search.py, configs/metaprune_search.py"
+        )
     lookup(ALGORITHMS, config.search.algorithm, "algorithm")
     if jax.process_count() > 1:
         raise BadInput(f"a search runs on one host, and there are {jax.process_count()}; start it on one")

@@ -161,7 +161,7 @@ class Packer {
     c.weight = out;
     if (net_.options.precision != 1 || op.groups > 1) return;
     if (step.input == 0) int16(step, op);
-    else if (pointwise) pointwise16(step, op);
+    else if (pointwise && c.wo > 1) pointwise16(step, op);  // the last layer is left exact
   }
 
   // Winograd's algorithm: bytes of the rows of a thread.
