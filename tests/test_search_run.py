@@ -253,7 +253,7 @@ def test_an_architecture_is_built_and_its_file_is_read_once(tmp_path):
 
 def test_mistakes(supernet, tmp_path):
     for message, fields in (
-        ("'ebn_tiny'; known: ebn_supernet, ebn_tiny_supernet", {"model.name": "ebn_tiny"}),
+        ("ebn_tiny is no supernet; known: ebn_supernet, ebn_tiny_supernet", {"model.name": "ebn_tiny"}),
         ("held_out is 0, so candidates would be chosen on the evaluation set", {"data.held_out": 0}),
         ("trained with config.data.held_out=3, not 4", {"data.held_out": 4}),
         ("no supernet at config.init_from='nowhere'", {"init_from": "nowhere"}),
