@@ -60,7 +60,7 @@ def run(config: ConfigDict, directory: Path) -> Candidate:
         top = record.search(
             problem, ALGORITHMS[config.search.algorithm], scorer, directory, space=name, settings=settings,
             seed=config.seed, values=space.values, together=scorer.count, judge=origin,
-            say=lambda candidate: _say(candidate, unit),
+            say=lambda candidate: _say(candidate, unit, space.values(candidate.genes)),
         )  # fmt: skip
         found = list(record.load(directory / record.STATE).values())
         try:
@@ -114,11 +114,10 @@ def _problem(c, space) -> tuple[Problem, str]:
     return Problem(space.sizes, cost, c.max_cost, c.min_cost), unit
 
 
-def _say(candidate, unit):
-    genes = " ".join(map(str, candidate.genes))
+def _say(candidate, unit, values):
     progress.say(
         f"{candidate.generation:3} {candidate.source:9}  top-1 {candidate.score:6.2f} %  {candidate.cost:9.4g} {unit}  "
-        f"{genes}"
+        f"{' '.join(map(str, values))}"
     )
 
 
