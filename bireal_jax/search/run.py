@@ -51,9 +51,11 @@ def run(config: ConfigDict, directory: Path) -> Candidate:
     problem.check()
     scorer = Scorer(module, variables, source, config)
     settings = Settings(**{field: config.search[field] for field in SETTINGS})
+    least, most = (problem.cost(problem.extreme(sign)) for sign in (1, -1))
     progress.say(
         f"{name}: {settings.generations} generations of {settings.population}, budget {problem.low:g} to "
-        f"{problem.high:g} {unit}\nsupernet: {origin}; {len(source.eval):,} held-out images, "
+        f"{problem.high:g} {unit}, networks from {least:.4g} to {most:.4g}\n"
+        f"supernet: {origin}; {len(source.eval):,} held-out images, "
         f"batch norm calibrated on {config.search.bn_batches} batches of {config.batch_size}"
     )
     with workdir.claim(directory, config, [source]):
