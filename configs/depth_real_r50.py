@@ -7,22 +7,14 @@
 All is our choice, as there. Ours: not run.
 """
 
-from bireal_jax import config
+from pathlib import Path
+
+from bireal_jax.main import load_recipe
 
 
 def get_config():
-    c = config.default()
-    c.model.name = "bireal50"
-    c.model.decoder = "up_projection"
+    c = load_recipe(Path(__file__).with_name("depth_r50.py"))
     c.model.act = "relu"
     c.model.weight = "real"
     c.model.latent_init = "he"
-    c.data.name = "nyu_depth_v2"
-    c.data.depth.unit = 1.0
-    c.data.depth.crop = (54, 480, 41, 601)
-    c.batch_size = 32
-    c.total_epochs = 20.0
-    c.label_smoothing = 0.0
-    c.loss = "l1"
-    c.optim.lr = 5e-4
     return c

@@ -1,3 +1,4 @@
+// Longer than it should be: one layout of windows, which what packs, prepares and counts must share.
 #include "kernels.h"
 
 #if defined(__x86_64__) || defined(BIREAL_SIMDE)

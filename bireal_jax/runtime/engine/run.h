@@ -246,7 +246,6 @@ class Run {
     float* out = reinterpret_cast<float*>(at(step.scratch));
     const int channels = op.in.c;
     if (step.input == 0) {
-      std::vector<float> scale(channels), offset(channels);
       split(c.ph, [&](int y0, int y1, int) {
         border(c, op, out, y0, y1, [&](float* to, size_t pixel, int count) {
           for (int i = 0; i < count; i++)
