@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from bireal_jax.data.images import decode
-from bireal_jax.data.source import Source, read_record
+from bireal_jax.data.source import Source, open_tfds, read_record
 from bireal_jax.errors import BadInput, first_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -207,20 +207,8 @@ class Records:
 
 def nyu(directory: str, image_size: int, **fields: Any) -> Source:
     """NYU Depth v2 below `directory`, a tensorflow-datasets directory with nyu_depth_v2 in the array_record format."""
-    if not directory or not list(Path(directory).glob("nyu_depth_v2/*/dataset_info.json")):
-        raise BadInput(f"no prepared nyu_depth_v2 at config.data.dir={directory!r}\n{NYU}")
-    import tensorflow_datasets as tfds
-
-    version = sorted(Path(directory).glob("nyu_depth_v2/*/dataset_info.json"))[-1].parent
-    try:
-        builder: Any = tfds.builder_from_directory(str(version))
-        raw = {"image": tfds.decode.SkipDecoding()}
-        train, val = (
-            Records(builder.as_data_source(split, decoders=raw), f"nyu_depth_v2 {split}")
-            for split in ("train", "validation")
-        )
-    except (ValueError, NotImplementedError, FileNotFoundError, AssertionError) as error:
-        raise BadInput(f"{version} cannot be read: {first_line(error)}\n{NYU}") from None
+    _, *splits = open_tfds(directory, "nyu_depth_v2", NYU)
+    train, val = (Records(*split) for split in splits)
     return _source(train, val, Rules(image_size, **fields))
 
 

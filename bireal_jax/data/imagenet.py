@@ -1,12 +1,9 @@
 """ImageNet (ILSVRC 2012) through tensorflow-datasets, without TensorFlow."""
 
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from bireal_jax.data.images import augment_file, prepare_file
-from bireal_jax.data.source import Source, read_record
-from bireal_jax.errors import BadInput, first_line
+from bireal_jax.data.source import Source, open_tfds, read_record
 
 HOW = (
     "prepare it once: python -m bireal_jax.data.prepare imagenet2012 --tars DIR_OF_THE_TWO_TARS --out DIR\n"
@@ -39,20 +36,8 @@ class Records:
 
 def build(directory: str, image_size: int, resize: int) -> Source:
     """ImageNet below `directory`, a tensorflow-datasets directory with imagenet2012 in the array_record format."""
-    if not directory or not list(Path(directory).glob("imagenet2012/*/dataset_info.json")):
-        raise BadInput(f"no prepared imagenet2012 at config.data.dir={directory!r}\n{HOW}")
-    import tensorflow_datasets as tfds
-
-    version = sorted(Path(directory).glob("imagenet2012/*/dataset_info.json"))[-1].parent
-    try:
-        builder: Any = tfds.builder_from_directory(str(version))
-        raw = {"image": tfds.decode.SkipDecoding()}
-        train, val = (
-            Records(builder.as_data_source(split, decoders=raw), f"imagenet2012 {split}")
-            for split in ("train", "validation")
-        )
-    except (ValueError, NotImplementedError, FileNotFoundError, AssertionError) as error:
-        raise BadInput(f"{version} cannot be read: {first_line(error)}\n{HOW}") from None
+    builder, *splits = open_tfds(directory, "imagenet2012", HOW)
+    train, val = (Records(*split) for split in splits)
     names = builder.info.features["label"].names
     return Source(
         train=train, eval=val, augment=partial(augment_file, size=image_size),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -99,3 +100,31 @@ def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
         raise BadInput(
             f"{where}: label {bad[0]} is not in 0..{num_classes - 1}; correct the labels or the number of classes"
         )
+
+
+def open_tfds(directory: str, name: str, how: str) -> tuple[Any, tuple[Any, str], tuple[Any, str]]:
+    """A prepared data set of tensorflow-datasets: its builder, and records and name of each split, images left encoded.
+
+    Args:
+      directory: holds NAME in the array_record format.
+      name: the data set, with the splits train and validation.
+      how: to prepare it; ends the messages.
+
+    Raises:
+      BadInput: it is not there, or not readable.
+    """
+    found = sorted(Path(directory).glob(f"{name}/*/dataset_info.json")) if directory else []
+    if not found:
+        raise BadInput(f"no prepared {name} at config.data.dir={directory!r}\n{how}")
+    import tensorflow_datasets as tfds
+
+    version = found[-1].parent
+    try:
+        builder: Any = tfds.builder_from_directory(str(version))
+        raw = {"image": tfds.decode.SkipDecoding()}
+        train, val = (
+            (builder.as_data_source(split, decoders=raw), f"{name} {split}") for split in ("train", "validation")
+        )
+    except (ValueError, NotImplementedError, FileNotFoundError, AssertionError) as error:
+        raise BadInput(f"{version} cannot be read: {first_line(error)}\n{how}") from None
+    return builder, train, val
