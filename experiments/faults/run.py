@@ -22,6 +22,7 @@ from experiments.faults.bench import Bench
 
 HERE = Path(__file__).parent
 FILE_KINDS = ("bit flip", "truncation", "missing file")
+FILES = 24  # at most, of a checkpoint
 IMAGE_KINDS = ("flipped bits", "truncation", "zero length")
 
 # name -> (trial, how many); a trial is (bench, random numbers) -> {"failed": "" or why, what was counted: how often}
@@ -36,7 +37,11 @@ KINDS: dict[str, tuple[Callable[..., dict], int]] = {
     **{f"hosts {fault}": (partial(dead.hosts, fault=fault), 5) for fault in dead.CAUSES},
     "full disk": (storage.full_disk, 10),
     "read-only": (storage.read_only, 2),
-    **{f"file {kind}": (partial(storage.damaged_file, kind=kind), 24) for kind in FILE_KINDS},
+    **{
+        f"file {number} {kind}": (partial(storage.damaged_file, kind=kind, number=number), 1)
+        for number in range(FILES)
+        for kind in FILE_KINDS
+    },
     **{
         f"image {kind} {workers}": (partial(records.damaged_image, kind=kind, workers=workers), 4)
         for kind in IMAGE_KINDS
@@ -46,6 +51,8 @@ KINDS: dict[str, tuple[Callable[..., dict], int]] = {
     "killed worker": (records.killed_worker, 8),
     **{f"damage {kind}": (partial(damage.trials, kind=kind), 10) for kind in damage.KINDS},
 }
+
+FIRST = dict.fromkeys(name.split()[0] for name in KINDS)
 
 
 def campaign(names: list[str], trials: int | None, seed: int, bench: Bench, rows: Path) -> None:
@@ -94,7 +101,7 @@ def table(found: list[dict]) -> str:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.faults.run", description=__doc__)
-    parser.add_argument("kinds", nargs="*", help=f"first words of: {', '.join(KINDS)}; none for all")
+    parser.add_argument("kinds", nargs="*", help=f"{', '.join(FIRST)}, or more words of one; none for all")
     parser.add_argument("--trials", type=int, help="of each kind; by default as in the table of the README")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=Path, default=HERE / "rows.jsonl")
