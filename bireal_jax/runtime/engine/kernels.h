@@ -62,6 +62,7 @@ struct Conv {
   int depth;   // sw times channels; in 16 bits made even
   int tiles;   // of four outputs
   int last;    // of depth, at the last point: the highest tap alone, which not all phases have
+  bool halved; // not the outputs, but the maxima of every second three of them are kept, the first centred on the first
 };
 
 // Winograd's algorithm: values of an input row with its border, of which 8 are to spare; of a transformed row at one point,

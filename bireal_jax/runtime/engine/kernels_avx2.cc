@@ -40,7 +40,7 @@ inline F16 from_counts(const uint16_t* low, const uint16_t* high, int base) {
   return {from_count(low, b), from_count(high, b)};
 }
 
-constexpr int LW = 32, PAIRS = 2, FILTERS = 2, PIXELS = 6;
+constexpr int LW = 32, PAIRS = 2, FILTERS = 2, PIXELS = 6, TILES = 6;
 using Bytes = __m256i;
 inline Bytes zero_bytes() { return _mm256_setzero_si256(); }
 inline Bytes load_bytes(const uint8_t* p) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(p)); }
@@ -72,7 +72,7 @@ inline Lanes zero_lanes() { return _mm256_setzero_ps(); }
 inline Lanes load_lanes(const float* p) { return _mm256_load_ps(p); }
 inline Lanes broadcast(const float* p) { return _mm256_broadcast_ss(p); }
 inline void fma_into(Lanes& sum, Lanes x, Lanes y) { asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(x), "x"(y)); }
-inline void store_lanes(float* p, Lanes v) { _mm256_store_ps(p, v); }
+inline F16 joined(const Lanes* v) { return {v[0], v[1]}; }
 
 using IntLanes = __m256i;
 inline IntLanes zero_int() { return _mm256_setzero_si256(); }
@@ -86,7 +86,7 @@ inline void dot_into(IntLanes& sum, IntLanes x, IntLanes y) {
   const IntLanes products = _mm256_madd_epi16(x, y);
   asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(products));
 }
-inline void store_int(float* p, IntLanes v) { _mm256_store_ps(p, _mm256_cvtepi32_ps(v)); }
+inline F16 joined(const IntLanes* v) { return {_mm256_cvtepi32_ps(v[0]), _mm256_cvtepi32_ps(v[1])}; }
 
 }  // namespace
 

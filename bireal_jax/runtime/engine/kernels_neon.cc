@@ -60,13 +60,13 @@ inline void widen_add(uint16_t* counts, Bytes x) {
   vst1q_u16(counts + 8, vaddw_high_u8(vld1q_u16(counts + 8), x));
 }
 
-constexpr int NV = 4, PIXELS = 4;  // 16 sums: 4 cycles of latency on four units
+constexpr int NV = 4, PIXELS = 4, TILES = 4;  // 16 sums: 4 cycles of latency on four units
 using Lanes = float32x4_t;
 inline Lanes zero_lanes() { return vdupq_n_f32(0); }
 inline Lanes load_lanes(const float* p) { return vld1q_f32(p); }
 inline Lanes broadcast(const float* p) { return vld1q_dup_f32(p); }
 inline void fma_into(Lanes& sum, Lanes x, Lanes y) { sum = vfmaq_f32(sum, x, y); }
-inline void store_lanes(float* p, Lanes v) { vst1q_f32(p, v); }
+inline F16 joined(const Lanes* v) { return {{v[0], v[1], v[2], v[3]}}; }
 
 // Pairs of weights with the first numbers in the low half, the second ones in the high half.
 using IntLanes = int32x4_t;
@@ -84,7 +84,9 @@ inline void dot_into(IntLanes& sum, IntLanes x, IntLanes y) {
   const int16x8_t a = vreinterpretq_s16_s32(x), b = vreinterpretq_s16_s32(y);
   sum = vmlal_high_laneq_s16(vmlal_laneq_s16(sum, vget_low_s16(b), a, 0), b, a, 1);
 }
-inline void store_int(float* p, IntLanes v) { vst1q_f32(p, vcvtq_f32_s32(v)); }
+inline F16 joined(const IntLanes* v) {
+  return each([&](int i) { return vcvtq_f32_s32(v[i]); });
+}
 
 }  // namespace
 

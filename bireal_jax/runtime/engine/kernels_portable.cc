@@ -37,7 +37,7 @@ inline F16 from_counts(const uint16_t* low, const uint16_t* high, int base) {
   return each([&](int i) { return float(base - 2 * int(i < 8 ? low[i] : high[i - 8])); });
 }
 
-constexpr int LW = 16, PAIRS = 1, FILTERS = 1, PIXELS = 4;
+constexpr int LW = 16, PAIRS = 1, FILTERS = 1, PIXELS = 4, TILES = 4;
 struct Bytes {
   uint8_t v[LW];
 };
@@ -71,7 +71,7 @@ inline Lanes broadcast(const float* p) { return set(*p); }
 inline void fma_into(Lanes& sum, const Lanes& x, const Lanes& y) {
   for (int i = 0; i < 16; i++) sum.v[i] += x.v[i] * y.v[i];
 }
-inline void store_lanes(float* p, const Lanes& v) { store(p, v); }
+inline F16 joined(const Lanes* v) { return *v; }
 
 struct IntLanes {
   int32_t v[32];
@@ -90,8 +90,8 @@ inline IntLanes broadcast_pair(const int16_t* p) {
 inline void dot_into(IntLanes& sum, const IntLanes& x, const IntLanes& y) {
   for (int i = 0; i < 16; i++) sum.v[i] += x.v[2 * i] * y.v[2 * i] + x.v[2 * i + 1] * y.v[2 * i + 1];
 }
-inline void store_int(float* p, const IntLanes& x) {
-  for (int i = 0; i < 16; i++) p[i] = float(x.v[i]);
+inline F16 joined(const IntLanes* x) {
+  return each([&](int i) { return float(x->v[i]); });
 }
 
 }  // namespace

@@ -119,6 +119,9 @@ inline bool depthwise(const Op& op, int input) {
 // Bytes of what a thread prepares for a binary convolution.
 inline size_t scratch_of(const Step& step) { return (step.conv.scratch + 63) / 64 * 64; }
 
+// Columns of the rows that a pool behind a convolution takes.
+inline int pooled_width(const Conv& conv) { return conv.halved ? conv.wo / 2 : conv.wo; }
+
 // Whether threads share a binary convolution by its rows, or by its filters.
 inline bool by_rows(const Net& net, const Conv& c) { return c.ho >= 8 * net.options.threads; }
 

@@ -155,7 +155,7 @@ class Planner {
                                                           : std::max(step.conv.scratch, step.int16.scratch), now, now);
       if (step.line) step.lines = claim(size_t(net_.options.threads) * step.line, now, now);
       if (step.pool >= 0)
-        step.band = claim(size_t(net_.options.threads) * ops_[step.pool].kh * step.conv.wo * pitch_of(step.conv.co) * sizeof(float), now, now);
+        step.band = claim(size_t(net_.options.threads) * ops_[step.pool].kh * pooled_width(step.conv) * pitch_of(step.conv.co) * sizeof(float), now, now);
       const Chain& chain = step.pool >= 0 ? step.pool_chain : step.chain;
       if (chain.bits >= 0) {
         const Shape& shape = net_.shape(chain.bits);

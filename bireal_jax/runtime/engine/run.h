@@ -378,7 +378,8 @@ class Run {
     const Conv& c = step.conv;
     const Op& op = net_.network.ops[step.pool];
     const Epilogue last = epilogue(step.pool_chain);
-    const size_t row = size_t(c.wo) * e.pitch;
+    const int width = pooled_width(c);
+    const size_t row = size_t(width) * e.pitch;
     split(op.out.h, [&](int y0, int y1, int thread) {
       float* band = reinterpret_cast<float*>(at(step.band)) + size_t(thread) * op.kh * row;
       auto rows = of_thread(thread);
@@ -396,7 +397,8 @@ class Run {
           const int iy = y * op.sh - op.top + i;
           window[i] = iy >= 0 && iy < c.ho ? band + iy % op.kh * row : nullptr;
         }
-        kernels_.max_pool_row(window, op.kh, op.kw, op.sw, op.left, c.wo, op.out.w, int(e.pitch), size_t(y) * op.out.w, last);
+        if (c.halved) kernels_.max_pool_row(window, op.kh, 1, 1, 0, width, width, int(e.pitch), size_t(y) * width, last);
+        else kernels_.max_pool_row(window, op.kh, op.kw, op.sw, op.left, width, op.out.w, int(e.pitch), size_t(y) * op.out.w, last);
       }
     });
   }

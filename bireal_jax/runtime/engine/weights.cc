@@ -148,6 +148,7 @@ class Packer {
               out[(o / unit * per + winograd_place(c, n, ky, k)) * unit + o % unit] = float(at[n]);
           }
       step.line = line(c);
+      c.halved = halved(step, c);
       c.scratch = 0;
     }
     for (int t = 0; t < c.kh * c.kw && !c.points; t++)
@@ -164,7 +165,13 @@ class Packer {
     else if (pointwise && c.wo > 1) pointwise16(step, op);  // the last layer is left exact
   }
 
-  // Winograd's algorithm: bytes of the rows of a thread.
+  // Winograd's algorithm: whether windows of the pool behind are joined along x at once.
+  bool halved(const Step& step, const Conv& c) const {
+    if (step.pool < 0 || step.chain.residual >= 0 || step.chain.act >= 0) return false;
+    const Op& pool = ops_[step.pool];
+    return pool.kw == 3 && pool.sw == 2 && pool.left == 1 && c.wo % 4 == 0 && pool.out.w * 2 == c.wo;
+  }
+
   static size_t line(const Conv& c) {
     return (winograd_row(c) + 4 * winograd_lane(c) + c.kh * c.points * winograd_pitch(c)) * sizeof(float);
   }
