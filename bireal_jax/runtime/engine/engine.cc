@@ -138,7 +138,7 @@ const char* bireal_label(const bireal_net* net, int index) {
   return index >= 0 && size_t(index) < labels.size() ? labels[index].c_str() : "";
 }
 const char* bireal_kernels(const bireal_net* net) { return net->net->kernels->name; }
-size_t bireal_memory(const bireal_net* net) { return net->net->weights + net->net->workspace; }
+size_t bireal_memory(const bireal_net* net) { return net->net->weights + net->net->memory(); }
 double bireal_work(const bireal_net* net) { return net->net->network.work; }
 
 int bireal_run_u8(bireal_net* net, const uint8_t* images, size_t n, float* logits, char* error) {

@@ -2,6 +2,7 @@
 // of memory.
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -69,8 +70,8 @@ struct Step {
   std::vector<uint16_t> pixel_class;
   std::vector<uint8_t> row_class, col_class;
   Conv int16{};
-  size_t line = 0;  // Winograd: bytes of the rows of a thread
-  Place scratch, band, lines;
+  size_t line = 0;  // Winograd: bytes of the rows of a thread, before its band of rows for a pool
+  Place scratch;    // of all threads
 };
 
 struct Net {
@@ -81,6 +82,7 @@ struct Net {
   std::vector<Buffer> arrays;  // per operation: up to three arrays, one after the other
   std::vector<Place> reals, bits;
   size_t workspace = 0, weights = 0;
+  size_t local = 0;  // bytes of a thread's own memory
   std::vector<float> normalized;  // (value / 255 - mean) / std: [channel][value]
   std::mutex mutex;
   std::vector<std::unique_ptr<struct Context>> idle;
@@ -90,10 +92,16 @@ struct Net {
   // Before anything is allocated.
   void charge(size_t bytes) {
     weights += bytes;
-    if (weights + workspace + held > options.max_memory)
+    if (weights + memory() + held > options.max_memory)
       throw Error("the network needs more than " + std::to_string(options.max_memory >> 20) +
                   " MB of memory; raise max_memory if you trust the file");
   }
+  void reserve(size_t bytes) {  // of a thread's own memory
+    constexpr size_t apart = 4096;  // cores fetch ahead: none may write close behind what another one reads
+    local = std::max(local, (bytes + 63) / 64 * 64 + apart);
+    charge(0);
+  }
+  size_t memory() const { return workspace + options.threads * local; }
   void hold(size_t bytes) { held += bytes, charge(0); }
   void release(size_t bytes) { held -= bytes; }
 
@@ -106,18 +114,15 @@ struct Net {
 
 // Memory and threads of one run; a network has as many as there were runs at the same time.
 struct Context {
-  Buffer memory;
+  Buffer memory;  // maps, then what threads have for themselves
   Team team;
-  Context(const Net& net) : memory(net.workspace), team(net.options.threads) {}
+  Context(const Net& net) : memory(net.memory()), team(net.options.threads) {}
 };
 
 // Whether a convolution takes each channel of a map by itself.
 inline bool depthwise(const Op& op, int input) {
   return op.kind == Kind::conv && input && op.groups == op.in.c && op.out.c == op.in.c && op.groups > 1;
 }
-
-// Bytes of what a thread prepares for a binary convolution.
-inline size_t scratch_of(const Step& step) { return (step.conv.scratch + 63) / 64 * 64; }
 
 // Columns of the rows that a pool behind a convolution takes.
 inline int pooled_width(const Conv& conv) { return conv.halved ? conv.wo / 2 : conv.wo; }

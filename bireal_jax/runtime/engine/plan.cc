@@ -150,12 +150,10 @@ class Planner {
       Step& step = net_.steps[s];
       const int now = int(s);
       const Op& op = ops_[step.op];
-      if (op.kind == Kind::conv || op.kind == Kind::binary_conv)
-        step.scratch = claim(op.kind == Kind::binary_conv ? net_.options.threads * scratch_of(step)
-                                                          : std::max(step.conv.scratch, step.int16.scratch), now, now);
-      if (step.line) step.lines = claim(size_t(net_.options.threads) * step.line, now, now);
-      if (step.pool >= 0)
-        step.band = claim(size_t(net_.options.threads) * ops_[step.pool].kh * pooled_width(step.conv) * pitch_of(step.conv.co) * sizeof(float), now, now);
+      if (op.kind == Kind::conv) step.scratch = claim(std::max(step.conv.scratch, step.int16.scratch), now, now);
+      if (op.kind == Kind::binary_conv) net_.reserve(step.conv.scratch);
+      const size_t row = pooled_width(step.conv) * pitch_of(step.conv.co) * sizeof(float);
+      net_.reserve(step.line + (step.pool >= 0 ? ops_[step.pool].kh * row : 0));
       const Chain& chain = step.pool >= 0 ? step.pool_chain : step.chain;
       if (chain.bits >= 0) {
         const Shape& shape = net_.shape(chain.bits);

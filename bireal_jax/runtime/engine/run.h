@@ -55,6 +55,7 @@ class Run {
 
  private:
   uint8_t* at(const Place& place) const { return place ? context_.memory.as<uint8_t>() + place.offset : nullptr; }
+  uint8_t* local(int thread) const { return context_.memory.as<uint8_t>() + net_.workspace + thread * net_.local; }
 
   float normalized(float value, int) const { return value; }
   float normalized(uint8_t value, int c) const {
@@ -190,20 +191,19 @@ class Run {
     const Conv& c = step.conv;
     const uint8_t* in = bits(step.input);
     const int blocks = c.groups * c.blocks;
-    auto scratch = [&](int thread) { return at(step.scratch) + thread * scratch_of(step); };
     if (by_rows(net_, c))  // pixels of one thread share no cache line with the other's
       return split(c.ho, [&](int y0, int y1, int thread) {
         for (int y = y0; y < y1; y += c.band) {
           const int end = std::min(y1, y + c.band);
-          kernels_.binary_prepare(c, in, scratch(thread), y, end);
-          for (int block = 0; block < blocks; block++) kernels_.binary_rows(c, scratch(thread), y, block, y, end, e);
+          kernels_.binary_prepare(c, in, local(thread), y, end);
+          for (int block = 0; block < blocks; block++) kernels_.binary_rows(c, local(thread), y, block, y, end, e);
         }
       });
     split(blocks * c.ho, [&](int from, int to, int thread) {  // by filters: each thread reads its own weights
-      kernels_.binary_prepare(c, in, scratch(thread), 0, c.ho);
+      kernels_.binary_prepare(c, in, local(thread), 0, c.ho);
       while (from < to) {
         const int block = from / c.ho, y = from % c.ho, end = std::min(c.ho, y + to - from);
-        kernels_.binary_rows(c, scratch(thread), 0, block, y, end, e);
+        kernels_.binary_rows(c, local(thread), 0, block, y, end, e);
         from += end - y;
       }
     });
@@ -271,7 +271,7 @@ class Run {
    public:
     Lines(const Run& run, const Step& step, const Conv& c, const Pixel* pixels, int thread)
         : run_(run), op_(run.net_.network.ops[step.op]), c_(c), pixels_(pixels), size_(c.points * winograd_pitch(c)),
-          row_(reinterpret_cast<T*>(run.at(step.lines) + size_t(thread) * step.line)), lanes_(row_ + winograd_row(c)),
+          row_(reinterpret_cast<T*>(run.local(thread))), lanes_(row_ + winograd_row(c)),
           ring_(lanes_ + 4 * winograd_lane(c)) {
       std::memset(row_, 0, (winograd_row(c) + 4 * winograd_lane(c)) * sizeof(T));
     }
@@ -381,7 +381,7 @@ class Run {
     const int width = pooled_width(c);
     const size_t row = size_t(width) * e.pitch;
     split(op.out.h, [&](int y0, int y1, int thread) {
-      float* band = reinterpret_cast<float*>(at(step.band)) + size_t(thread) * op.kh * row;
+      float* band = reinterpret_cast<float*>(local(thread) + step.line);
       auto rows = of_thread(thread);
       Epilogue to = e;
       to.bits = nullptr;

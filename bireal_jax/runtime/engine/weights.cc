@@ -173,7 +173,8 @@ class Packer {
   }
 
   static size_t line(const Conv& c) {
-    return (winograd_row(c) + 4 * winograd_lane(c) + c.kh * c.points * winograd_pitch(c)) * sizeof(float);
+    const size_t floats = winograd_row(c) + 4 * winograd_lane(c) + c.kh * c.points * winograd_pitch(c);
+    return (floats * sizeof(float) + 63) / 64 * 64;
   }
 
   // Winograd's algorithm: the part of a filter on one channel and phase, depth `k`, at all points.
