@@ -60,7 +60,10 @@ def run(devices, monkeypatch=None, over=4, dtype=jnp.float32, steps=3, process=0
     for _, batch in zip(
         range(steps), parallel.prefetch(batching.train_batches(source, 16, 0, 0, **where)), strict=False
     ):
-        state, _ = step(state, batch)
+        before = state
+        state, _ = step(before, batch)
+        reused = all(leaf.is_deleted() for leaf in jax.tree.leaves((before.params, before.opt_state)))
+        assert reused != bool(fields.get("replica"))
     eval_step = parallel.pmap(make_eval_step(model, losses.cross_entropy, source, fields.get("replica", 0)))
     return parallel.fetch(state), evaluate(eval_step, state.variables, source, 16)
 
