@@ -102,7 +102,8 @@ class Visit:
         self.source = source = build.source(self.last)
         self.found = True
         what = "depth maps" if source.depth_range else f"{source.num_classes} classes"
-        return f"{self.last.data.name}: {len(source.train):,} training and {len(source.eval):,} test images, {what}"
+        judged = f"{len(source.eval):,} {source.split} images"
+        return f"{self.last.data.name}: {len(source.train):,} training and {judged}, {what}"
 
     def decoder(self) -> str:
         """A few images of both splits, as training and evaluation take them."""

@@ -56,7 +56,7 @@ def run(config: ConfigDict, directory: Path, signals: preempt.Signals | None = N
             workdir.write(directory / "result.json", json.dumps(final, indent=1) + "\n")
     task = task_of(final)
     best = f"best {task.form.format(final['best_' + task.metric])} at step {final['best_step']}"
-    progress.say(f"test {_judged(final)}  ({best})  {directory}")
+    progress.say(f"{stages[-1].source.split} {_judged(final)}  ({best})  {directory}")
     return final
 
 
@@ -90,7 +90,7 @@ def run_eval(config: ConfigDict, directory: Path) -> dict[str, float]:
     scores = evaluate(step, parallel.replicate(variables), source, last.batch_size, **loading)
     if jax.process_index() == 0:
         workdir.write(directory / "eval.json", json.dumps(scores, indent=1) + "\n")
-    progress.say(f"test {task_of(scores).report.format(**scores)}  ({len(source.eval)} images)  {origin}")
+    progress.say(f"{source.split} {task_of(scores).report.format(**scores)}  ({len(source.eval)} images)  {origin}")
     if source.depth_range and jax.process_index() == 0:
         count = pictures.write(directory / "depth", _predictions(model, variables, source))
         progress.say(f"{directory / 'depth'}: {count} pictures: image, truth, prediction")
@@ -168,11 +168,11 @@ class Stage(Plan):
         return parallel.fetch(state.variables), result
 
     def _headline(self, start):
-        train, test = len(self.source.train), len(self.source.eval)
+        train, judged = f"{len(self.source.train):,}", f"{len(self.source.eval):,} {self.source.split}"
         what = "depth maps" if self.source.depth_range else f"{self.source.num_classes} classes"
         begin = f"resuming from step {start} of {self.total:,}" if start else f"{self.total:,} steps"
         return (
-            f"{self.name}: {self.config.model.name} on {train:,} training and {test:,} test images, {what}\n"
+            f"{self.name}: {self.config.model.name} on {train} training and {judged} images, {what}\n"
             f"{begin}, {self.config.batch_size} images a step, {jax.device_count()} x {jax.devices()[0].device_kind}; "
             "compiling ..."
         )

@@ -210,7 +210,7 @@ def by_hand(scorer, genes):
     return 100 * np.mean(np.argmax(found, -1) == source.eval.labels)
 
 
-def test_killed_and_resumed_search_is_the_straight_one(supernet, tmp_path, monkeypatch):
+def test_killed_and_resumed_search_is_the_straight_one(supernet, tmp_path, monkeypatch, capsys):
     """Scores are a function of the genes here: what is tested is that they reach the files, and none is asked twice."""
     c, calls = recipe(init_from=str(supernet), **{"search.together": 3}), []
 
@@ -227,7 +227,10 @@ def test_killed_and_resumed_search_is_the_straight_one(supernet, tmp_path, monke
     dies_at = 3
     with pytest.raises(KeyboardInterrupt):
         search.run(c, tmp_path / "killed")
+    said = capsys.readouterr().out
+    assert f"the training in {supernet} has not ended" in said and "resuming" not in said
     assert search.run(c, tmp_path / "killed") == straight
+    assert "resuming: 6 candidates were scored before" in capsys.readouterr().out
     assert calls == [*whole[:3], *whole[2:]] and [len(group) for group in whole] == [3, 3, 3, 3]
     for name in ("search_state.json", "candidates.csv", "best_arch.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()

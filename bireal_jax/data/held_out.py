@@ -51,7 +51,8 @@ def hold_out(source: Source, per_class: int) -> Source:
     if not held:
         raise BadInput(f"{len(train)} training images are too few to hold some out; set config.data.held_out to 0")
     kept = np.setdiff1d(order, held)
-    return dataclasses.replace(source, train=_part(train, kept), eval=_part(train, np.sort(held), fixed=True))
+    judged = _part(train, np.sort(held), fixed=True)
+    return dataclasses.replace(source, train=_part(train, kept), eval=judged, split="held-out")
 
 
 def _part(examples, indices, fixed=False):

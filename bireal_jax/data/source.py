@@ -34,6 +34,7 @@ class Source:
       augment: (example, numpy Generator) -> as `prepare` but random, for training. `Arrays` have their own.
       label_shape: [H, W] of the maps that evaluation compares with; () where labels are classes.
       depth_range: labels are maps in metres within this range, 0 where there is no depth; None for classes.
+      split: what the evaluation examples are called.
     """
 
     train: Examples | Sequence[Any]
@@ -47,6 +48,7 @@ class Source:
     augment: Callable[[Any, np.random.Generator], dict] | None = None
     label_shape: tuple[int, ...] = ()
     depth_range: tuple[float, float] | None = None
+    split: str = "test"
 
 
 class Arrays:

@@ -58,6 +58,10 @@ def run(config: ConfigDict, directory: Path) -> Candidate:
         f"supernet: {origin}; {len(source.eval):,} held-out images, "
         f"batch norm calibrated on {config.search.bn_batches} batches of {config.batch_size}"
     )
+    if not (Path(config.init_from) / "result.json").exists():
+        progress.say(f"note: the training in {config.init_from} has not ended, and its scores tell little")
+    if known := len(record.load(directory / record.STATE)):
+        progress.say(f"resuming: {known} candidates were scored before")
     with workdir.claim(directory, config, [source]):
         top = record.search(
             problem, ALGORITHMS[config.search.algorithm], scorer, directory, space=name, settings=settings,
