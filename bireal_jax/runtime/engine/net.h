@@ -105,6 +105,9 @@ struct Net {
   void hold(size_t bytes) { held += bytes, charge(0); }
   void release(size_t bytes) { held -= bytes; }
 
+  // A channel of a pixel as the network takes it; floats come normalized.
+  float pixel(float value, int) const { return value; }
+  float pixel(uint8_t value, int c) const { return normalized[size_t(c) * 256 + value]; }
   bool real_valued(int tensor) const { return tensor == 0 || network.ops[tensor - 1].kind != Kind::sign; }
   const Shape& shape(int tensor) const { return tensor ? network.ops[tensor - 1].out : network.image; }
   const float* array(int op, int index) const {

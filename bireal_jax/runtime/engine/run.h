@@ -1,5 +1,4 @@
-// Runs a planned network: each step is cut into pieces for the threads. Longer than it should be: one class, templates over
-// the type of the pixels.
+// Runs a planned network: each step is cut into pieces for the threads.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +7,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "net.h"
+#include "lines.h"
 
 namespace bireal {
 
@@ -22,7 +21,7 @@ class Run {
     if (net_.reals[0]) {
       float* out = real(0);
       for (size_t p = 0; p < s.pixels(); p++)
-        for (int c = 0; c < s.c; c++) out[p * pitch_of(s.c) + c] = normalized(pixels[p * s.c + c], c);
+        for (int c = 0; c < s.c; c++) out[p * pitch_of(s.c) + c] = net_.pixel(pixels[p * s.c + c], c);
     }
     for (const Step& step : net_.steps) run(step, pixels);
     const Shape& last = net_.network.ops.back().out;
@@ -56,11 +55,6 @@ class Run {
  private:
   uint8_t* at(const Place& place) const { return place ? context_.memory.as<uint8_t>() + place.offset : nullptr; }
   uint8_t* local(int thread) const { return context_.memory.as<uint8_t>() + net_.workspace + thread * net_.local; }
-
-  float normalized(float value, int) const { return value; }
-  float normalized(uint8_t value, int c) const {
-    return net_.normalized[size_t(c) * 256 + value];
-  }
 
   // Cuts [0, count) into one contiguous piece a thread.
   template <class Function>
@@ -249,7 +243,7 @@ class Run {
       split(c.ph, [&](int y0, int y1, int) {
         border(c, op, out, y0, y1, [&](float* to, size_t pixel, int count) {
           for (int i = 0; i < count; i++)
-            for (int k = 0; k < channels; k++) to[i * channels + k] = normalized(pixels[(pixel + i) * channels + k], k);
+            for (int k = 0; k < channels; k++) to[i * channels + k] = net_.pixel(pixels[(pixel + i) * channels + k], k);
         });
       });
     } else if (net_.reals[step.input]) {
@@ -264,70 +258,13 @@ class Run {
     return out;
   }
 
-  // Winograd's algorithm: the transformed rows of a window, each made when it is first needed, by one thread. T: float, or
-  // int16.
-  template <class T, class Pixel>
-  class Lines {
-   public:
-    Lines(const Run& run, const Step& step, const Conv& c, const Pixel* pixels, int thread)
-        : run_(run), op_(run.net_.network.ops[step.op]), c_(c), pixels_(pixels), size_(c.points * winograd_pitch(c)),
-          row_(reinterpret_cast<T*>(run.local(thread))), lanes_(row_ + winograd_row(c)),
-          ring_(lanes_ + 4 * winograd_lane(c)) {
-      std::memset(row_, 0, (winograd_row(c) + 4 * winograd_lane(c)) * sizeof(T));
-    }
-    const T* const* window(int y) {
-      const int first = y * c_.sh;
-      for (ready_ = std::max(ready_, first); ready_ < first + c_.kh; ready_++) make(ready_);
-      for (int i = 0; i < c_.kh; i++) rows_[i] = at(first + i);
-      return rows_;
-    }
-
-   private:
-    T* at(int y) const { return ring_ + y % c_.kh * size_; }
-    void make(int y) {
-      const int iy = y - c_.top, channels = op_.in.c, count = std::min(c_.pw - c_.left, op_.in.w) * channels;
-      if (iy < 0 || iy >= op_.in.h) {
-        std::memset(at(y), 0, size_ * sizeof(T));
-        return;
-      }
-      const Pixel* in = pixels_ + size_t(iy) * op_.in.w * channels;
-      T* out = row_ + size_t(c_.left) * channels;
-      if (std::is_same<T, int16_t>())
-        for (int i = 0; i < count; i++) out[i] = T(in[i] - 128);
-      else
-        for (int i = 0; i < count; i += channels)
-          for (int k = 0; k < channels; k++) out[i + k] = T(run_.normalized(in[i + k], k));
-      run_.transform(c_, row_, lanes_, at(y));
-    }
-
-    const Run& run_;
-    const Op& op_;
-    const Conv& c_;
-    const Pixel* pixels_;
-    const size_t size_;
-    T *row_, *lanes_, *ring_;
-    int ready_ = 0;
-    const T* rows_[max_window];
-  };
-
-  void transform(const Conv& c, const float* row, float* lanes, float* out) const { kernels_.real_transform(c, row, lanes, out); }
-  void transform(const Conv& c, const int16_t* row, int16_t* lanes, int16_t* out) const {
-    kernels_.int16_transform(c, row, lanes, out);
-  }
-  void winograd(const Conv& c, const float* const* rows, int b0, int b1, int y, size_t pixel, const Epilogue& e) const {
-    kernels_.real_winograd(c, rows, b0, b1, y, pixel, e);
-  }
-  void winograd(const Conv& c, const int16_t* const* rows, int b0, int b1, int y, size_t pixel, const Epilogue& e) const {
-    kernels_.int16_winograd(c, rows, b0, b1, y, pixel, e);
-  }
-
   // For a thread: a function that computes some rows.
   template <class T, class Pixel>
-  auto by_winograd(const Step& step, const Conv& c, const Pixel* pixels) {
-    return [this, &step, &c, pixels](int thread) {
-      return [this, &c, lines = Lines<T, Pixel>(*this, step, c, pixels, thread)](
+  auto by_winograd(const Conv& c, const Pixel* pixels) {
+    return [this, &c, pixels](int thread) {
+      return [this, &c, lines = Lines<T, Pixel>(net_, c, pixels, local(thread))](
                  int b0, int b1, int y0, int y1, size_t pixel, const Epilogue& to) mutable {
-        for (int y = y0; y < y1; y++, pixel += c.wo) winograd(c, lines.window(y), b0, b1, y, pixel, to);
+        for (int y = y0; y < y1; y++, pixel += c.wo) winograd(kernels_, c, lines.window(y), b0, b1, y, pixel, to);
       };
     };
   }
@@ -338,8 +275,8 @@ class Run {
     const bool narrow = step.int16.offsets && std::is_same<Pixel, uint8_t>();
     const Conv& c = narrow ? step.int16 : step.conv;
     if (narrow) e.scale = step.int16_scale.as<float>();
-    if (c.points && narrow) return rows(step, c, e, by_winograd<int16_t>(step, c, pixels));
-    if (c.points) return rows(step, c, e, by_winograd<float>(step, c, pixels));
+    if (c.points && narrow) return rows(step, c, e, by_winograd<int16_t>(c, pixels));
+    if (c.points) return rows(step, c, e, by_winograd<float>(c, pixels));
     const int16_t* shorts = narrow ? prepare_int16(step, pixels) : nullptr;
     const float* wide = narrow ? nullptr : prepare_real(step, pixels);
     rows(step, c, e, [&](int) {
