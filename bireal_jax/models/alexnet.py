@@ -1,15 +1,12 @@
 """The two 1-bit forms of AlexNet that the Bop paper trains on ImageNet: Binary AlexNet and XNOR-Net."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from bireal_jax.layers import NO_PADDING, BatchNorm, BinaryConv, Conv
-from bireal_jax.norm import Over
+from bireal_jax.layers import NO_PADDING, BatchNorm, Conv
+from bireal_jax.models.vgg import Chain
 
 STEM = {"kernel_size": (11, 11), "strides": (4, 4), "padding": ((3, 4), (3, 4))}  # 224 pixels to 56, Keras' "same"
 
@@ -18,38 +15,19 @@ def _pool(x):
     return nn.max_pool(x, (3, 3), (2, 2))
 
 
-class BinaryAlexNet(nn.Module):
+class BinaryAlexNet(Chain):
     """AlexNet with ±1 weights in every layer; the first convolution sees the real-valued image.
 
     Order: sign, layer, pooling, batch norm of Keras' epsilon 1e-3. Convolutions of 64 to 256 channels, fully connected
     layers of 4096, 4096 and num_classes. The logits are the last batch norm.
-
-    Attributes:
-      num_classes: outputs of the head.
-      activation, weight: binarizers, from `binarize.activation` and `binarize.weight`.
-      latent_init: initializer of the binary weights.
-      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
-      dtype, param_dtype: of the computation and of the parameters.
     """
-
-    num_classes: int
-    activation: Callable
-    weight: Callable
-    latent_init: Callable
-    bn_over: Over = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     total_stride = 64  # the smallest image of which the three poolings leave something: 64 / 4 = 16, 7, 3, 1
 
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
-        precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        precision, layer = self.layers(progress)
         norm = partial(BatchNorm, self.bn_over, 0.9, 1e-3, **precision)
-        layer = partial(
-            BinaryConv, activation=partial(self.activation, progress=progress),
-            weight=partial(self.weight, progress=progress), latent_init=self.latent_init, **precision,
-        )  # fmt: skip
         x = norm(name="bn0")(_pool(layer(64, **STEM, real_input=True, name="binary_conv0")(x)), train)
         for i, (width, size) in enumerate(((192, 5), (384, 3), (384, 3), (256, 3)), 1):
             x = layer(width, kernel_size=(size, size), name=f"binary_conv{i}")(x)
@@ -61,33 +39,19 @@ class BinaryAlexNet(nn.Module):
         return x.reshape(len(x), -1)
 
 
-class XNORNet(nn.Module):
+class XNORNet(Chain):
     """XNOR-Net as the Bop paper trains it: AlexNet with a real-valued first convolution and last layer, and no scales.
 
     Real convolution of 96 channels, batch norm, ReLU, pooling, batch norm; then sign, convolution, pooling, batch norm
     with 256 to 4096 channels; ReLU; a fully connected layer without bias. The epsilons are those of the authors' code.
-
-    Attributes: as of `BinaryAlexNet`.
     """
-
-    num_classes: int
-    activation: Callable
-    weight: Callable
-    latent_init: Callable
-    bn_over: Over = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     total_stride = 224  # the 6x6 convolution without padding wants a map of 6x6, which 220 pixels give at the least
 
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
-        precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        precision, layer = self.layers(progress)
         norm = partial(BatchNorm, self.bn_over, 0.9, **precision)
-        layer = partial(
-            BinaryConv, activation=partial(self.activation, progress=progress),
-            weight=partial(self.weight, progress=progress), latent_init=self.latent_init, **precision,
-        )  # fmt: skip
         x = norm(epsilon=1e-5, name="stem_bn")(Conv(96, **STEM, **precision, name="stem_conv")(x), train)
         x = norm(epsilon=1e-4, name="bn0")(_pool(jax.nn.relu(x)), train)
         for i, (width, size) in enumerate(((256, 5), (384, 3), (384, 3), (256, 3), (4096, 6), (4096, 1)), 1):
