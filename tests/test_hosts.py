@@ -48,12 +48,12 @@ def test_two_processes_one_of_them_stopped_then_one_process(tmp_path):
     while line and "train  3/20" not in line:
         line = first.stdout.readline()
     second.send_signal(signal.SIGTERM)
-    outputs = [process.communicate(timeout=100)[0] for process in (first, second)]
+    outputs = [process.communicate(timeout=300)[0] for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], outputs
     assert all("which is saved; the same command continues" in text for text in outputs), outputs
     for place in ("several", "straight"):
         (process,) = start(tmp_path / place, 1)
-        output = process.communicate(timeout=100)[0]
+        output = process.communicate(timeout=300)[0]
         assert process.returncode == 0, output
     assert "resuming from step" not in output
     lines = [
@@ -109,7 +109,7 @@ def test_a_host_that_dies_ends_the_others(tmp_path, victim, number):
         line = first.stdout.readline()
     processes[victim].send_signal(number)
     began, other = time.monotonic(), processes[1 - victim]
-    output = other.communicate(timeout=100)[0]
+    output = other.communicate(timeout=300)[0]
     print(f"{number!r}: {time.monotonic() - began:.1f} s, status {other.returncode}\n{output[-1500:]}")
     processes[victim].kill()
     processes[victim].communicate()
