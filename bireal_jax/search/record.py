@@ -158,8 +158,10 @@ def _save(directory, identity, candidates, values):
     workdir.write(directory / STATE, json.dumps(identity | {"candidates": [asdict(c) for c in candidates]}) + "\n")
 
 
-def picture(candidates: list[Candidate], budget: tuple[float, float], unit: str, path: Path) -> None:
-    """Draws score against cost: every candidate, shaded by generation, and the front.
+def picture(
+    candidates: list[Candidate], budget: tuple[float, float], unit: str, path: Path, score: str = "score"
+) -> None:
+    """Draws the score, called `score`, against cost: every candidate, shaded by generation, and the front.
 
     Raises:
       BadInput: matplotlib is not installed.
@@ -177,8 +179,8 @@ def picture(candidates: list[Candidate], budget: tuple[float, float], unit: str,
     axes.plot([c.cost for c in kept], [c.score for c in kept], "k.-", drawstyle="steps-post", label="front")
     for limit in budget:
         if 0 < limit < math.inf:
-            axes.axvline(limit, color="0.7", linestyle="--")
-    axes.set(xlabel=f"cost ({unit})", ylabel="score")
+            axes.axvline(limit, color="0.7", linestyle="--", label=f"budget, {limit:g}")
+    axes.set(xlabel=f"cost ({unit})", ylabel=score)
     axes.legend()
     figure.colorbar(cloud, label="generation")
     scratch = path.with_name(path.name + ".tmp")

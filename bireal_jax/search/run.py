@@ -70,7 +70,8 @@ def run(config: ConfigDict, directory: Path) -> Candidate:
         )  # fmt: skip
         found = list(record.load(directory / record.STATE).values())
         try:
-            record.picture(found, (problem.low, problem.high), unit, directory / "candidates.png")
+            path = directory / "candidates.png"
+            record.picture(found, (problem.low, problem.high), unit, path, "held-out top-1 (%)")
         except BadInput as error:
             progress.say(f"no picture: {error}")
     progress.say(
