@@ -65,7 +65,8 @@ def test_fuzz(tmp_path):
 
 @pytest.mark.slow
 def test_fuzz_long(tmp_path):
-    fuzz(tmp_path, "-O2", parse="-max_total_time=60", infer="-max_total_time=60")
+    limit = f"-max_total_time={os.environ.get('BIREAL_FUZZ_SECONDS', 60)}"
+    fuzz(tmp_path, "-O2", parse=limit, infer=limit)
 
 
 @pytest.mark.slow
