@@ -27,7 +27,7 @@ def build(program, flags):
     )  # fmt: skip
     if probe.returncode:
         pytest.skip("needs clang's libFuzzer and sanitizers (Debian: libclang-rt-14-dev)")
-    command = [compiler, "-std=c++17", "-pthread", f"-I{ENGINE}"]
+    command = [compiler, "-std=c++17", "-pthread", "-DBIREAL_LIGHT=0", f"-I{ENGINE}"]
     sources = [TESTS / f"{program.name}.cc", *sorted(ENGINE.glob("*.cc"))]
     if program.name == "fuzz":  # the mutator goes without sanitizers, and last (see there)
         mutator = program.with_name("mutate.o")

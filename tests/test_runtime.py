@@ -70,7 +70,9 @@ def test_fusing_and_threads_change_nothing(name):
     plain = runtime.load(packed.written(name), unfused=True, max_memory=ROOM)(images)
     assert np.isfinite(plain).all() and plain.std() > 0
     for threads in (1, 2, 3):
-        np.testing.assert_array_equal(runtime.load(packed.written(name), threads=threads)(images), plain)
+        net = runtime.load(packed.written(name), threads=threads)
+        np.testing.assert_array_equal(net(images), plain)
+        np.testing.assert_array_equal(net(images[:1]), plain[:1])
 
 
 @needs_engine

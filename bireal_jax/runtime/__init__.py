@@ -67,7 +67,7 @@ class Network:
       labels: a name for each class, or ().
       resize: short side in pixels before the centre crop, 0 for none.
       kernels: what computes: a row of KERNELS.
-      memory: bytes of weights and of one run's maps; 0 for the reference.
+      memory: bytes of weights and of the maps of one image; 0 for the reference.
     """
 
     def __init__(self, program: container.Program, handle: Any, unfused: bool):
@@ -161,7 +161,8 @@ def load(
 
     Args:
       path: the file that --mode=export wrote.
-      threads: of one call.
+      threads: of one call, no more than there are cores. They share each image, or, of at least as many images, each
+        takes its own, where max_memory allows that.
       precision: "float32", or "int16": in 16 bits the first convolution, on uint8 images, which are exact, and the 1x1
         convolutions of maps.
       kernels: a row of KERNELS; None for the environment variable BIREAL_KERNELS, or else the best of this CPU.

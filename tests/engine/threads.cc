@@ -16,7 +16,7 @@ int main(int count, char** arguments) {
     if (!net) return std::fprintf(stderr, "%s\n", error), 2;
     int shape[3];
     bireal_image_shape(net, shape);
-    const size_t size = size_t(shape[0]) * shape[1] * shape[2], outputs = bireal_num_outputs(net), images = 3;
+    const size_t size = size_t(shape[0]) * shape[1] * shape[2], outputs = bireal_num_outputs(net), images = 1 + i % 4;
     std::vector<unsigned char> pixels(images * size);
     for (auto& v : pixels) v = (unsigned char)(std::rand());
     std::vector<float> expected(images * outputs);

@@ -23,7 +23,8 @@ extern "C" {
 typedef struct bireal_net bireal_net;
 
 typedef struct {
-  int threads;         /* of one run; 0: one */
+  int threads;         /* of one run, no more than there are cores; 0: one. They share each image, or, of at least as
+                          many images, each takes its own, where max_memory allows that */
   int precision;       /* 0: float32; 1: first convolution, on uint8 pixels, and 1x1 convolutions of maps in 16 bits */
   int unfused;         /* 1: every operation alone, so that bireal_tensor can show each; slow */
   const char* kernels; /* "avx512_vpopcnt", "avx512", "avx2", "neon", "portable"; NULL: environment BIREAL_KERNELS, or
@@ -43,7 +44,7 @@ BIREAL_API void bireal_image_shape(const bireal_net* net, int shape[3]);
 BIREAL_API int bireal_num_outputs(const bireal_net* net);
 BIREAL_API void bireal_output_shape(const bireal_net* net, int shape[3]);
 BIREAL_API const char* bireal_label(const bireal_net* net, int index);
-/* What runs: "avx2" and the like. Bytes of weights, and of one run's maps. Multiply-adds of one image. */
+/* What runs: "avx2" and the like. Bytes of weights, and of the maps of one image. Multiply-adds of one image. */
 BIREAL_API const char* bireal_kernels(const bireal_net* net);
 BIREAL_API size_t bireal_memory(const bireal_net* net);
 BIREAL_API double bireal_work(const bireal_net* net);

@@ -1,11 +1,13 @@
 // The interface in C: loads a packed network, plans it, runs it.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <thread>
 
 #include "bireal.h"
 #include "net.h"
@@ -41,6 +43,7 @@ std::unique_ptr<Net> load(const uint8_t* data, size_t size, const bireal_options
   auto& o = net->options;
   if (o.threads == 0) o.threads = 1;
   if (o.threads < 1 || o.threads > 256) throw Error("threads are " + std::to_string(o.threads) + "; use 1 to 256");
+  if (const unsigned cores = std::thread::hardware_concurrency()) o.threads = std::min(o.threads, int(cores));
   if (o.precision != 0 && o.precision != 1) throw Error("precision is neither float32 nor int16");
   if (!o.max_memory) o.max_memory = 4 * size + (size_t(64) << 20);
   net->kernels = choose(o.kernels);
@@ -84,7 +87,18 @@ int run(bireal_net* handle, const Pixel* images, size_t n, float* logits, char* 
       if (!net.idle.empty()) context = std::move(net.idle.back()), net.idle.pop_back();
     }
     if (!context) context = std::make_unique<Context>(net);
-    for (size_t i = 0; i < n; i++) Run(net, *context).image(images + i * size, logits + i * net.network.ops.back().out.size());
+    auto one = [&](size_t i, int memory, Team* team) {
+      Run(net, context->memory[memory], team).image(images + i * size, logits + i * net.network.ops.back().out.size());
+    };
+    if (net.by_images(n)) {
+      while (context->memory.size() < size_t(net.options.threads)) context->memory.emplace_back(net.memory(1));
+      std::atomic<size_t> next{0};
+      context->team.run([&](int thread) {
+        for (size_t i; (i = next++) < n;) one(i, thread, nullptr);
+      });
+    } else {
+      for (size_t i = 0; i < n; i++) one(i, 0, &context->team);
+    }
     std::lock_guard<std::mutex> lock(net.mutex);
     net.idle.push_back(std::move(context));
     return 0;
@@ -138,7 +152,7 @@ const char* bireal_label(const bireal_net* net, int index) {
   return index >= 0 && size_t(index) < labels.size() ? labels[index].c_str() : "";
 }
 const char* bireal_kernels(const bireal_net* net) { return net->net->kernels->name; }
-size_t bireal_memory(const bireal_net* net) { return net->net->weights + net->net->memory(); }
+size_t bireal_memory(const bireal_net* net) { return net->net->weights + net->net->memory(net->net->options.threads); }
 double bireal_work(const bireal_net* net) { return net->net->network.work; }
 
 int bireal_run_u8(bireal_net* net, const uint8_t* images, size_t n, float* logits, char* error) {
@@ -152,7 +166,7 @@ int bireal_profile(bireal_net* handle, const uint8_t* image, int repeats, double
   try {
     if (repeats < 1) throw bireal::Error("repeats is less than 1");
     bireal::Context context(*handle->net);
-    const auto found = bireal::Run(*handle->net, context).profile(image, repeats);
+    const auto found = bireal::Run(*handle->net, context.memory[0], &context.team).profile(image, repeats);
     std::copy(found.begin(), found.end(), seconds);
     return 0;
   } catch (const std::exception& e) {
@@ -166,7 +180,7 @@ int bireal_tensor(bireal_net* handle, int number, float* values) {
   if (!net.options.unfused || net.idle.empty() || number < 0 || size_t(number) >= net.reals.size() || !net.reals[number])
     return 1;
   const auto& shape = net.shape(number);
-  const float* from = bireal::Run(net, *net.idle.back()).real(number);
+  const float* from = bireal::Run(net, net.idle.back()->memory[0], nullptr).real(number);
   for (size_t p = 0; p < shape.pixels(); p++)
     std::memcpy(values + p * shape.c, from + p * bireal::pitch_of(shape.c), shape.c * sizeof(float));
   return 0;

@@ -64,6 +64,7 @@ struct Step {
   int pool = -1;        // max_pool fused behind a real convolution, with a chain of its own
   Chain pool_chain;
   int position = 0;     // number of the last operation in it: when it can run
+  bool light = false;   // done by one thread: to meet another one would take longer
   Conv conv{};
   Buffer weight, offsets, int16_weight, int16_scale;
   Buffer middle;
@@ -92,7 +93,7 @@ struct Net {
   // Before anything is allocated.
   void charge(size_t bytes) {
     weights += bytes;
-    if (weights + memory() + held > options.max_memory)
+    if (weights + memory(options.threads) + held > options.max_memory)
       throw Error("the network needs more than " + std::to_string(options.max_memory >> 20) +
                   " MB of memory; raise max_memory if you trust the file");
   }
@@ -101,7 +102,13 @@ struct Net {
     local = std::max(local, (bytes + 63) / 64 * 64 + apart);
     charge(0);
   }
-  size_t memory() const { return workspace + options.threads * local; }
+  size_t memory(size_t threads) const { return workspace + threads * local; }
+
+  // Whether each thread takes images of its own: then they meet once a batch, and not in every layer.
+  bool by_images(size_t count) const {
+    const size_t threads = options.threads;
+    return threads > 1 && count >= threads && weights + memory(threads) + (threads - 1) * memory(1) <= options.max_memory;
+  }
   void hold(size_t bytes) { held += bytes, charge(0); }
   void release(size_t bytes) { held -= bytes; }
 
@@ -115,11 +122,12 @@ struct Net {
   }
 };
 
-// Memory and threads of one run; a network has as many as there were runs at the same time.
+// Memory and threads of one run; a network has as many as there were runs at the same time. Memory: maps, then what threads
+// have for themselves; the first one for all threads, further ones for one each, once they took images of their own.
 struct Context {
-  Buffer memory;  // maps, then what threads have for themselves
+  std::vector<Buffer> memory;
   Team team;
-  Context(const Net& net) : memory(net.memory()), team(net.options.threads) {}
+  Context(const Net& net) : team(net.options.threads) { memory.emplace_back(net.memory(net.options.threads)); }
 };
 
 // Whether a convolution takes each channel of a map by itself.

@@ -3,6 +3,11 @@
 
 #include "net.h"
 
+// Less work than so many multiply-adds, some microseconds, is not divided among threads; tests divide all.
+#ifndef BIREAL_LIGHT
+#define BIREAL_LIGHT 3e5
+#endif
+
 namespace bireal {
 namespace {
 
@@ -108,6 +113,14 @@ class Planner {
     return position;
   }
 
+  // About how long an operation takes, in real-valued multiply-adds.
+  static double work(const Op& op) {
+    const double taps = double(op.out.size()) * op.kh * op.kw * op.in.c / std::max(1, op.groups);
+    if (op.kind == Kind::conv) return taps;
+    if (op.kind == Kind::binary_conv) return taps / 16;
+    return 4.0 * double(std::max(op.in.size(), op.out.size()));
+  }
+
   // Where maps lie: each from the step that writes it to the last one that reads it, first fit.
   void place() {
     const size_t count = ops_.size() + 1;
@@ -150,6 +163,7 @@ class Planner {
       Step& step = net_.steps[s];
       const int now = int(s);
       const Op& op = ops_[step.op];
+      step.light = work(op) < BIREAL_LIGHT;
       if (op.kind == Kind::conv) step.scratch = claim(std::max(step.conv.scratch, step.int16.scratch), now, now);
       if (op.kind == Kind::binary_conv) net_.reserve(step.conv.scratch);
       const size_t row = pooled_width(step.conv) * pitch_of(step.conv.co) * sizeof(float);

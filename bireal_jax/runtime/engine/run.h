@@ -13,7 +13,8 @@ namespace bireal {
 
 class Run {
  public:
-  Run(const Net& net, Context& context) : net_(net), context_(context), kernels_(*net.kernels) {}
+  // team: null for this thread alone.
+  Run(const Net& net, const Buffer& memory, Team* team) : net_(net), memory_(memory), team_(team), kernels_(*net.kernels) {}
 
   template <class Pixel>
   void image(const Pixel* pixels, float* logits) {
@@ -53,16 +54,16 @@ class Run {
   uint8_t* bits(int tensor) const { return at(net_.bits[tensor]); }
 
  private:
-  uint8_t* at(const Place& place) const { return place ? context_.memory.as<uint8_t>() + place.offset : nullptr; }
-  uint8_t* local(int thread) const { return context_.memory.as<uint8_t>() + net_.workspace + thread * net_.local; }
+  uint8_t* at(const Place& place) const { return place ? memory_.as<uint8_t>() + place.offset : nullptr; }
+  uint8_t* local(int thread) const { return memory_.as<uint8_t>() + net_.workspace + thread * net_.local; }
 
   // Cuts [0, count) into one contiguous piece a thread.
   template <class Function>
   void split(int count, const Function& function) {
-    const int threads = std::min(count, context_.team.size());
+    const int threads = team_ && !light_ ? std::min(count, team_->size()) : 1;
     if (threads <= 1) return function(0, count, 0);
-    context_.team.run([&](int i) {
-      const int begin = int(int64_t(count) * i / context_.team.size()), end = int(int64_t(count) * (i + 1) / context_.team.size());
+    team_->run([&](int i) {
+      const int begin = int(int64_t(count) * i / team_->size()), end = int(int64_t(count) * (i + 1) / team_->size());
       if (begin < end) function(begin, end, i);
     });
   }
@@ -102,6 +103,7 @@ class Run {
   template <class Pixel>
   void run(const Step& step, const Pixel* pixels) {
     const Op& op = net_.network.ops[step.op];
+    light_ = step.light;
     const Epilogue e = epilogue(step.chain);
     const float* input = net_.reals[step.input] ? real(step.input) : nullptr;
     const int pitch = int(pitch_of(op.in.c)), out_pitch = int(pitch_of(op.out.c));
@@ -341,7 +343,9 @@ class Run {
   }
 
   const Net& net_;
-  Context& context_;
+  const Buffer& memory_;
+  Team* team_;
+  bool light_ = false;  // the step that is run
   const Kernels& kernels_;
 };
 
