@@ -247,7 +247,10 @@ def best_variables(directory: Path, shapes: Any, newest: bool = False) -> tuple[
                     found = checkpoints.restore(step, {"variables": shapes})["variables"]
                     return found, f"{place.parent}, step {step}" + (", the best of its evaluations" if best else "")
                 except checkpoint.Damaged as error:
-                    raise BadInput(f"damaged checkpoint: {error}") from None
+                    raise BadInput(
+                        f"damaged checkpoint: {error}\n--mode=verify tells which ones are sound; without "
+                        f"{place / str(step)} the best of the others is taken"
+                    ) from None
     raise BadInput(f"no checkpoint in {directory}; train first (--mode=train), or set --config.init_from=WEIGHTS")
 
 

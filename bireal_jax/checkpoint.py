@@ -209,8 +209,12 @@ class Checkpoints:
             except Damaged as error:
                 place = self._set_aside(step)
                 log.warning("damaged checkpoint: %s\nmoved to %s; trying the one before it", error, place)
-        if steps:
-            raise BadInput(f"no sound checkpoint is left in {self.directory}\nstart again with another --workdir")
+        damaged = self.directory.parent / "damaged"
+        if steps or damaged.exists():  # set aside just now, or by an earlier start: nothing begins anew without a word
+            raise BadInput(
+                f"no sound checkpoint is left in {self.directory}; damaged ones are in {damaged}\n"
+                "start again with another --workdir"
+            )
         return None
 
     def _record(self, step):

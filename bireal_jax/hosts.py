@@ -47,6 +47,8 @@ def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) ->
     jax.config.update("jax_enable_preemption_service", False)  # its signal handler would replace ours
     ctypes.CDLL(None).signal(signal.SIGABRT, _wait_for_the_name)
     count, index = (num_processes, process_id) if coordinator else (None, None)
+    if coordinator:
+        print(f"process {process_id} of {num_processes}: meeting the others at {coordinator} ...", flush=True)
     try:
         jax.distributed.initialize(coordinator or None, count, index, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:

@@ -88,9 +88,9 @@ def run_eval(config: ConfigDict, directory: Path) -> dict[str, float]:
     step = parallel.pmap(make_eval_step(model, losses.evaluation(last.loss), source, replica))
     loading = {"threads": last.data.threads, "workers": last.data.workers}
     scores = evaluate(step, parallel.replicate(variables), source, last.batch_size, **loading)
+    progress.say(f"{source.split} {task_of(scores).report.format(**scores)}  ({len(source.eval)} images)  {origin}")
     if jax.process_index() == 0:
         workdir.write(directory / "eval.json", json.dumps(scores, indent=1) + "\n")
-    progress.say(f"{source.split} {task_of(scores).report.format(**scores)}  ({len(source.eval)} images)  {origin}")
     if source.depth_range and jax.process_index() == 0:
         count = pictures.write(directory / "depth", _predictions(model, variables, source))
         progress.say(f"{directory / 'depth'}: {count} pictures: image, truth, prediction")

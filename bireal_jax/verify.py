@@ -40,11 +40,14 @@ def run(config: ConfigDict, directory: Path) -> int:
                 except checkpoint.Damaged as error:
                     damaged += 1
                     progress.say(f"DAMAGED  {error}")
-    if damaged or not count:
-        raise BadInput(
-            f"{damaged} of {count} checkpoints in {directory} are damaged; the same training command sets them aside\n"
-            "and goes on from the newest sound one"
-            if count
-            else f"no checkpoint in {directory}; train first (--mode=train)"
-        )
+    if not count:
+        raise BadInput(f"no checkpoint in {directory}; train first (--mode=train)")
+    if damaged:
+        if damaged == count:
+            way = "train again with another --workdir"
+        elif (directory / "result.json").exists():
+            way = "the run is finished: delete them, and --mode=eval and --mode=export take the best of the others"
+        else:
+            way = "the same training command sets them aside and goes on from the newest sound one"
+        raise BadInput(f"{damaged} of {count} checkpoints in {directory} are damaged\n{way}")
     return count

@@ -112,8 +112,10 @@ def test_a_reader_leaves_a_save_under_way_alone(tmp_path):
 def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
     fill(tmp_path / "c", [1.0])
     biggest_file(tmp_path / "c").write_bytes(b"")
-    with Checkpoints(tmp_path / "c") as c, pytest.raises(BadInput, match="no sound checkpoint is left"):
-        c.restore_latest(trees())
+    for _ in range(2):  # a restart does not begin anew, either
+        with Checkpoints(tmp_path / "c") as c, pytest.raises(BadInput, match="no sound checkpoint is left"):
+            c.restore_latest(trees())
+    assert (tmp_path / "damaged" / "1").is_dir()
 
 
 def test_a_changed_value_is_named(tmp_path, monkeypatch):

@@ -82,6 +82,8 @@ def test_float_images_are_taken_as_normalized():
     np.testing.assert_array_equal(net(normalized), net(images))
     np.testing.assert_array_equal(net(normalized.astype(np.float64)), net(images))
     assert net(images[:0]).shape == (0, 10)
+    with pytest.raises(BadInput, match="values up to 25[0-9].*, and normalized pixels none beyond .*\ngive uint8"):
+        net(images.astype(np.float32))
 
 
 @needs_engine

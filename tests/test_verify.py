@@ -20,7 +20,7 @@ def test_every_checkpoint_is_read_and_a_damaged_one_named(tmp_path, capsys, capl
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(BadInput, match="1 of 2 checkpoints .* are damaged"):
+    with pytest.raises(BadInput, match="1 of 2 checkpoints .* are damaged\nthe run is finished: delete them"):
         verify.run(config, tmp_path)
     out = capsys.readouterr().out
     assert "DAMAGED  " in out and "checkpoints/1" in out and out.count("OK ") == 1

@@ -40,7 +40,7 @@ def decode(data: bytes, name: str) -> Image.Image:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else first_line(error)
         raise BadInput(
-            f"{name} cannot be decoded: {reason}\nreplace the file, or take it out of the data set"
+            f"{name} cannot be decoded: {reason}\nreplace the file, or leave it out"
         ) from None
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from bireal_jax.errors import BadInput
 from bireal_jax.runtime import container
 
+FAR = 10  # times the largest normalized pixel: that is no normalized image
 PRECISIONS = ("float32", "int16")
 KERNELS = ("avx512_vpopcnt", "avx512", "avx2", "neon", "portable", "reference")
 _ERROR_SIZE = 512
@@ -79,6 +80,8 @@ class Network:
         self.num_classes: int = shape[2]
         self.labels: tuple[str, ...] = tuple(spec["labels"])
         self.resize: int = spec["image"]["resize"]
+        mean, std = (np.asarray(spec["image"][name]) for name in ("mean", "std"))
+        self._largest = float(np.max(np.maximum(mean, 1 - mean) / std))
         self.kernels = _engine.bireal_kernels(handle).decode() if _engine and handle else "reference"
         self.memory: int = _engine.bireal_memory(handle) if _engine and handle else 0
 
@@ -93,7 +96,7 @@ class Network:
           images: [n, h, w, c], uint8 as in a photo, or float32 or float64, normalized as in training.
 
         Raises:
-          BadInput: another shape or dtype, or NaN or infinity in a float image.
+          BadInput: another shape or dtype, or a float image with NaN, infinity, or values far from normalized ones.
         """
         images = self._checked(images)
         if not self._handle:
@@ -148,8 +151,15 @@ class Network:
         if images.dtype != np.uint8 and images.dtype.kind != "f":
             raise BadInput(f"images are {images.dtype}; give uint8, or floats that are normalized")
         images = np.ascontiguousarray(images, np.uint8 if images.dtype == np.uint8 else np.float32)
-        if images.dtype != np.uint8 and not np.isfinite(images).all():
-            raise BadInput("an image has NaN or infinity; mend the input")
+        if images.dtype != np.uint8:
+            most = max(images.max(initial=0), -images.min(initial=0))
+            if not np.isfinite(most):
+                raise BadInput("an image has NaN or infinity; mend the input")
+            if most > FAR * self._largest:
+                raise BadInput(
+                    f"float images have values up to {most:g}, and normalized pixels none beyond {self._largest:.2f}\n"
+                    "give uint8, or (x / 255 - mean) / std as in training"
+                )
         return images
 
 

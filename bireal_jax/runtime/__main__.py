@@ -20,8 +20,8 @@ def main(argv: list[str] | None = None) -> None:
         "or the range of its map.",
     )  # fmt: skip
     parser.add_argument("net", type=Path, help="a packed network, which --mode=export wrote")
-    parser.add_argument("photos", nargs="*", type=Path, help="images of any size")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("photos", nargs="*", type=Path, help="images of any size: made smaller, the middle cut out")
+    parser.add_argument("--threads", type=int, default=1, help="no more than there are cores are used")
     parser.add_argument("--precision", default="float32", choices=runtime.PRECISIONS, help="of real-valued layers")
     parser.add_argument("--kernels", choices=runtime.KERNELS, help="default: the best that this CPU has")
     arguments = parser.parse_args(argv)
@@ -30,13 +30,23 @@ def main(argv: list[str] | None = None) -> None:
             print(describe(container.read(arguments.net)))
             return
         net = runtime.load(arguments.net, arguments.threads, arguments.precision, arguments.kernels)
-        for path in arguments.photos:
-            whole = len(net.output_shape) > 1
-            image = photo(path, net.image_shape, net.resize, whole)
-            print(f"{path}\n{values(net, image) if whole else top5(net, image)}")
     except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
+        _fail(error)
         sys.exit(2)
+    whole, failed = len(net.output_shape) > 1, False
+    for path in arguments.photos:  # one that is broken does not stop the others
+        try:
+            image = photo(path, net.image_shape, net.resize, whole)
+            print(f"{path}\n{values(net, image) if whole else top5(net, image)}", flush=True)
+        except BadInput as error:
+            _fail(error)
+            failed = True
+    if failed:
+        sys.exit(2)
+
+
+def _fail(error):
+    print(f"error: {error}", file=sys.stderr)
 
 
 def photo(path: Path, shape: tuple[int, int, int], resize: int, whole: bool = False) -> np.ndarray:

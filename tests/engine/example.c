@@ -1,8 +1,10 @@
 /* The class of an image, in C:
  *
- *   cc -Ibireal_jax/runtime/engine example.c bireal_jax/runtime/_engine.*.so -lm -o example
+ *   cc -Ibireal_jax/runtime/engine tests/engine/example.c $PWD/bireal_jax/runtime/_engine.*.so -o example
  *   ./example net.safetensors image.raw
  *
+ * The library is that one file. To ship it beside the program: cc ... -L. -l:engine.so -Wl,-rpath,'$ORIGIN', a copy of it
+ * being engine.so.
  * image.raw: height x width x channels bytes, as the network takes them.
  */
 #include <stdio.h>
