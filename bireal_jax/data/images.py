@@ -39,9 +39,7 @@ def decode(data: bytes, name: str) -> Image.Image:
             return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else first_line(error)
-        raise BadInput(
-            f"{name} cannot be decoded: {reason}\nreplace the file, or leave it out"
-        ) from None
+        raise BadInput(f"{name} cannot be decoded: {reason}\nreplace the file, or leave it out") from None
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
