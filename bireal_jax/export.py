@@ -56,7 +56,7 @@ def run(config: ConfigDict, directory: Path, out: Path | None = None) -> dict[st
     progress.say(f"{out}: {size:,} bytes, from {origin}")
     images = _images(examples, source)
     found = {"bytes": size, "images": len(images), **compare(module, variables, source, out, images)}
-    what = "test images" if examples is not None else "images of noise"
+    what = f"{source.split} images" if examples is not None else "images of noise"
     same = f"{found['same_top1']} times the same class\nas the model; " if "same_top1" in found else "\n"
     largest = "logit" if "same_top1" in found else "depth"
     progress.say(

@@ -77,7 +77,7 @@ def check(source: Source, threads: int = 4) -> int:
         (
             "duplicates",
             twice,
-            f"of {len(source.train):,} training images are test images",
+            f"of {len(source.train):,} training images are {source.split} images",
             "take them out of one split",
         ),
     )

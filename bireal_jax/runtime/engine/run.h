@@ -92,12 +92,19 @@ class Run {
     return e;
   }
 
-  // The rows of a map that a window of output row y has, null beyond the border.
-  static void window(const Op& op, const float* input, int pitch, int y, const float** rows) {
-    for (int i = 0; i < op.kh; i++) {
-      const int iy = y * op.sh + i - op.top;
-      rows[i] = iy >= 0 && iy < op.in.h ? input + size_t(iy) * op.in.w * pitch : nullptr;
-    }
+  // For each output row the rows of the map that its window has, null beyond the border, and its first pixel.
+  template <class Function>
+  void windows(const Op& op, const float* input, int pitch, const Function& function) {
+    split(op.out.h, [&](int y0, int y1, int) {
+      for (int y = y0; y < y1; y++) {
+        const float* rows[max_window];
+        for (int i = 0; i < op.kh; i++) {
+          const int iy = y * op.sh + i - op.top;
+          rows[i] = iy >= 0 && iy < op.in.h ? input + size_t(iy) * op.in.w * pitch : nullptr;
+        }
+        function(rows, size_t(y) * op.out.w);
+      }
+    });
   }
 
   template <class Pixel>
@@ -112,31 +119,19 @@ class Run {
       case Kind::binary_conv: return binary(step, e);
       case Kind::conv:
         if (!depthwise(op, step.input)) return real_conv(step, e, pixels);
-        return split(op.out.h, [&](int y0, int y1, int) {
-          for (int y = y0; y < y1; y++) {
-            const float* rows[max_window];
-            window(op, input, pitch, y, rows);
-            kernels_.depthwise_row(rows, static_cast<const float*>(step.conv.weight), op.kh, op.kw, op.sw, op.left, op.in.w,
-                                   op.out.w, pitch, size_t(y) * op.out.w, e);
-          }
+        return windows(op, input, pitch, [&](const float* const* rows, size_t pixel) {
+          kernels_.depthwise_row(rows, static_cast<const float*>(step.conv.weight), op.kh, op.kw, op.sw, op.left, op.in.w,
+                                 op.out.w, pitch, pixel, e);
         });
       case Kind::affine: case Kind::add: case Kind::rprelu: case Kind::clip: case Kind::sign:
         return split(int(op.in.pixels()), [&](int p0, int p1, int) { kernels_.map(input, p0, p1, e); });
       case Kind::max_pool:
-        return split(op.out.h, [&](int y0, int y1, int) {
-          for (int y = y0; y < y1; y++) {
-            const float* rows[max_window];
-            window(op, input, pitch, y, rows);
-            kernels_.max_pool_row(rows, op.kh, op.kw, op.sw, op.left, op.in.w, op.out.w, pitch, size_t(y) * op.out.w, e);
-          }
+        return windows(op, input, pitch, [&](const float* const* rows, size_t pixel) {
+          kernels_.max_pool_row(rows, op.kh, op.kw, op.sw, op.left, op.in.w, op.out.w, pitch, pixel, e);
         });
       case Kind::avg_pool:
-        return split(op.out.h, [&](int y0, int y1, int) {
-          for (int y = y0; y < y1; y++) {
-            const float* rows[max_window];
-            for (int i = 0; i < op.kh; i++) rows[i] = input + size_t(y * op.sh + i) * op.in.w * pitch;
-            kernels_.avg_pool_row(rows, op.kh, op.out.w, pitch, size_t(y) * op.out.w, e);
-          }
+        return windows(op, input, pitch, [&](const float* const* rows, size_t pixel) {
+          kernels_.avg_pool_row(rows, op.kh, op.out.w, pitch, pixel, e);
         });
       case Kind::mean: {
         std::memset(e.out, 0, bytes);

@@ -172,6 +172,7 @@ class Packer {
     return pool.kw == 3 && pool.sw == 2 && pool.left == 1 && c.wo % 4 == 0 && pool.out.w * 2 == c.wo;
   }
 
+  // Winograd's algorithm: bytes of the rows of a thread.
   static size_t line(const Conv& c) {
     const size_t floats = winograd_row(c) + 4 * winograd_lane(c) + c.kh * c.points * winograd_pitch(c);
     return (floats * sizeof(float) + 63) / 64 * 64;
