@@ -18,9 +18,9 @@ setup(
             optional=True,  # without a compiler the package installs and runs the reference
         ),
         Extension(
-            "bireal_jax._packed",
-            ["bireal_jax/packed.cc"],
-            depends=["bireal_jax/xla.h"],
+            "bireal_jax.binary._packed",
+            ["bireal_jax/binary/packed.cc"],
+            depends=["bireal_jax/binary/xla.h"],
             language="c++",
             extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-pthread"],
             extra_link_args=["-pthread"],

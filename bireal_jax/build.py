@@ -11,11 +11,15 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from bireal_jax import arch, checkpoint, data, importers, losses, models, parallel, progress, readers
 from bireal_jax import config as config_lib
+from bireal_jax import data, importers, models
+from bireal_jax.binary import losses
 from bireal_jax.data import batching
+from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput, first_line
-from bireal_jax.evaluate import normalize
+from bireal_jax.importers import readers
+from bireal_jax.models import arch
+from bireal_jax.running import checkpoint, parallel, progress
 
 
 def stages(config: ConfigDict) -> list[ConfigDict]:

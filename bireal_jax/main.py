@@ -20,9 +20,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from bireal_jax import arch, preempt
 from bireal_jax.config import check_field, default
 from bireal_jax.errors import BadInput, lookup
+from bireal_jax.running import preempt
 
 HELP = """1-bit convolutional networks: train, evaluate, count what they cost, pack.
 
@@ -107,21 +107,21 @@ def main(argv: list[str]) -> None:
         return
     keep_freed_memory()
     if mode == "export":
-        from bireal_jax import export
+        from bireal_jax.shipping import export
 
         export.run(config, workdir, Path(out.value) if out.value else None)
         return
     if mode == "verify":
-        from bireal_jax import verify
+        from bireal_jax.checks import verify
 
         verify.run(config, workdir)
         return
     if mode == "doctor":
-        from bireal_jax import doctor
+        from bireal_jax.checks import doctor
 
         sys.exit(doctor.run(config, workdir) > 0)
     if mode == "data":
-        from bireal_jax import scan
+        from bireal_jax.checks import scan
 
         sys.exit(scan.run(config) > 0)
     with preempt.Signals() if mode in ("train", "search") else contextlib.nullcontext() as signals:
@@ -130,7 +130,8 @@ def main(argv: list[str]) -> None:
 
             search.run(config, workdir)
             return
-        from bireal_jax import hosts, train  # heavy, hence here
+        from bireal_jax.running import hosts  # heavy, hence here
+        from bireal_jax.training import train  # heavy, hence here
 
         if hosts.join(coordinator.value, num_processes.value, process_id.value) and signals:
             signals.disposable = False
@@ -148,7 +149,8 @@ def print_cost(config: ConfigDict, style: str) -> None:
     """
     import jax
 
-    from bireal_jax import build, cost
+    from bireal_jax import build
+    from bireal_jax.shipping import cost
 
     jax.config.update("jax_platforms", "cpu")  # counting leaves an accelerator to the training that may run on it
     last = build.stages(config)[-1]
@@ -191,7 +193,10 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
         flags.FLAGS(argv[:1])  # Grain's worker processes ask whether the global flags are parsed
         if rest[1:]:
             raise BadInput(f"unexpected argument {rest[1]!r}; write --FLAG=VALUE")
-        config.value.arch = arch.inline(config.value.arch)
+        if config.value.arch:
+            from bireal_jax.models import arch  # with Flax
+
+            config.value.arch = arch.inline(config.value.arch)
         return config.value, Path(workdir.value), mode.value
     except flags.UnrecognizedFlagError as error:
         raise BadInput(f"{error}; flags: --config --config.FIELD --workdir --mode --format --out --help") from None

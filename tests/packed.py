@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from expected import MODELS
 
-from bireal_jax import export, models
+from bireal_jax import models
 from bireal_jax.data import Source
+from bireal_jax.shipping import export
 
 
 def drawn(module, image_shape, seed=0):

@@ -3,9 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bireal_jax import binarize, layers, optim
+from bireal_jax.binary import binarize, layers
+from bireal_jax.binary.norm import normalize_batch
 from bireal_jax.errors import BadInput
-from bireal_jax.norm import normalize_batch
+from bireal_jax.training import optim
 
 POINTS = np.array([-2, -1, -0.5, -0.0, 0, 0.5, 1, 2])
 

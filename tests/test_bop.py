@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from small import small
 
-from bireal_jax import binarize, bop, config, data, losses, main, metrics, models, optim, parallel, train
+from bireal_jax import config, data, main, models
+from bireal_jax.binary import binarize, losses
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
-from bireal_jax.step import make_state, make_train_step
+from bireal_jax.running import metrics, parallel
+from bireal_jax.training import bop, optim, train
+from bireal_jax.training.step import make_state, make_train_step
 
 CONSTANT = {"gamma": lambda _: 0.5, "threshold": lambda _: 1e-3, "sigma": lambda _: 0.25}
 FIELDS = {

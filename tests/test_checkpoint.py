@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bireal_jax import checkpoint
-from bireal_jax.checkpoint import Checkpoints, Damaged
 from bireal_jax.errors import BadInput
+from bireal_jax.running import checkpoint
+from bireal_jax.running.checkpoint import Checkpoints, Damaged
 
 
 def trees(value=0.0):

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import pytest
 from flax import traverse_util
 
-from bireal_jax import config, losses, models, optim
+from bireal_jax import config, models
+from bireal_jax.binary import losses
 from bireal_jax.data import DATASETS, WITH_DEPTH
 from bireal_jax.main import load_recipe
+from bireal_jax.training import optim
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs").glob("*.py"))

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import pytest
 from expected import MODELS
 
-from bireal_jax import binarize, cost, data, main, models
+from bireal_jax import data, main, models
+from bireal_jax.binary import binarize
+from bireal_jax.binary.layers import BinaryConv
 from bireal_jax.errors import BadInput
-from bireal_jax.layers import BinaryConv
+from bireal_jax.shipping import cost
 
 
 def rows_of(module, image_shape):

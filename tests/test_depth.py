@@ -10,11 +10,15 @@ import packed
 import pytest
 from PIL import Image
 
-from bireal_jax import build, config, data, export, losses, main, metrics, models, optim, runtime, train
+from bireal_jax import build, config, data, main, models, runtime
+from bireal_jax.binary import losses
+from bireal_jax.binary.pool import nearest, upsample
 from bireal_jax.data import batching, depth
 from bireal_jax.errors import BadInput
-from bireal_jax.pool import nearest, upsample
+from bireal_jax.running import metrics
 from bireal_jax.runtime import container
+from bireal_jax.shipping import export
+from bireal_jax.training import optim, train
 from experiments.depth import render
 
 

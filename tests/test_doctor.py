@@ -2,7 +2,8 @@
 
 from small import small
 
-from bireal_jax import doctor, runtime
+from bireal_jax import runtime
+from bireal_jax.checks import doctor
 
 
 def test_a_recipe_that_works_is_found_to_work_and_nothing_is_left_behind(tmp_path, capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from bireal_jax import binarize
+from bireal_jax.binary import binarize
 from bireal_jax.models.ebn import group_mask, grouped
 
 GROUPS = (1, 2, 4, 8, 16, 32, 64)

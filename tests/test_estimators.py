@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bireal_jax import binarize, seeds
+from bireal_jax.binary import binarize
 from bireal_jax.errors import BadInput
+from bireal_jax.training import seeds
 from experiments.estimators import plot, rows, run, table
 
 ARGS = ["--arch", "bireal_tiny", "--weight", "sign", "released", "--act", "ste", "--epochs", "0.1"]

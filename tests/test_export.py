@@ -14,10 +14,12 @@ from expected import EXPORTED, LARGE
 from PIL import Image
 from small import small
 
-from bireal_jax import build, data, export, graph, importers, main, models, runtime, train
+from bireal_jax import build, data, importers, main, models, runtime
 from bireal_jax.errors import BadInput
 from bireal_jax.runtime import __main__ as command
 from bireal_jax.runtime import container
+from bireal_jax.shipping import export, graph
+from bireal_jax.training import train
 
 needs_engine = pytest.mark.skipif(not runtime.available(), reason="needs the compiled engine")
 EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in EXPORTED]

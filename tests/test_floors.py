@@ -1,4 +1,4 @@
-"""Imports go to a lower floor only, and the heavy or forbidden ones nowhere else."""
+"""Imports go to a lower floor only, between wings and within one, and the heavy or forbidden ones nowhere else."""
 
 import ast
 from pathlib import Path
@@ -7,66 +7,126 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "bireal_jax"
 
-# module (or package) -> floor. On one floor only the modules named in BESIDE import each other.
-FLOORS = {
-    "_version": -2, "__init__": -1, "errors": -1, "preempt": -0.5, "hosts": -0.4,
-    "binarize": 0, "conv": 0, "norm": 0, "pool": 0, "packed": 0.1, "losses": 0.1, "metrics": 0.1,
-    "layers": 1, "bop": 1,
-    "models": 2, "optim": 2, "data": 2,
-    "readers": 2.5, "pytorch": 2.5, "larq": 2.5,
-    "runtime": 2.1,  # imports neither jax nor flax, nor what does
-    "arch": 3, "config": 3, "parallel": 3, "checkpoint": 3, "importers": 3, "evaluate": 3.1,
-    "health": 3.1, "workdir": 3.2, "progress": 3.2,
-    "graph": 3, "cost": 3.1, "export": 3.3, "pictures": 3.3,
-    "build": 3.25, "step": 3.4, "train": 3.6, "doctor": 3.65, "verify": 3.6, "scan": 3.3, "seeds": 3.6,
-    "search": 4, "main": 5,
-}  # fmt: skip
+# The house, bottom up. A row is a floor: wings on one floor never import each other. A wing is a file, or a folder with
+# the floors of its own files, bottom up: a file imports what lies below, never what stands beside it.
+HOUSE = [
+    {"_version": [], "errors": []},
+    {
+        "binary": ["binarize conv norm pool", "losses packed", "layers"],
+        "data": [
+            "jpeg source", "batching held_out images normalize", "cifar depth digits folder imagenet", "__init__",
+            "prepare",
+        ],
+        "config": [],
+    },
+    {
+        "models": ["arch layouts", "bireal depth metaprune resnet vgg", "alexnet reactnet", "ebn", "__init__"],
+        "runtime": ["reference", "verify", "container", "__init__", "__main__"],
+        "running": ["metrics parallel preempt progress", "checkpoint health hosts workdir"],
+    },
+    {"importers": ["readers", "larq pytorch", "__init__", "__main__"]},
+    {"build": []},
+    {"training": ["bop evaluate optim pictures", "step", "seeds train"]},
+    {
+        "shipping": ["graph", "cost", "export"],
+        "search": ["evolve spaces", "latency pareto record", "run"],
+    },
+    {"checks": ["doctor scan verify"]},
+    {"main": []},
+]  # fmt: skip
+WING_FLOOR = {wing: floor for floor, row in enumerate(HOUSE) for wing in row}
+ROOM_FLOOR = {
+    (wing, room): floor
+    for row in HOUSE
+    for wing, floors in row.items()
+    for floor, rooms in enumerate(floors)
+    for room in rooms.split()
+}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def room(path):
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def place(path):
+    """(wing, room) of a file: ("training", "step"), ("main", "__init__")."""
+    wing, *rest = path.relative_to(PACKAGE).with_suffix("").parts
+    return wing, rest[0] if rest else "__init__"
 
 
 def imports(path):
-    """(module, line) of every import of a file, `from bireal_jax import x` as bireal_jax.x."""
+    """(wing, room, line) of every import of a file from this package, and (name, "", line) of every other one."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
-        if isinstance(node, ast.ImportFrom):
+            found = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            parts = (
-                [f"{node.module}.{alias.name}" for alias in node.names]
-                if node.module == "bireal_jax"
-                else [node.module]
+            base = node.module.split(".")
+            found = [[*base, alias.name] for alias in node.names]
+        else:
+            continue
+        for parts in found:
+            if parts[0] != "bireal_jax":
+                yield ".".join(parts), "", node.lineno
+            elif len(parts) > 1:
+                wing, room = parts[1], parts[2] if len(parts) > 2 else "__init__"
+                yield wing, room if (PACKAGE / wing / f"{room}.py").exists() else "__init__", node.lineno
+
+
+def check(wing, room, imported, path):
+    """Fails where one of `imported` (of `imports`) is not below a room."""
+    assert wing in WING_FLOOR, f"{path}: {wing} is no wing; give it a floor in HOUSE, or the file its place in a wing"
+    rooms = next(row[wing] for row in HOUSE if wing in row)
+    if rooms and room != "__init__":
+        assert (wing, room) in ROOM_FLOOR, f"{path}: {wing}/{room}.py has no floor; give it one in HOUSE"
+    for name, part, line in imported:
+        assert name.split(".")[0] not in ("experiments", "tests", "configs"), f"{path}:{line} imports {name}"
+        if not part or name.startswith("_version"):
+            continue
+        if name == wing:
+            here, there = (ROOM_FLOOR.get((wing, r), -1) for r in (room, part))
+            assert there < here, f"{path}:{line}: {wing}/{room} (floor {here}) imports {wing}/{part} (floor {there})"
+        else:
+            assert WING_FLOOR[name] < WING_FLOOR[wing], (
+                f"{path}:{line}: {wing} (floor {WING_FLOOR[wing]}) imports {name} (floor {WING_FLOOR[name]})"
             )
-            yield from ((name, node.lineno) for name in parts)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_go_down(path):
-    here = room(path)
-    assert here in FLOORS, f"{here} has no floor; give it one in tests/test_floors.py"
-    for name, line in imports(path):
-        top = name.split(".")
-        assert top[0] not in ("experiments", "tests", "configs"), f"{path}:{line} imports {name}"
-        if top[0] == "bireal_jax" and len(top) > 1 and top[1] != here:
-            assert FLOORS[top[1]] < FLOORS[here], (
-                f"{path}:{line}: {here} (floor {FLOORS[here]}) imports {name} (floor {FLOORS[top[1]]})"
-            )
+    if path != PACKAGE / "__init__.py":  # imports the version alone
+        check(*place(path), imports(path), path)
+
+
+@pytest.mark.parametrize(
+    "room, line, said",
+    [
+        ("binary/binarize", "from bireal_jax.training import step", "binary .floor 1. imports training"),  # up
+        ("search/run", "from bireal_jax.shipping import cost", "search .floor 6. imports shipping"),  # sideways
+        ("training/optim", "from bireal_jax.training.step import Plan", "training/optim .* imports training/step"),
+        ("training/seeds", "from bireal_jax.training import train", "training/seeds .* imports training/train"),
+        ("data/cifar", "from bireal_jax.data import Source", "data/cifar .* imports data/__init__"),
+        ("models/vgg", "import experiments.speed", "imports experiments"),
+        ("utils", "import os", "utils is no wing"),
+        ("models/utils", "import os", "models/utils.py has no floor"),
+    ],
+)
+def test_an_arrow_that_does_not_go_down_is_seen(room, line, said, tmp_path):
+    path = tmp_path / "file.py"
+    path.write_text(line)
+    with pytest.raises(AssertionError, match=said):
+        check(*place(PACKAGE / f"{room}.py"), imports(path), path)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_what_stands_in_one_place_stays_there(path):
-    names = [name for name, _ in imports(path)]
-    if room(path) != "checkpoint":
+    names = [name for name, part, _ in imports(path) if not part]
+    wing, room = place(path)
+    if (wing, room) != ("running", "checkpoint"):
         assert not any(n.startswith("orbax") for n in names)
-    if FLOORS[room(path)] < 3:
-        assert not any(n.startswith("ml_collections") for n in names), "floors 0 to 2 take plain arguments"
-    if room(path) == "runtime":
+    if wing in ("binary", "models", "data"):
+        assert not any(n.startswith("ml_collections") for n in names), "these take plain arguments"
+    if wing == "runtime":
         assert not any(n.startswith(("jax", "flax", "grain", "orbax")) for n in names)
     text = path.read_text()
-    assert room(path) == "parallel" or "jax.pmap(" not in text
+    assert (wing, room) == ("running", "parallel") or "jax.pmap(" not in text
     assert "jax._src" not in text and "allow_pickle=True" not in text
 
 

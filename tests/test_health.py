@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from small import small
 
-from bireal_jax import health, models, parallel, step, train
-from bireal_jax.checkpoint import Checkpoints
+from bireal_jax import models
 from bireal_jax.errors import BadInput
+from bireal_jax.running import health, parallel
+from bireal_jax.running.checkpoint import Checkpoints
+from bireal_jax.training import step, train
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bireal_jax import hosts
 from bireal_jax.errors import BadInput
+from bireal_jax.running import hosts
 
 ROOT = Path(__file__).parents[1]
 
@@ -86,7 +86,7 @@ def test_the_stuck_or_dead_host_is_named(tmp_path, seconds, line):
     script = f"""
 import time
 from pathlib import Path
-from bireal_jax import hosts
+from bireal_jax.running import hosts
 hosts.TICK = 0.1
 with hosts.Watch(Path({str(tmp_path)!r}), {seconds}, 0, 2, silent_seconds=1.5) as watch:
     for step in range(4):

@@ -9,8 +9,9 @@ import pytest
 import safetensors.numpy
 from jax import lax
 
-from bireal_jax import build, config, importers, larq, models, readers
+from bireal_jax import build, config, importers, models
 from bireal_jax.errors import BadInput
+from bireal_jax.importers import larq, readers
 
 SUFFIXES = [".npz", ".safetensors", ".h5", ".hdf5", ".pt", ".pth", ".pth.tar"]
 

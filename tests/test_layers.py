@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bireal_jax import binarize, conv, layers, norm, pool
+from bireal_jax.binary import binarize, conv, layers, norm, pool
 
 
 def conv_by_hand(x, w, stride, pad):

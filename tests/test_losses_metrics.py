@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bireal_jax import losses, metrics
+from bireal_jax.binary import losses
+from bireal_jax.running import metrics
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

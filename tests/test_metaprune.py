@@ -5,12 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bireal_jax import data, losses, optim, parallel
+from bireal_jax import data
+from bireal_jax.binary import losses
 from bireal_jax.data import batching
 from bireal_jax.models import layouts
 from bireal_jax.models.layouts import LAYOUTS
 from bireal_jax.models.metaprune import Pruned, PruningNet, crop
-from bireal_jax.step import make_state, make_train_step
+from bireal_jax.running import parallel
+from bireal_jax.training import optim
+from bireal_jax.training.step import make_state, make_train_step
 
 # Every kind of block of the three families, in small.
 FAMILIES = {

@@ -8,10 +8,12 @@ from expected import MODELS
 from flax import traverse_util
 from test_layers import conv_by_hand
 
-from bireal_jax import binarize, models, optim
+from bireal_jax import models
+from bireal_jax.binary import binarize
+from bireal_jax.binary.layers import BatchNorm, BinaryConv, Conv
 from bireal_jax.errors import BadInput
-from bireal_jax.layers import BatchNorm, BinaryConv, Conv
 from bireal_jax.models import bireal
+from bireal_jax.training import optim
 
 
 def shapes_of(name):

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bireal_jax import optim
 from bireal_jax.errors import BadInput
+from bireal_jax.training import optim
 
 PARAMS = {
     "a": {"latent": jnp.full((1, 1, 2, 2), 0.5)},

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bireal_jax import binarize, conv, layers, packed
+from bireal_jax.binary import binarize, conv, layers, packed
 
 compiled = pytest.mark.skipif(not packed.available(), reason="no compiler when the package was installed")
 

@@ -14,15 +14,18 @@ import numpy as np
 import pytest
 from small import small
 
-from bireal_jax import build, config, losses, optim, parallel
-from bireal_jax.binarize import activation, weight
+from bireal_jax import build, config
+from bireal_jax.binary import losses
+from bireal_jax.binary.binarize import activation, weight
+from bireal_jax.binary.layers import BatchNorm, BinaryConv, Dense
+from bireal_jax.binary.norm import Over
+from bireal_jax.binary.pool import global_avg_pool
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
-from bireal_jax.evaluate import evaluate, make_eval_step
-from bireal_jax.layers import BatchNorm, BinaryConv, Dense
-from bireal_jax.norm import Over
-from bireal_jax.pool import global_avg_pool
-from bireal_jax.step import Plan, make_state, make_train_step
+from bireal_jax.running import parallel
+from bireal_jax.training import optim
+from bireal_jax.training.evaluate import evaluate, make_eval_step
+from bireal_jax.training.step import Plan, make_state, make_train_step
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,7 +94,7 @@ import jax
 
 jax.config.update("jax_num_cpu_devices", 2)
 sys.path.insert(0, "tests")
-from bireal_jax import hosts
+from bireal_jax.running import hosts
 from test_parallel import digest, run
 
 port, index = sys.argv[1:]

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from bireal_jax import importers, losses, models
+from bireal_jax import importers, models
+from bireal_jax.binary import losses
 
 NETWORKS = ["bireal18", "bireal34", "bireal50", "react_r18", "react_r18_step1", "react_a", "react_a_step1"]
 # What shares its code with another network, ReActNet and Adam run with -m slow: they take minutes.

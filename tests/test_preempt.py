@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 from small import small
 
-from bireal_jax import checkpoint, preempt, progress, train
 from bireal_jax.errors import BadInput
+from bireal_jax.running import checkpoint, preempt, progress
+from bireal_jax.training import train
 
 ROOT = Path(__file__).parents[1]
 
@@ -83,7 +84,7 @@ def test_a_second_ctrl_c_interrupts():
 def test_a_process_with_nothing_to_lose_leaves_at_once_though_python_is_busy_elsewhere():
     script = """
 import hashlib
-from bireal_jax import preempt
+from bireal_jax.running import preempt
 with preempt.Signals():
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes of C code, as a compilation: no handler runs

@@ -5,7 +5,9 @@ import re
 import jax
 import jax.numpy as jnp
 
-from bireal_jax import binarize, main, models, train
+from bireal_jax import main, models
+from bireal_jax.binary import binarize
+from bireal_jax.training import train
 
 
 def blocks(root, language):

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from small import small
 
-from bireal_jax import data, scan
+from bireal_jax import data
+from bireal_jax.checks import scan
 from bireal_jax.data.source import Arrays
 
 

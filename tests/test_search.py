@@ -8,8 +8,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bireal_jax import arch
 from bireal_jax.errors import BadInput
+from bireal_jax.models import arch
 from bireal_jax.models.layouts import LAYOUTS
 from bireal_jax.search import pareto, record
 from bireal_jax.search.evolve import Problem, Settings, draw, evolve, mutate

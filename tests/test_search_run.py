@@ -10,14 +10,17 @@ import packed
 import pytest
 from small import small
 
-from bireal_jax import arch, build, checkpoint, config, cost, data, export, main, models, runtime
+from bireal_jax import build, config, data, main, models, runtime
 from bireal_jax.data import Source, batching
+from bireal_jax.data.normalize import normalize
 from bireal_jax.data.source import Arrays
 from bireal_jax.errors import BadInput
-from bireal_jax.evaluate import normalize
+from bireal_jax.models import arch
 from bireal_jax.models.ebn import EBN, GroupSupernet
+from bireal_jax.running import checkpoint
 from bireal_jax.search import latency, record, spaces
 from bireal_jax.search import run as search
+from bireal_jax.shipping import cost, export
 
 GENES = (2, 1, 4, 0, 3, 2)  # of ebn_tiny: 4, 2, 16, 1, 8 and 4 groups
 

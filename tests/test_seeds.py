@@ -6,8 +6,9 @@ import pytest
 from flax import traverse_util
 from small import small
 
-from bireal_jax import parallel, seeds, train
 from bireal_jax.errors import BadInput
+from bireal_jax.running import parallel
+from bireal_jax.training import seeds, train
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])

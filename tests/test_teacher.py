@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from small import small
 
-from bireal_jax import build, checkpoint, config, losses, optim, progress, seeds, train
+from bireal_jax import build, config
+from bireal_jax.binary import losses
 from bireal_jax.errors import BadInput
-from bireal_jax.step import Plan
+from bireal_jax.running import checkpoint, progress
+from bireal_jax.training import optim, seeds, train
+from bireal_jax.training.step import Plan
 
 STAGES = (
     {"name": "step1", "model.weight": "real", "model.latent_init": "torch", "optim.weight_decay": 1e-5},

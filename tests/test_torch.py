@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bireal_jax import importers, losses, models
+from bireal_jax import importers, models
+from bireal_jax.binary import losses
 from bireal_jax.models.resnet import RESNET
 
 torch = pytest.importorskip("torch", reason="needs torch")

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from small import small
 
-from bireal_jax import config, data, losses, models, optim, parallel, progress, train, workdir
+from bireal_jax import config, data, models
+from bireal_jax.binary import losses
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
-from bireal_jax.evaluate import evaluate, make_eval_step
-from bireal_jax.step import State, close_window, make_state, make_train_step
+from bireal_jax.running import parallel, progress, workdir
+from bireal_jax.training import optim, train
+from bireal_jax.training.evaluate import evaluate, make_eval_step
+from bireal_jax.training.step import State, close_window, make_state, make_train_step
 
 
 def lines(workdir):

@@ -1,8 +1,9 @@
 import pytest
 from small import small
 
-from bireal_jax import train, verify
+from bireal_jax.checks import verify
 from bireal_jax.errors import BadInput
+from bireal_jax.training import train
 
 
 def test_every_checkpoint_is_read_and_a_damaged_one_named(tmp_path, capsys, caplog):

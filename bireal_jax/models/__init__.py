@@ -7,9 +7,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bireal_jax import binarize
+from bireal_jax.binary import binarize
+from bireal_jax.binary.layers import random_signs, uniform_001
+from bireal_jax.binary.norm import Over
 from bireal_jax.errors import BadInput, lookup
-from bireal_jax.layers import random_signs, uniform_001
 from bireal_jax.models.alexnet import BinaryAlexNet, XNORNet
 from bireal_jax.models.bireal import BIREAL, RESNETS, BiRealNet
 from bireal_jax.models.depth import DECODERS
@@ -19,7 +20,6 @@ from bireal_jax.models.metaprune import Pruned, PruningNet
 from bireal_jax.models.reactnet import REACTNET
 from bireal_jax.models.resnet import RESNET, ResNet
 from bireal_jax.models.vgg import BinaryNet, VGGSmall
-from bireal_jax.norm import Over
 
 LATENT_INITS = {
     "uniform_001": uniform_001,

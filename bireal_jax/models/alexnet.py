@@ -5,7 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from bireal_jax.layers import NO_PADDING, BatchNorm, Conv
+from bireal_jax.binary.layers import NO_PADDING, BatchNorm, Conv
 from bireal_jax.models.vgg import Chain
 
 STEM = {"kernel_size": (11, 11), "strides": (4, 4), "padding": ((3, 4), (3, 4))}  # 224 pixels to 56, Keras' "same"

@@ -10,10 +10,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bireal_jax.binarize import leaky_clip
-from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense, RPReLU
-from bireal_jax.norm import Over
-from bireal_jax.pool import avg_pool, global_avg_pool, max_pool
+from bireal_jax.binary.binarize import leaky_clip
+from bireal_jax.binary.layers import BatchNorm, BinaryConv, Conv, Dense, RPReLU
+from bireal_jax.binary.norm import Over
+from bireal_jax.binary.pool import avg_pool, global_avg_pool, max_pool
 
 Module = Callable[..., Any]
 

@@ -13,9 +13,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense
-from bireal_jax.norm import Over
-from bireal_jax.pool import upsample
+from bireal_jax.binary.layers import BatchNorm, BinaryConv, Conv, Dense
+from bireal_jax.binary.norm import Over
+from bireal_jax.binary.pool import upsample
 
 LEAST = 16  # channels of a block
 START = 3.0  # where outputs start, in metres: in a room, so that the first epoch does not go on finding its size

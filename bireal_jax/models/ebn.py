@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bireal_jax.binarize import WeightBinarizer
+from bireal_jax.binary.binarize import WeightBinarizer
 from bireal_jax.models.reactnet import ReActNet
 
 CHOICES = (1, 2, 4, 8, 16, 32)

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bireal_jax.layers import MOMENTUM, BatchNorm, Dense, conv2d, symmetric, torch_uniform
+from bireal_jax.binary.layers import MOMENTUM, BatchNorm, Dense, conv2d, symmetric, torch_uniform
+from bireal_jax.binary.norm import Over, normalize_batch
+from bireal_jax.binary.pool import global_avg_pool, max_pool
 from bireal_jax.models.layouts import IMAGE, SCALES, Block, Conv, Layout, scaled
-from bireal_jax.norm import Over, normalize_batch
-from bireal_jax.pool import global_avg_pool, max_pool
 
 # (block, convolution, x, name) -> batch norm of the convolution
 Unit = Callable[[Block, Conv, jax.Array, str], jax.Array]

@@ -14,10 +14,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bireal_jax.layers import BatchNorm, BinaryConv, Conv, Dense, RPReLU
+from bireal_jax.binary.layers import BatchNorm, BinaryConv, Conv, Dense, RPReLU
+from bireal_jax.binary.norm import Over
+from bireal_jax.binary.pool import avg_pool, global_avg_pool
 from bireal_jax.models.bireal import BiRealNet
-from bireal_jax.norm import Over
-from bireal_jax.pool import avg_pool, global_avg_pool
 
 Module = Callable[..., Any]
 

@@ -9,9 +9,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bireal_jax.layers import BatchNorm, Conv, Dense
-from bireal_jax.norm import Over
-from bireal_jax.pool import global_avg_pool, max_pool
+from bireal_jax.binary.layers import BatchNorm, Conv, Dense
+from bireal_jax.binary.norm import Over
+from bireal_jax.binary.pool import global_avg_pool, max_pool
 
 # torchvision's initialization of convolutions: N(0, 2 / fan_out)
 fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

@@ -7,9 +7,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bireal_jax.binarize import clip
-from bireal_jax.layers import NO_PADDING, BatchNorm, BinaryConv, Conv, Dense
-from bireal_jax.norm import Over
+from bireal_jax.binary.binarize import clip
+from bireal_jax.binary.layers import NO_PADDING, BatchNorm, BinaryConv, Conv, Dense
+from bireal_jax.binary.norm import Over
 
 WIDTHS = (128, 128, 256, 256, 512, 512)
 

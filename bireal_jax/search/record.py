@@ -13,8 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bireal_jax import workdir
 from bireal_jax.errors import BadInput
+from bireal_jax.running import workdir
 from bireal_jax.search.evolve import Algorithm, Genes, Problem, Settings
 
 Score = Callable[[list[Genes]], Sequence[float]]

@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, losses, metrics, models, parallel, progress, workdir
+from bireal_jax import build, models
 from bireal_jax import config as config_lib
+from bireal_jax.binary import losses
+from bireal_jax.binary.layers import MOMENTUM
 from bireal_jax.data import Source, batching
+from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput, lookup
-from bireal_jax.evaluate import normalize
-from bireal_jax.layers import MOMENTUM
+from bireal_jax.running import metrics, parallel, progress, workdir
 from bireal_jax.search import evolve, latency, pareto, record, spaces
 from bireal_jax.search.evolve import Genes, Problem, Settings
 from bireal_jax.search.record import Candidate

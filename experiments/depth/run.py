@@ -11,8 +11,11 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from bireal_jax import build, losses, metrics, train
+from bireal_jax import build
+from bireal_jax.binary import losses
 from bireal_jax.main import parse
+from bireal_jax.running import metrics
+from bireal_jax.training import train
 from experiments.depth import render
 
 STEPS, SEEDS = 150, (0, 1, 2)

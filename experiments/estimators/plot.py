@@ -29,7 +29,7 @@ def gallery(path):
     """Every derivative and what it is the derivative of; scheduled ones at the start, the middle and the end."""
     import jax.numpy as jnp
 
-    from bireal_jax import binarize
+    from bireal_jax.binary import binarize
 
     x = np.linspace(-2, 2, 1601)
     shades = {0.0: 0.3, 0.5: 0.6, 1.0: 1.0}

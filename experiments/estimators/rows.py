@@ -31,7 +31,7 @@ def make(cell, seeds, variables, records, epoch_steps, seconds):
     """
     import numpy as np
 
-    from bireal_jax import optim
+    from bireal_jax.training import optim
 
     latents = optim.latents(variables["params"])
     low, high, bins = HISTOGRAM
@@ -85,7 +85,7 @@ def rules_digest(act, weight):
     import jax.numpy as jnp
     import numpy as np
 
-    from bireal_jax import binarize
+    from bireal_jax.binary import binarize
 
     x, w = jnp.linspace(-2.0, 2.0, 41), 0.7 * jnp.sin(jnp.arange(72.0)).reshape(3, 3, 2, 4)
     activation, rule, values = binarize.activation(act), binarize.weight(weight), []

@@ -142,8 +142,9 @@ class Grid:
 
     def check(self):
         """Raises BadInput for a cell that cannot work, before anything is trained."""
-        from bireal_jax import binarize, build
-        from bireal_jax.step import Plan
+        from bireal_jax import build
+        from bireal_jax.binary import binarize
+        from bireal_jax.training.step import Plan
 
         if min(self.args.epochs, *self.args.pretrain_epochs) <= 0:
             raise BadInput("--epochs and --pretrain-epochs must be above 0")
@@ -254,7 +255,7 @@ class Grid:
 
     def train_cell(self, cell, seeds) -> list[dict[str, Any]]:
         """The rows of a cell."""
-        from bireal_jax import seeds as seeds_lib
+        from bireal_jax.training import seeds as seeds_lib
 
         start = self.pretrained(cell.arch, cell.init, seeds) if cell.init in PRETRAINED else None
         begin, c = time.monotonic(), self.config(cell, self.factor(cell))
@@ -267,7 +268,7 @@ class Grid:
         """What brings the step of the cell's weight rule to that of the others, from the network of seed 0."""
         import numpy as np
 
-        from bireal_jax import optim
+        from bireal_jax.training import optim
 
         word = cell.optimizer.split(":")[-1]
         if cell.weight not in {"matched": SLOW, "slowed": FAST}.get(word, ()):
@@ -307,7 +308,7 @@ class Grid:
         return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
     def _pretrain(self, arch, init, seeds, place):
-        from bireal_jax import seeds as seeds_lib
+        from bireal_jax.training import seeds as seeds_lib
 
         start = self._load(arch, "relu", seeds, place) if init == "clip" else None
         begin = time.monotonic()

@@ -23,7 +23,9 @@ import numpy as np
 from PIL import Image
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["bireal_jax.main", "bireal_jax.train", "grain", "tensorboardX", "sklearn.datasets"])
+SERVER.set_forkserver_preload(
+    ["bireal_jax.main", "bireal_jax.training.train", "grain", "tensorboardX", "sklearn.datasets"]
+)
 
 # A moving average, and logs, saves and evaluations that do not fall together.
 RECIPE = """

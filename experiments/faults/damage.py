@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bireal_jax.checkpoint import Checkpoints
 from bireal_jax.errors import BadInput
+from bireal_jax.running.checkpoint import Checkpoints
 from experiments.faults.bench import Bench
 
 KINDS = ("bit flip", "truncation", "4 KiB zeroed", "missing file", "swapped file")

@@ -19,7 +19,7 @@ class Void(Exception):
 
 def fall_asleep(step: int) -> None:
     """From that step on the main thread of this process sleeps; its other threads do not."""
-    from bireal_jax import progress
+    from bireal_jax.running import progress
 
     advance = progress.Bar.advance
 

@@ -16,10 +16,12 @@ from unittest import mock
 import jax
 import numpy as np
 
-from bireal_jax import checkpoint, config, parallel, train
+from bireal_jax import config
 from bireal_jax.data import batching
-from bireal_jax.evaluate import evaluate
-from bireal_jax.step import State
+from bireal_jax.running import checkpoint, parallel
+from bireal_jax.training import train
+from bireal_jax.training.evaluate import evaluate
+from bireal_jax.training.step import State
 
 COUNTS = (1, 2, 4, 8)
 MIDDLE, LAST = 6, 12

@@ -16,13 +16,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from bireal_jax.checkpoint import Checkpoints
+from bireal_jax.running.checkpoint import Checkpoints
 
 RECIPE = ["--config=configs/digits.py", "--config.batch_size=32", "--config.log_steps=1"]
 # The command, where JAX has more patience with a machine that pauses all hosts at once; `hosts.Watch` sees who is dead.
 COMMAND = """
 from functools import partial
-from bireal_jax import hosts, main
+from bireal_jax import main
+from bireal_jax.running import hosts
 hosts.HEARTBEAT_SECONDS = 900
 hosts.Watch = partial(hosts.Watch, silent_seconds=60)
 main.run()

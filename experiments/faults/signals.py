@@ -44,7 +44,7 @@ def _wait_for_a_save(run, workdir, before, number):
 
 def save_without_end(place: Path) -> None:
     """Restores the newest checkpoint, says in a file whether it is what was saved, and saves one after the other."""
-    from bireal_jax.checkpoint import Checkpoints
+    from bireal_jax.running.checkpoint import Checkpoints
 
     with Checkpoints(place / "c") as checkpoints:
         step, restored = checkpoints.restore_latest(trees(0)) or (0, trees(0))

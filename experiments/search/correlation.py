@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from bireal_jax import build, seeds, train
+from bireal_jax import build
 from bireal_jax.main import parse
 from bireal_jax.search import spaces
 from bireal_jax.search.run import Scorer
+from bireal_jax.training import seeds, train
 
 # recipes of supernet, search and retraining
 SYSTEMS = {

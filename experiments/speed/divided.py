@@ -14,9 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bireal_jax import losses, models, optim, parallel
+from bireal_jax import models
+from bireal_jax.binary import losses
 from bireal_jax.data import Source
-from bireal_jax.step import make_state, make_train_step
+from bireal_jax.running import parallel
+from bireal_jax.training import optim
+from bireal_jax.training.step import make_state, make_train_step
 
 
 def modes(batch):

@@ -52,10 +52,10 @@ def real_batches(arguments, batch):
     """Endless batches of the JPEG files, on their devices."""
     from absl import flags
 
-    from bireal_jax import parallel
     from bireal_jax.data import Source, batching
     from bireal_jax.data.folder import Files
     from bireal_jax.data.images import augment_file
+    from bireal_jax.running import parallel
     from experiments.speed.input import REPEATS, SUFFIXES
 
     if not flags.FLAGS.is_parsed():
@@ -75,7 +75,7 @@ def turns(arguments, batch):
 
     import jax
 
-    from bireal_jax import parallel
+    from bireal_jax.running import parallel
 
     _, _, step, state, data = train.parts(arguments.size, batch, arguments.dtype)
     real = arguments.worker == "real"

@@ -249,8 +249,9 @@ def make_network(path):
     import jax
     import jax.numpy as jnp
 
-    from bireal_jax import export, models
+    from bireal_jax import models
     from bireal_jax.data.source import Source
+    from bireal_jax.shipping import export
 
     model, shape, rng = models.build("bireal18", num_classes=1000), (224, 224, 3), np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(4, *shape)), jnp.float32)

@@ -34,7 +34,7 @@ def one_seed(plan, batch):
     """A step of one network on the first device; with XLA's threads it has the whole machine."""
     import jax
 
-    from bireal_jax import parallel
+    from bireal_jax.running import parallel
 
     step = jax.pmap(
         plan.train_step, parallel.AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=jax.devices()[:1]
@@ -48,7 +48,7 @@ def many_seeds(plan, batch, seeds):
     import jax.numpy as jnp
     import numpy as np
 
-    from bireal_jax import parallel
+    from bireal_jax.running import parallel
 
     _, count = parallel.layout(seeds)
     variables = jax.tree.map(lambda leaf: np.stack([leaf] * count), plan.initial(0))
@@ -67,7 +67,7 @@ def main():
         jax.config.update("jax_num_cpu_devices", args.devices)
     from bireal_jax.config import default
     from bireal_jax.data import batching
-    from bireal_jax.step import Plan
+    from bireal_jax.training.step import Plan
 
     c = default()
     c.update_from_flattened_dict({

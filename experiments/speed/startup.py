@@ -41,7 +41,8 @@ def work(began, argv):
     main.keep_freed_memory()
     import jax
 
-    from bireal_jax import health, train
+    from bireal_jax.running import health
+    from bireal_jax.training import train
 
     marks = {"imports": time.time() - began}
 

@@ -42,9 +42,12 @@ def parts(size, batch, dtype):
     import jax.numpy as jnp
     import numpy as np
 
-    from bireal_jax import losses, models, optim, parallel
+    from bireal_jax import models
+    from bireal_jax.binary import losses
     from bireal_jax.data import Source
-    from bireal_jax.step import make_state, make_train_step
+    from bireal_jax.running import parallel
+    from bireal_jax.training import optim
+    from bireal_jax.training.step import make_state, make_train_step
 
     shape = (size, size, 3)
     source = Source(train=(), eval=(), augment=lambda *_: {}, prepare=dict, image_shape=shape, num_classes=1000)
@@ -66,7 +69,7 @@ def ours(size, batch, dtype):
     """A function that runs one of our steps to its end."""
     import jax
 
-    from bireal_jax import parallel
+    from bireal_jax.running import parallel
 
     _, _, step, state, data = parts(size, batch, dtype)
     (data,) = parallel.prefetch([data])

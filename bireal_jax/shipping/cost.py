@@ -14,9 +14,9 @@ from typing import Any
 import flax.linen as nn
 from flax import traverse_util
 
-from bireal_jax import graph
 from bireal_jax.data import WITH_DEPTH, Source
 from bireal_jax.errors import lookup
+from bireal_jax.shipping import graph
 
 REAL_BITS = 32
 BOPS_PER_OP = 64  # binary operations that a 64-bit processor does at once

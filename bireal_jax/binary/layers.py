@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from bireal_jax import packed
-from bireal_jax.binarize import WeightBinarizer
-from bireal_jax.conv import Padding, conv, xla_conv
-from bireal_jax.norm import Over, normalize_batch
+from bireal_jax.binary import packed
+from bireal_jax.binary.binarize import WeightBinarizer
+from bireal_jax.binary.conv import Padding, conv, xla_conv
+from bireal_jax.binary.norm import Over, normalize_batch
 
 MOMENTUM = 0.9  # share of the old running statistics that a batch norm keeps (PyTorch's momentum is 1 - this)
 NO_PADDING: Padding = ((0, 0), (0, 0))

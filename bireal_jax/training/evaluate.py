@@ -5,17 +5,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from bireal_jax import metrics, parallel, preempt
 from bireal_jax.data import Source, batching
-
-
-def normalize(images: jax.Array, source: Source, dtype: Any) -> jax.Array:
-    """uint8 [..., c] to (x / 255 - mean) / std in `dtype`, computed in float32 or wider."""
-    wide = jnp.promote_types(dtype, jnp.float32)
-    mean, std = (jnp.asarray(v, wide) for v in (source.mean, source.std))
-    return ((images.astype(wide) / 255 - mean) / std).astype(dtype)
+from bireal_jax.data.normalize import normalize
+from bireal_jax.running import metrics, parallel, preempt
 
 
 def make_eval_step(model: nn.Module, loss: Callable, source: Source, replica: int = 0) -> parallel.Step:

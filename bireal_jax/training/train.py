@@ -9,13 +9,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, checkpoint, health, hosts, losses, parallel, pictures, preempt, progress, workdir
+from bireal_jax import build
 from bireal_jax import config as config_lib
+from bireal_jax.binary import losses
 from bireal_jax.data import batching
+from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput
-from bireal_jax.evaluate import evaluate, make_eval_step, normalize
-from bireal_jax.metrics import task_of
-from bireal_jax.step import Plan, State, close_window, teacher_arguments
+from bireal_jax.running import checkpoint, health, hosts, parallel, preempt, progress, workdir
+from bireal_jax.running.metrics import task_of
+from bireal_jax.training import pictures
+from bireal_jax.training.evaluate import evaluate, make_eval_step
+from bireal_jax.training.step import Plan, State, close_window, teacher_arguments
 
 
 def run(config: ConfigDict, directory: Path, signals: preempt.Signals | None = None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from bireal_jax.conv import Padding, xla_conv
+from bireal_jax.binary.conv import Padding, xla_conv
 
 TARGET = "bireal_packed_conv"
 NEWEST = 2  # the instructions that may be used: 2 for AVX-512, 1 for AVX2, 0 for neither; of those that there are
@@ -22,7 +22,7 @@ WORTH_A_THREAD = 1 << 28  # multiplications, which take one thread 0.5 ms; to st
 
 
 def _load() -> ctypes.CDLL | None:
-    spec = importlib.util.find_spec("bireal_jax._packed")
+    spec = importlib.util.find_spec("bireal_jax.binary._packed")
     library = ctypes.CDLL(spec.origin) if spec and spec.origin else None
     if library:
         jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(library.bireal_packed_conv), platform="cpu")

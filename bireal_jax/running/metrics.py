@@ -8,8 +8,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from bireal_jax.binary.pool import nearest
 from bireal_jax.errors import BadInput
-from bireal_jax.pool import nearest
 
 
 def sums(logits: jax.Array, labels: jax.Array, losses: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bireal_jax import parallel
 from bireal_jax.errors import BadInput
+from bireal_jax.running import parallel
 
 log = logging.getLogger("bireal_jax")
 

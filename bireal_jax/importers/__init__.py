@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from bireal_jax import larq, readers
 from bireal_jax.errors import BadInput, first_line, lookup
-from bireal_jax.pytorch import FAMILIES, check_names, from_torch, leaves, some, target_shapes, to_torch
+from bireal_jax.importers import larq, readers
+from bireal_jax.importers.pytorch import FAMILIES, check_names, from_torch, leaves, some, target_shapes, to_torch
 
 __all__ = ["FAMILIES", "convert", "from_flat", "from_torch", "load", "main", "save", "summary", "to_torch"]
 log = logging.getLogger("bireal_jax")
@@ -131,7 +131,3 @@ def convert(model_name: str, weights: Path, out: Path, turn: bool = False, force
     variables = load(model_name, weights, turn)
     save(variables, out)
     print(f"{out}: {model_name}, {summary(variables)}")
-
-
-if __name__ == "__main__":
-    main()

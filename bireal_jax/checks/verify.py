@@ -6,9 +6,10 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from bireal_jax import build, checkpoint, progress
+from bireal_jax import build
 from bireal_jax.errors import BadInput
-from bireal_jax.step import Plan
+from bireal_jax.running import checkpoint, progress
+from bireal_jax.training.step import Plan
 
 
 def run(config: ConfigDict, directory: Path) -> int:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bireal_jax.binary.pool import nearest
 from bireal_jax.errors import lookup
-from bireal_jax.pool import nearest
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:

@@ -24,7 +24,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from bireal_jax.errors import BadInput, first_line
-from bireal_jax.metrics import score
+from bireal_jax.running.metrics import score
 
 log = logging.getLogger("bireal_jax")
 

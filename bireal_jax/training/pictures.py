@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bireal_jax import workdir
+from bireal_jax.running import workdir
 
 # near to far: orange, red, purple, dark blue; where there is no depth it is black
 COLOURS = np.array([(255, 220, 120), (245, 120, 70), (190, 50, 110), (90, 40, 150), (25, 30, 90)], np.float64)

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, checkpoint, parallel
+from bireal_jax import build
 from bireal_jax import config as config_lib
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
-from bireal_jax.step import Plan, close_window, teacher_arguments
+from bireal_jax.running import checkpoint, parallel
+from bireal_jax.training.step import Plan, close_window, teacher_arguments
 
 
 def train(config: ConfigDict, seeds: Sequence[int], variables: Any = None) -> tuple[Any, list[dict[str, Any]]]:

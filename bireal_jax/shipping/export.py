@@ -10,12 +10,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, graph, models, progress, runtime, workdir
+from bireal_jax import build, models, runtime
 from bireal_jax._version import __version__
 from bireal_jax.data import Source
+from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput, first_line
-from bireal_jax.evaluate import normalize
+from bireal_jax.running import progress, workdir
 from bireal_jax.runtime import container
+from bireal_jax.shipping import graph
 
 CHECKED = 256  # images at most
 CLOSE = 1e-4  # of the largest logit: what rounding may do; beyond it a sign has flipped

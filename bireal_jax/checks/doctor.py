@@ -20,10 +20,12 @@ from ml_collections import ConfigDict
 from packaging.requirements import Requirement
 from PIL import features
 
-from bireal_jax import build, checkpoint, cost, export, health, models, parallel, progress, runtime, workdir
+from bireal_jax import build, models, runtime
 from bireal_jax.data.source import Arrays, check_labels
 from bireal_jax.errors import BadInput, first_line
-from bireal_jax.step import Plan, State, teacher_arguments
+from bireal_jax.running import checkpoint, health, parallel, progress, workdir
+from bireal_jax.shipping import cost, export
+from bireal_jax.training.step import Plan, State, teacher_arguments
 
 SAMPLE = 8  # images of each split that are decoded
 MARGIN = 1.5  # XLA takes 1.4 times the outputs of all modules for bireal_tiny, on the CPU, 256 images of 32 pixels

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 
 from bireal_jax.errors import BadInput, first_line
-from bireal_jax.preempt import leave
+from bireal_jax.running.preempt import leave
 
 HEARTBEAT_SECONDS = 30  # after so many without a sign of life JAX ends all processes, if `Watch` has not
 TICK = 0.5  # seconds between two looks

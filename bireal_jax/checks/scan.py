@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, progress
+from bireal_jax import build
 from bireal_jax.data import Source
 from bireal_jax.data.source import check_labels
 from bireal_jax.errors import BadInput, first_line
+from bireal_jax.running import progress
 
 SHOWN = 5  # findings of one kind that are named; the others are counted
 BLOCK = 256  # examples that are read before the next are asked for

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bireal_jax.binarize import sign
+from bireal_jax.binary.binarize import sign
 from bireal_jax.errors import BadInput, lookup
 
 EPSILON = 1e-10  # added to the square root of v, as in the authors' code

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from bireal_jax import pool
+from bireal_jax.binary import pool
 from bireal_jax.errors import BadInput
 
 Shape = tuple[int, int, int]

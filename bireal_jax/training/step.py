@@ -12,12 +12,16 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from bireal_jax import bop, build, losses, metrics, optim, parallel
+from bireal_jax import build
 from bireal_jax import config as config_lib
+from bireal_jax.binary import losses
+from bireal_jax.binary.layers import CONV
 from bireal_jax.data import Source
+from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput
-from bireal_jax.evaluate import make_eval_step, normalize
-from bireal_jax.layers import CONV
+from bireal_jax.running import metrics, parallel
+from bireal_jax.training import bop, optim
+from bireal_jax.training.evaluate import make_eval_step
 
 
 @flax.struct.dataclass
