@@ -20,7 +20,7 @@ HOUSE = [
         "config": [],
     },
     {
-        "models": ["arch layouts", "bireal depth metaprune resnet vgg", "alexnet reactnet", "ebn", "__init__"],
+        "models": ["arch layouts network", "alexnet bireal depth metaprune resnet vgg", "reactnet", "ebn", "__init__"],
         "runtime": ["reference", "verify", "container", "__init__", "__main__"],
         "running": ["metrics parallel preempt progress", "checkpoint health hosts workdir"],
     },

@@ -26,7 +26,7 @@ SHAPE = (16, 16, 3)
 
 def network(family, dtype=jnp.float64):
     """A PruningNet whose batch norms have statistics, scales and biases of their own in every row."""
-    net = PruningNet(10, FAMILIES[family], dtype=dtype, param_dtype=dtype)
+    net = PruningNet(num_classes=10, layout=FAMILIES[family], dtype=dtype, param_dtype=dtype)
     variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, *SHAPE), dtype))
     rng = np.random.default_rng(0)
     other = lambda path, leaf: jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), dtype) if "_bn" in str(path) else leaf * 3
@@ -56,7 +56,7 @@ def test_masked_is_cropped_and_twenty_networks_share_one_compilation(family, x64
 
 def compare(net, variables, genes, x, evaluated, trained, stats):
     small = crop(net, variables, genes, SHAPE)
-    pruned = Pruned(10, net.layout, genes, dtype=jnp.float64, param_dtype=jnp.float64)
+    pruned = Pruned(num_classes=10, layout=net.layout, genes=genes, dtype=jnp.float64, param_dtype=jnp.float64)
     shapes = jax.eval_shape(pruned.init, jax.random.key(0), x)
     assert jax.tree.map(jnp.shape, small) == jax.tree.map(jnp.shape, shapes)
     train = jax.jit(lambda v: (pruned.apply(v, x), *pruned.apply(v, x, train=True, mutable=["batch_stats"])))
@@ -78,7 +78,7 @@ def compare(net, variables, genes, x, evaluated, trained, stats):
 # Counted on the authors' modules, in millions, without batch norms.
 @pytest.mark.parametrize(("name", "millions"), [("mbv1", 106.1), ("mbv2", 242.0), ("r50", 776.1)])
 def test_parameters_of_the_authors_pruning_nets(name, millions):
-    net = PruningNet(1000, LAYOUTS[name])
+    net = PruningNet(num_classes=1000, layout=LAYOUTS[name])
     shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     others = {module: leaves for module, leaves in shapes["params"].items() if not module.endswith("_bn")}
     count = sum(p.size for p in jax.tree.leaves(others))
@@ -108,7 +108,7 @@ def test_training_draws_genes_and_every_draw_is_another(x64):
 
 def test_training_steps_draw_the_same_genes_on_all_devices():
     source = data.build("digits", image_size=8)
-    net = PruningNet(10, LAYOUTS["mbv1_tiny"])
+    net = PruningNet(num_classes=10, layout=LAYOUTS["mbv1_tiny"])
     variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
     tx = optim.make("sgd", optim.schedule("constant", 0.05, 9), variables["params"])
     step = make_train_step(net, losses.cross_entropy, tx, source)

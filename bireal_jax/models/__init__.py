@@ -101,5 +101,5 @@ def build(
     if name in NO_ENCODERS:
         raise BadInput(f"{name} is no encoder of maps; known: {', '.join(sorted(set(MODELS) - set(NO_ENCODERS)))}")
     return make(
-        make_encoder=partial(network, num_classes=0), outputs=num_classes, bn_over=bn_over, **fields, **precision
+        make_encoder=partial(network, num_classes=0), num_classes=num_classes, bn_over=bn_over, **fields, **precision
     )

@@ -5,8 +5,8 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from bireal_jax.binary.layers import NO_PADDING, BatchNorm, Conv
-from bireal_jax.models.vgg import Chain
+from bireal_jax.binary.layers import NO_PADDING, BatchNorm
+from bireal_jax.models.network import BinaryNetwork
 
 STEM = {"kernel_size": (11, 11), "strides": (4, 4), "padding": ((3, 4), (3, 4))}  # 224 pixels to 56, Keras' "same"
 
@@ -15,7 +15,7 @@ def _pool(x):
     return nn.max_pool(x, (3, 3), (2, 2))
 
 
-class BinaryAlexNet(Chain):
+class BinaryAlexNet(BinaryNetwork):
     """AlexNet with ±1 weights in every layer; the first convolution sees the real-valued image.
 
     Order: sign, layer, pooling, batch norm of Keras' epsilon 1e-3. Convolutions of 64 to 256 channels, fully connected
@@ -26,8 +26,7 @@ class BinaryAlexNet(Chain):
 
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
-        precision, layer = self.layers(progress)
-        norm = partial(BatchNorm, self.bn_over, 0.9, 1e-3, **precision)
+        layer, norm = self.binary_layer(progress), partial(BatchNorm, self.bn_over, 0.9, 1e-3, **self.precision)
         x = norm(name="bn0")(_pool(layer(64, **STEM, real_input=True, name="binary_conv0")(x)), train)
         for i, (width, size) in enumerate(((192, 5), (384, 3), (384, 3), (256, 3)), 1):
             x = layer(width, kernel_size=(size, size), name=f"binary_conv{i}")(x)
@@ -39,7 +38,7 @@ class BinaryAlexNet(Chain):
         return x.reshape(len(x), -1)
 
 
-class XNORNet(Chain):
+class XNORNet(BinaryNetwork):
     """XNOR-Net as the Bop paper trains it: AlexNet with a real-valued first convolution and last layer, and no scales.
 
     Real convolution of 96 channels, batch norm, ReLU, pooling, batch norm; then sign, convolution, pooling, batch norm
@@ -50,13 +49,13 @@ class XNORNet(Chain):
 
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
-        precision, layer = self.layers(progress)
-        norm = partial(BatchNorm, self.bn_over, 0.9, **precision)
-        x = norm(epsilon=1e-5, name="stem_bn")(Conv(96, **STEM, **precision, name="stem_conv")(x), train)
+        conv, layer = self.real_layers()[0], self.binary_layer(progress)
+        norm = partial(BatchNorm, self.bn_over, 0.9, **self.precision)
+        x = norm(epsilon=1e-5, name="stem_bn")(conv(96, **STEM, name="stem_conv")(x), train)
         x = norm(epsilon=1e-4, name="bn0")(_pool(jax.nn.relu(x)), train)
         for i, (width, size) in enumerate(((256, 5), (384, 3), (384, 3), (256, 3), (4096, 6), (4096, 1)), 1):
             padding = None if i < 5 else NO_PADDING
             x = layer(width, kernel_size=(size, size), padding=padding, name=f"binary_conv{i}")(x)
             x = norm(epsilon=1e-3 if i == 6 else 1e-4, name=f"bn{i}")(_pool(x) if i in (1, 4) else x, train)
         x = jax.nn.relu(x).reshape(len(x), 1, 1, -1)
-        return Conv(self.num_classes, (1, 1), **precision, name="head")(x).reshape(len(x), -1)
+        return conv(self.num_classes, (1, 1), name="head")(x).reshape(len(x), -1)

@@ -11,9 +11,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from bireal_jax.binary.binarize import leaky_clip
-from bireal_jax.binary.layers import BatchNorm, BinaryConv, Conv, Dense, RPReLU
-from bireal_jax.binary.norm import Over
+from bireal_jax.binary.layers import Conv, Dense, RPReLU
 from bireal_jax.binary.pool import avg_pool, global_avg_pool, max_pool
+from bireal_jax.models.network import BinaryNetwork, Staged
 
 Module = Callable[..., Any]
 
@@ -101,58 +101,30 @@ class Bottleneck(nn.Module):
         return out2, out3 + x2
 
 
-class BiRealNet(nn.Module):
+class BiRealNet(Staged, BinaryNetwork):
     """Stem, stages of blocks, global average pool, linear head.
 
-    Attributes:
-      blocks: number of 3x3 convolutions, or of bottlenecks, in each stage.
-      widths: channels of each stage (of the narrow stream, for bottlenecks). Every stage but the first halves the size.
-      num_classes: outputs of the head; 0 for none: the last map comes out, [n, h / total_stride, w / ..., c].
-      activation, weight: binarizers, from `binarize.activation` and `binarize.weight`.
-      latent_init: initializer of the latent weights.
-      bottleneck: `Bottleneck` blocks instead of `Block`.
-      imagenet_stem: 7x7 convolution at stride 2 and max pool, instead of a 3x3 convolution.
+    `blocks` counts 3x3 convolutions, or `Bottleneck` blocks, whose `widths` are those of the narrow stream.
+
+    Attributes, beside those of `Staged` and `BinaryNetwork`:
       shortcut: how a `Block` changes size and width beside its convolution.
       convs_per_shortcut: 1 for Bi-Real Net, 2 for ResNet's, 0 for no shortcuts at all. Not with bottlenecks.
       norm_first: batch norm before the sign instead of behind the convolution. Not with bottlenecks.
       conv_bias: binary convolutions have a bias.
       react: learned thresholds before the sign and RPReLU behind the sum, as ReActNet. Not with bottlenecks.
-      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
-      dtype, param_dtype: of the computation and of the parameters.
     """
 
-    blocks: tuple[int, ...]
-    widths: tuple[int, ...]
-    num_classes: int
-    activation: Callable
-    weight: Callable
-    latent_init: Callable
-    bottleneck: bool = False
-    imagenet_stem: bool = True
     shortcut: Callable = pooled_shortcut
     convs_per_shortcut: int = 1
     norm_first: bool = False
     conv_bias: bool = False
     react: bool = False
-    bn_over: Over = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-
-    @property
-    def total_stride(self) -> int:
-        """The product of all strides: the smallest image side, in pixels, and what a side should divide by."""
-        return 2 ** (len(self.blocks) - 1) * (4 if self.imagenet_stem else 1)
 
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
         """`progress`: how far the training is, from 0 to 1, for binarizers that change with it."""
-        precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv, norm = partial(Conv, **precision), partial(BatchNorm, self.bn_over, **precision)
-        binary_conv = partial(
-            BinaryConv, activation=partial(self.activation, progress=progress),
-            weight=partial(self.weight, progress=progress), latent_init=self.latent_init, use_bias=self.conv_bias,
-            learned_threshold=self.react, **precision,
-        )  # fmt: skip
+        conv, norm = self.real_layers()
+        binary_conv = self.binary_layer(progress, use_bias=self.conv_bias, learned_threshold=self.react)
         stem = (
             conv(self.widths[0], (7, 7), (2, 2), name="stem_conv")
             if self.imagenet_stem
@@ -177,9 +149,9 @@ class BiRealNet(nn.Module):
                     x = Block(
                         **shared, shortcut=self.shortcut if self.convs_per_shortcut else None,
                         convs=max(1, self.convs_per_shortcut), norm_first=self.norm_first,
-                        after=partial(RPReLU, **precision) if self.react else None, name=name,
+                        after=partial(RPReLU, **self.precision) if self.react else None, name=name,
                     )(x, train)  # fmt: skip
-        return Dense(self.num_classes, **precision, name="head")(global_avg_pool(x)) if self.num_classes else x
+        return Dense(self.num_classes, **self.precision, name="head")(global_avg_pool(x)) if self.num_classes else x
 
 
 IMAGENET_WIDTHS = (64, 128, 256, 512)

@@ -7,15 +7,13 @@ with zeros, of which the sign would be +1; the kernels are 3x3; and a real-value
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 
-from bireal_jax.binary.layers import BatchNorm, BinaryConv, Conv, Dense
-from bireal_jax.binary.norm import Over
+from bireal_jax.binary.layers import Dense
 from bireal_jax.binary.pool import upsample
+from bireal_jax.models.network import BinaryNetwork
 
 LEAST = 16  # channels of a block
 START = 3.0  # where outputs start, in metres: in a room, so that the first epoch does not go on finding its size
@@ -37,25 +35,14 @@ class UpProjection(nn.Module):
         return self.norm(name="bn2")(self.binary_conv(self.features, name="binary_conv2")(y), train) + y
 
 
-class MapNet(nn.Module):
+class MapNet(BinaryNetwork):
     """Encoder, real-valued 1x1 convolution to half of its channels, up-projections, one linear output a pixel.
 
-    Attributes:
+    Attributes, beside those of `BinaryNetwork`, which are of the decoder's layers:
       make_encoder: a network of the package that still lacks dtype and param_dtype, with num_classes=0.
-      outputs: channels of the map.
-      activation, weight, latent_init: of the decoder's binary convolutions, as of the encoder's.
-      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
-      dtype, param_dtype: of the computation and of the parameters.
     """
 
     make_encoder: Callable[..., Any]
-    outputs: int
-    activation: Callable
-    weight: Callable
-    latent_init: Callable
-    bn_over: Over = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     @property
     def total_stride(self) -> int:
@@ -64,21 +51,16 @@ class MapNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0):
-        """[n, h, w, channels] -> [n, h / 2, w / 2, outputs]; of an encoder whose stride is 2, [n, h, w, outputs]."""
-        precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv, norm = partial(Conv, **precision), partial(BatchNorm, self.bn_over, **precision)
-        binary_conv = partial(
-            BinaryConv, activation=partial(self.activation, progress=progress),
-            weight=partial(self.weight, progress=progress), latent_init=self.latent_init, **precision,
-        )  # fmt: skip
-        encoder = self.make_encoder(**precision, name="encoder")
+        """[n, h, w, channels] -> [n, h / 2, w / 2, num_classes]; [n, h, w, ...] of an encoder whose stride is 2."""
+        (conv, norm), binary_conv = self.real_layers(), self.binary_layer(progress)
+        encoder = self.make_encoder(**self.precision, name="encoder")
         x = encoder(x, train, progress)
         features = max(LEAST, x.shape[-1] // 2)
         x = norm(name="bn")(conv(features, (1, 1), name="conv")(x), train)
         for i in range(max(1, encoder.total_stride.bit_length() - 2)):  # log2 of the stride, less one
             features = max(LEAST, features // 2)
             x = UpProjection(features, binary_conv, conv, norm, name=f"up{i + 1}")(x, train)
-        return Dense(self.outputs, **precision, name="output")(x) + START
+        return Dense(self.num_classes, **self.precision, name="output")(x) + START
 
 
 DECODERS = {"up_projection": MapNet}

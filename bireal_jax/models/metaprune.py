@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bireal_jax.binary.layers import MOMENTUM, BatchNorm, Dense, conv2d, symmetric, torch_uniform
+from bireal_jax.binary.layers import MOMENTUM, Dense, conv2d, symmetric, torch_uniform
 from bireal_jax.binary.norm import Over, normalize_batch
 from bireal_jax.binary.pool import global_avg_pool, max_pool
 from bireal_jax.models.layouts import IMAGE, SCALES, Block, Conv, Layout, scaled
+from bireal_jax.models.network import Network
 
 # (block, convolution, x, name) -> batch norm of the convolution
 Unit = Callable[[Block, Conv, jax.Array, str], jax.Array]
@@ -103,24 +104,14 @@ class ScaleNorm(nn.Module):
         return y
 
 
-class PruningNet(nn.Module):
-    """Every pruned network of a layout, by genes.
+class OfLayout(Network, kw_only=True):
+    """A network of a layout.
 
-    With `train` and no genes, random ones are drawn: uniform, one draw for a batch, from the generator "genes". In
-    evaluation without genes it is the widest network.
-
-    Attributes:
-      num_classes: outputs of the head, an ordinary layer.
+    Attributes, beside those of `Network`:
       layout: the network.
-      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
-      dtype, param_dtype: of the computation and of the parameters.
     """
 
-    num_classes: int
     layout: Layout
-    bn_over: Over = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -129,13 +120,21 @@ class PruningNet(nn.Module):
 
     @property
     def total_stride(self) -> int:
-        """The product of all strides: the smallest image side, in pixels, and what a side should divide by."""
+        """The product of all strides."""
         return self.layout.stride
+
+
+class PruningNet(OfLayout):
+    """Every pruned network of a layout, by genes.
+
+    With `train` and no genes, random ones are drawn: uniform, one draw for a batch, from the generator "genes". In
+    evaluation without genes it is the widest network.
+    """
 
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0, genes=None):  # [n, h, w, channels] -> [n, num_classes]
         """`genes`: integers [num_genes]; in a vector, not in the shapes, so that all networks share one program."""
-        layout, precision = self.layout, {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        layout = self.layout
         widest = jnp.full(layout.num_genes, SCALES - 1)
         if genes is None:
             random = train and not self.is_initializing()
@@ -153,45 +152,30 @@ class PruningNet(nn.Module):
                 x.astype(self.dtype), kernel.astype(self.dtype), (conv.stride,) * 2, symmetric((side, side)),
                 base if conv.depthwise else 1,
             )  # fmt: skip
-            y = ScaleNorm(conv.affine, self.bn_over, **precision, name=f"{name}_bn")(y, ids[conv.out], train)
+            y = ScaleNorm(conv.affine, self.bn_over, **self.precision, name=f"{name}_bn")(y, ids[conv.out], train)
             return y * (jnp.arange(base) < scaled(base, ids[conv.out])).astype(self.dtype)
 
-        return Dense(self.num_classes, **precision, name="head")(features(layout, x, unit))
+        return Dense(self.num_classes, **self.precision, name="head")(features(layout, x, unit))
 
 
-class Pruned(nn.Module):
+class Pruned(OfLayout):
     """The network that genes name, with weights of its own: what is trained from scratch in the end.
 
-    Attributes: as of `PruningNet`, and genes, integers; () for the whole network.
+    `genes`: integers; () for the whole network.
     """
 
-    num_classes: int
-    layout: Layout
     genes: tuple[int, ...] = ()
-    bn_over: Over = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """How many values each gene has."""
-        return self.layout.sizes
-
-    @property
-    def total_stride(self) -> int:
-        """The product of all strides: the smallest image side, in pixels, and what a side should divide by."""
-        return self.layout.stride
 
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
         genes = self.genes or [size - 1 for size in self.sizes]
-        widths, precision = self.layout.widths(genes), {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        widths, norm = self.layout.widths(genes), self.real_layers()[1]
 
         def unit(block, conv, x, name):
-            y = PlainConv(conv, widths[conv.out], **precision, name=name)(x)
-            return BatchNorm(self.bn_over, **precision, name=f"{name}_bn")(y, train)
+            y = PlainConv(conv, widths[conv.out], **self.precision, name=name)(x)
+            return norm(name=f"{name}_bn")(y, train)
 
-        return Dense(self.num_classes, **precision, name="head")(features(self.layout, x, unit))
+        return Dense(self.num_classes, **self.precision, name="head")(features(self.layout, x, unit))
 
 
 class PlainConv(nn.Module):

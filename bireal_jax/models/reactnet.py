@@ -14,10 +14,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bireal_jax.binary.layers import BatchNorm, BinaryConv, Conv, Dense, RPReLU
-from bireal_jax.binary.norm import Over
+from bireal_jax.binary.layers import Dense, RPReLU
 from bireal_jax.binary.pool import avg_pool, global_avg_pool
 from bireal_jax.models.bireal import BiRealNet
+from bireal_jax.models.network import BinaryNetwork
 
 Module = Callable[..., Any]
 
@@ -61,36 +61,24 @@ class Block(nn.Module):
         return self.rprelu(name="rprelu2")(self.norm(name="bn2")(z, train) + wide)
 
 
-class ReActNet(nn.Module):
+class ReActNet(BinaryNetwork):
     """Real-valued 3x3 stem at stride 2, 13 blocks, global average pool, linear head.
 
-    Attributes:
-      num_classes: outputs of the head; 0 for none, as of `BiRealNet`.
-      activation, weight: binarizers, from `binarize.activation` and `binarize.weight`.
-      latent_init: initializer of the latent weights.
+    Attributes, beside those of `BinaryNetwork`:
       stem, widths: channels behind the stem and behind each block.
       real_groups: where the channels double, the pointwise convolutions are real-valued, each in so many groups; 0 for
         1-bit ones.
       react: learned thresholds before the sign and RPReLU behind the sum; without them the sign alone is not linear.
-      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
-      dtype, param_dtype: of the computation and of the parameters.
     """
 
-    num_classes: int
-    activation: Callable
-    weight: Callable
-    latent_init: Callable
     stem: int = STEM
     widths: tuple[int, ...] = WIDTHS
     real_groups: int = 0
     react: bool = True
-    bn_over: Over = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
 
     @property
     def total_stride(self) -> int:
-        """The product of all strides: the smallest image side, in pixels, and what a side should divide by."""
+        """The product of all strides."""
         return 2 ** len({self.stem, *self.widths} - {self.widths[0]})
 
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
@@ -100,14 +88,9 @@ class ReActNet(nn.Module):
     @nn.compact
     def network(self, x, train, progress, spatial: Callable[[int, partial], partial]):
         """`spatial`: (block, maker of a binary convolution) -> maker of its 3x3 convolution."""
-        precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv, norm = partial(Conv, **precision), partial(BatchNorm, self.bn_over, **precision)
-        binary_conv = partial(
-            BinaryConv, activation=partial(self.activation, progress=progress),
-            weight=partial(self.weight, progress=progress), latent_init=self.latent_init,
-            learned_threshold=self.react, **precision,
-        )  # fmt: skip
-        rprelu = partial(RPReLU, **precision) if self.react else lambda name: lambda y: y
+        conv, norm = self.real_layers()
+        binary_conv = self.binary_layer(progress, learned_threshold=self.react)
+        rprelu = partial(RPReLU, **self.precision) if self.react else lambda name: lambda y: y
         x = conv(self.stem, strides=(2, 2), name="stem_conv")(x)
         x = norm(name="stem_bn")(x, train)
         for i, features in enumerate(self.widths):
@@ -115,7 +98,7 @@ class ReActNet(nn.Module):
                 features, 2 if i > 0 and features > x.shape[-1] else 1, self.real_groups, spatial(i, binary_conv),
                 binary_conv, conv, norm, rprelu, name=f"block{i + 1}",
             )(x, train)  # fmt: skip
-        return Dense(self.num_classes, **precision, name="head")(global_avg_pool(x)) if self.num_classes else x
+        return Dense(self.num_classes, **self.precision, name="head")(global_avg_pool(x)) if self.num_classes else x
 
 
 REACTNET = {

@@ -4,14 +4,12 @@ The architecture of torchvision, whose weights `importers` reads; in a bottlenec
 """
 
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from bireal_jax.binary.layers import BatchNorm, Conv, Dense
-from bireal_jax.binary.norm import Over
 from bireal_jax.binary.pool import global_avg_pool, max_pool
+from bireal_jax.models.network import Staged
 
 # torchvision's initialization of convolutions: N(0, 2 / fan_out)
 fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -43,38 +41,14 @@ class Block(nn.Module):
         return nn.relu(y + x)
 
 
-class ResNet(nn.Module):
-    """Stem, stages of blocks, global average pool, linear head.
-
-    Attributes:
-      blocks, widths: number of blocks in each stage, and their channels. Every stage but the first halves the size.
-      num_classes: outputs of the head; 0 for none, as of `BiRealNet`.
-      bottleneck: three convolutions a block, the last four times as wide, instead of two.
-      imagenet_stem: 7x7 convolution at stride 2 and max pool, instead of a 3x3 convolution.
-      bn_over: what batch statistics are over, as of `norm.normalize_batch`.
-      dtype, param_dtype: of the computation and of the parameters. Behind the pooling it computes in float32 or wider.
-    """
-
-    blocks: tuple[int, ...]
-    widths: tuple[int, ...]
-    num_classes: int
-    bottleneck: bool = False
-    imagenet_stem: bool = True
-    bn_over: Over = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-
-    @property
-    def total_stride(self) -> int:
-        """The product of all strides: the smallest image side, in pixels, and what a side should divide by."""
-        return 2 ** (len(self.blocks) - 1) * (4 if self.imagenet_stem else 1)
+class ResNet(Staged):
+    """Stem, stages of blocks, global average pool, linear head. Behind the pooling it computes in float32 or wider."""
 
     @nn.compact
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
         """`progress` is there for the sake of the other models: nothing changes with it."""
-        precision = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = partial(Conv, kernel_init=fan_out_normal, **precision)
-        norm = partial(BatchNorm, self.bn_over, **precision)
+        conv, norm = self.real_layers()
+        conv = partial(conv, kernel_init=fan_out_normal)
         size, stride = ((7, 7), (2, 2)) if self.imagenet_stem else ((3, 3), (1, 1))
         x = nn.relu(norm(name="stem_bn")(conv(self.widths[0], size, stride, name="stem_conv")(x), train))
         x = max_pool(x) if self.imagenet_stem else x
