@@ -1,23 +1,6 @@
 #include "kernels.h"
 
 #if defined(__x86_64__) || defined(BIREAL_SIMDE)
-#if defined(BIREAL_SIMDE)
-#include "emulated.h"
-#else
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq"))), apply_to = function)
-#else
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq")
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns of its own header: gcc.gnu.org/PR105593
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <immintrin.h>
-#if !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
-#endif
-
 #include "kernels_avx512.inc"
 
 namespace bireal {

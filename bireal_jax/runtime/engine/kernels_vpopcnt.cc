@@ -1,26 +1,7 @@
-// Longer than it should be: one layout of windows, which what packs, prepares and counts must share.
 #include "kernels.h"
 
 #if defined(__x86_64__) || defined(BIREAL_SIMDE)
-#if defined(BIREAL_SIMDE)
-#include "emulated.h"
-#else
-#if defined(__clang__)
-#pragma clang attribute push(                                                                       \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,avx512vnni"))), \
-    apply_to = function)
-#else
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,avx512vnni")
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns of its own header: gcc.gnu.org/PR105593
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <immintrin.h>
-#if !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
-#endif
-
+#define VPOPCNT
 #include "kernels_avx512.inc"
 
 namespace bireal {
