@@ -12,12 +12,12 @@ from bireal_jax.models.resnet import RESNET
 torch = pytest.importorskip("torch", reason="needs torch")
 
 
-@pytest.mark.parametrize(("name", "imagenet_stem", "size"), [("bireal18", True, 64), ("bireal18_cifar", False, 16)])
-def test_logits_statistics_and_gradients_are_pytorchs(name, imagenet_stem, size, x64):
-    from experiments.speed.torch_bireal import BiReal18
+@pytest.mark.parametrize(("name", "size"), [("bireal18", 64), ("bireal18_cifar", 16), ("bireal20", 16)])
+def test_logits_statistics_and_gradients_are_pytorchs(name, size, x64):
+    from experiments.speed.torch_bireal import BiReal
 
     torch.manual_seed(0)
-    peer = BiReal18(10, imagenet_stem).double()
+    peer = BiReal(name, 10).double()
     with torch.no_grad():
         for key, value in peer.named_parameters():
             if key.endswith("weights"):
@@ -43,7 +43,8 @@ def test_logits_statistics_and_gradients_are_pytorchs(name, imagenet_stem, size,
     for key, value in peer.named_parameters():
         ours = grads[key if name == "bireal18" else key.replace(".weights", ".weight")]
         theirs = value.grad.numpy()
-        assert np.abs(ours.reshape(theirs.shape) - theirs).max() < 1e-6 * np.abs(theirs).max(), key
+        # The bias of a convolution before batch norm has no gradient but rounding.
+        assert np.abs(ours.reshape(theirs.shape) - theirs).max() < 1e-6 * np.abs(theirs).max() + 1e-14, key
     for key, ours in updated.items():
         np.testing.assert_allclose(ours, peer.state_dict()[key].numpy(), rtol=1e-8, atol=1e-12)
 

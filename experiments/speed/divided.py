@@ -9,50 +9,19 @@ rounds. Groups of batch norm have an eighth of the batch in all of them.
 import argparse
 import statistics
 import time
+from functools import partial
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from bireal_jax import models
-from bireal_jax.binary import losses
-from bireal_jax.data import Source
-from bireal_jax.running import parallel
-from bireal_jax.training import optim
-from bireal_jax.training.step import make_state, make_train_step
+from experiments.speed import steps
 
 
-def modes(batch):
+def modes(batch) -> dict[str, dict[str, Any]]:
     """name -> arguments of `make_train_step`: groups of batch norm are batch / 8 in all."""
     return {
         "plain": {}, "deterministic": {"replica": batch // 8}, "accumulate=8": {"parts": 8}, "remat": {"remat": True},
     }  # fmt: skip
-
-
-def make(name, size, batch, arguments):
-    """A function that runs one step to its end."""
-    source = Source(train=(), eval=(), augment=lambda *_: {}, prepare=dict, image_shape=(size, size, 3), num_classes=10)
-    devices = jax.local_device_count()
-    model = models.build(name, 10, bn_over=batch // 8)
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    variables = jax.jit(model.init, compiler_options=quick)(jax.random.key(0), jnp.zeros((1, size, size, 3)))
-    tx = optim.make("adam", lambda _: 1e-3, variables["params"])
-    step = parallel.pmap(make_train_step(model, losses.cross_entropy, tx, source, **arguments), donate=True)
-    state = parallel.replicate(make_state(variables, tx, 0, False, jnp.float32))
-    rng = np.random.default_rng(0)
-    data = {
-        "image": rng.integers(0, 256, (devices, batch // devices, size, size, 3), dtype=np.uint8),
-        "label": rng.integers(0, 10, (devices, batch // devices), dtype=np.int32),
-        "mask": np.ones((devices, batch // devices), bool),
-    }  # fmt: skip
-    (data,) = parallel.prefetch([data])
-
-    def run():
-        nonlocal state
-        state, value = step(state, data)
-        jax.block_until_ready((state, value))
-
-    return run
 
 
 def main():
@@ -63,12 +32,13 @@ def main():
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    steps = {name: make(args.model, args.size, args.batch, a) for name, a in modes(args.batch).items()}
-    for run in steps.values():
+    parts = partial(steps.parts, args.model, args.size, args.batch, classes=10, over=args.batch // 8)
+    runs = {name: steps.runner(parts(**how)) for name, how in modes(args.batch).items()}
+    for run in runs.values():
         run()
-    seconds = {name: [] for name in steps}
+    seconds = {name: [] for name in runs}
     for _ in range(args.rounds):
-        for name, run in steps.items():
+        for name, run in runs.items():
             began = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - began)

@@ -20,11 +20,11 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from experiments.speed import train
 
 PEERS = ["ours", "real", "torch"]
+NETWORK = "bireal18"
 IMAGES = 256 * 1_281_167  # of 256 epochs of ImageNet
 GIB = 2**30
 
@@ -71,28 +71,15 @@ def real_batches(arguments, batch):
 
 def turns(arguments, batch):
     """The side of `ours` and `real`: a function that runs one turn to its end."""
-    import itertools
+    from experiments.speed import steps
 
-    import jax
-
-    from bireal_jax.running import parallel
-
-    _, _, step, state, data = train.parts(arguments.size, batch, arguments.dtype)
-    real = arguments.worker == "real"
-    batches = real_batches(arguments, batch) if real else itertools.repeat(next(parallel.prefetch([data])))
-
-    def run():
-        nonlocal state
-        for _ in range(arguments.steps):
-            state, _ = step(state, next(batches))
-        jax.block_until_ready(state)
-
-    return run
+    batches = real_batches(arguments, batch) if arguments.worker == "real" else None
+    return steps.runner(steps.parts(NETWORK, arguments.size, batch, arguments.dtype), batches, arguments.steps)
 
 
 def torch_turns(arguments, batch):
     """The side of `torch`."""
-    run_step = train.torch_peer(arguments.size, batch, "compiled_bf16")
+    run_step = train.torch_peer(NETWORK, batch, "compiled_nhwc_bf16")
 
     def run():
         for _ in range(arguments.steps):
@@ -128,8 +115,10 @@ def anatomy(arguments, batch):
     import jax
     import jax.numpy as jnp
 
-    model, loss, mapped, state, data = train.parts(arguments.size, batch, arguments.dtype)
-    step: Any = mapped  # pmapped functions have more than a Callable
+    from experiments.speed import steps
+
+    parts = steps.parts(NETWORK, arguments.size, batch, arguments.dtype)
+    model, loss, step, state, data = parts
     images = jnp.asarray(data["image"][0], model.dtype) / 128 - 1
     labels = jnp.asarray(data["label"][0])
 
@@ -143,8 +132,7 @@ def anatomy(arguments, batch):
     both = seconds(jax.jit(jax.value_and_grad(objective, has_aux=True)), state.params, repeats=repeats)
     compiled = step.lower(state, data).compile()
     costs, copied = compiled.cost_analysis(), bandwidth(repeats)
-    run = train.ours(arguments.size, batch, arguments.dtype)
-    whole = seconds(run, repeats=repeats)
+    whole = seconds(steps.runner(parts), repeats=repeats)
     memory = jax.devices()[0].memory_stats() or {}
     return {
         "forward_ms": forward * 1e3, "backward_ms": (both - forward) * 1e3, "rest_ms": (whole - both) * 1e3,
