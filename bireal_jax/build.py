@@ -1,4 +1,7 @@
-"""From a config to what it names: data set, model, variables. All that can be wrong with it shows here, early."""
+"""From a config to what it names: data set, model, variables.
+
+All that can be wrong with it shows here, early.
+"""
 
 import dataclasses
 import json

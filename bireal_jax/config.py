@@ -1,4 +1,4 @@
-"""The schema of a recipe, and what follows from one: durations, stages, validity.
+"""The schema of a recipe, and what follows from it: durations, stages, validity.
 
 A recipe starts from `default()`, which is locked: a mistyped name raises where it is written, and a value of another
 type is refused.

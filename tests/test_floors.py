@@ -1,6 +1,7 @@
 """Imports go to a lower floor only, between wings and within one, and the heavy or forbidden ones nowhere else."""
 
 import ast
+import runpy
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,10 @@ def test_what_stands_in_one_place_stays_there(path):
 def test_files_are_short():
     for path in FILES:
         assert len(path.read_text().splitlines()) <= 350, path
+
+
+def test_the_picture_of_the_house_is_drawn_from_these_imports():
+    house = runpy.run_path(str(PACKAGE.parent / "docs" / "house.py"))
+    drawn = (PACKAGE.parent / "docs" / "house.svg").read_text()
+    assert drawn == house["svg"](), "python docs/house.py draws it anew"
+    assert set(house["floors"](house["wings"]())) | {"_version"} == set(WING_FLOOR)

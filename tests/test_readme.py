@@ -38,3 +38,13 @@ def test_links_and_recipes_exist(request):
         assert (root / path).exists(), path
     assert "pip install -e . && python -m bireal_jax.main --config=configs/digits.py" in text
     assert "pip install -e '.[test]' && python -m pytest" in text
+
+
+def test_the_map_is_the_directory(request):
+    root = request.config.rootpath
+    text = (root / "README.md").read_text().split("## Where things are")[1].split("\n## ")[0]
+    package = root / "bireal_jax"
+    rooms = [f"bireal_jax/{p.name}{'/' if p.is_dir() else ''}" for p in package.iterdir() if p.name[0] != "_"]
+    rooms = [name for name in rooms if name.endswith(("/", ".py"))]
+    folders = ["configs/", "docs/", "experiments/", "tests/"]
+    assert sorted(re.findall(r"^\| `(\S+)`", text, re.MULTILINE)) == sorted([*rooms, *folders])

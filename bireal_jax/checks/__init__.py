@@ -1,4 +1,4 @@
-"""Before and after a run: does the place, the data set, a checkpoint hold what it promises?
+"""Before and after a run: do place, data set and checkpoints hold what they promise?
 
 Import nothing from here; `--mode=doctor`, `data` and `verify` are the doors.
 """

@@ -1,4 +1,7 @@
-"""Data sets by name: `build("digits")` gives a `Source`."""
+"""Data sets by name, from a file to a batch: `build("digits")` gives a `Source`.
+
+Import this for data sets, `batching` for batches, `normalize` for what a network is given. Nothing here knows a config.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,8 @@
-"""Weights of other code bases become ours: `python -m bireal_jax.importers --model=bireal18 WEIGHTS OUT.npz`.
+"""Weights of other code bases become ours, and ours theirs.
+
+    python -m bireal_jax.importers --model=bireal18 WEIGHTS OUT.npz
+
+Import this for `load`, `from_torch` and `to_torch`; `readers` for the formats of files alone.
 
 `readers` knows the formats of files, `pytorch` the names of the authors, `larq` those of larq. What the command writes
 has our names: a leaf's path in the tree, such as "params/stem_conv/kernel".

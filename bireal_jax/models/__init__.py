@@ -1,4 +1,7 @@
-"""Models by name: `build("bireal18")` gives a Flax module."""
+"""Networks by name: `build("bireal18")` gives a Flax module.
+
+Import this; a file of a network only for its rows. `arch` has the genes of networks that a search found.
+"""
 
 from collections.abc import Sequence
 from functools import partial

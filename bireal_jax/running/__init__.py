@@ -1,4 +1,4 @@
-"""What keeps a run alive: devices, hosts, signals, checkpoints, the workdir, progress, numbers that are not finite.
+"""What keeps a run alive: devices, hosts, signals, checkpoints, workdir, progress.
 
 Import the file that has it; each stands by itself.
 """

@@ -1,4 +1,4 @@
-"""From a trained network to what leaves the house: the op graph, what it costs, the packed file.
+"""What leaves the house: the op graph of a network, what it costs, the packed file.
 
 Import `graph` for the operations of a network, `cost` for its table, `export` for the file.
 """

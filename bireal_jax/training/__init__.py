@@ -1,4 +1,4 @@
-"""Training: one loop over stages, one step as a pure function, optimizers, evaluation.
+"""Training: one loop over stages, a step as a pure function, optimizers, evaluation.
 
 Import `seeds` for many networks as one program, `train` for a run, `optim` and `bop` for optimizers.
 """
