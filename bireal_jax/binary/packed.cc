@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -314,8 +315,13 @@ void convolve(const Conv& v, const float* x, const float* w, float* out) {
       conv_image(v, kernels, x + size_t(i) * v.h * v.w * v.c, weights, bits[part], out + size_t(i) * v.ho * v.wo * v.co);
   };
   std::vector<std::thread> team;
-  for (int part = 1; part < parts; part++) team.emplace_back(work, part);
+  team.reserve(parts);
+  try {
+    for (int part = 1; part < parts; part++) team.emplace_back(work, part);
+  } catch (const std::system_error&) {  // no more threads can be started: this one does their parts
+  }
   work(0);
+  for (int part = int(team.size()) + 1; part < parts; part++) work(part);
   for (auto& thread : team) thread.join();
 }
 
@@ -331,7 +337,7 @@ extern "C" __attribute__((visibility("default"))) void* bireal_packed_conv(xla::
     convolve(conv, static_cast<const float*>(in[1]->data), static_cast<const float*>(in[2]->data),
              static_cast<float*>(call->results.items[0]->data));
     return nullptr;
-  } catch (const std::exception& error) {  // no memory, or no more threads
+  } catch (const std::exception& error) {  // no memory
     return xla::out_of_resources(call, error.what());
   }
 }

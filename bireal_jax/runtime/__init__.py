@@ -9,9 +9,12 @@ The work is done by a small C++ engine that is compiled when the package is inst
 `kernels="reference"` runs the same file in numpy, slowly.
 """
 
+import copy
 import ctypes
 import importlib.util
-from pathlib import Path
+import operator
+import os
+import sys
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,7 @@ FAR = 10  # times the largest normalized pixel: that is no normalized image
 PRECISIONS = ("float32", "int16")
 KERNELS = ("avx512_vpopcnt", "avx512", "avx2", "neon", "portable", "reference")
 _ERROR_SIZE = 512
+_Error = ctypes.c_char * _ERROR_SIZE
 
 
 class _Options(ctypes.Structure):
@@ -43,7 +47,8 @@ def _load_engine() -> ctypes.CDLL | None:
         ("run_u8", number, (address, address, size, address, text)),
         ("run_f32", number, (address, address, size, address, text)), ("kernels", text, (address,)),
         ("profile", number, (address, address, number, address, text)), ("memory", size, (address,)),
-        ("work", ctypes.c_double, (address,)), ("tensor", number, (address, number, address)),
+        ("work", ctypes.c_double, (address,)), ("tensors_u8", number, (address, address, address, text)),
+        ("tensors_f32", number, (address, address, address, text)),
     ):  # fmt: skip
         function = getattr(library, f"bireal_{name}")
         function.restype, function.argtypes = result, arguments
@@ -58,8 +63,31 @@ def available() -> bool:
     return _engine is not None
 
 
+class _Handle:
+    """A network of the engine, freed with the last `Network` that has it."""
+
+    def __init__(self, address: int):
+        self.address = address
+
+    def __del__(self, free=_engine.bireal_free if _engine else None):  # the module may be gone by then
+        if free:
+            free(self.address)
+
+
 class Network:
-    """A packed network, ready to run; from `load`. Several threads can call it at once.
+    """A packed network, ready to run; from `load`, or from the bytes of a file. Several threads can call it at once.
+
+    It is a value: copies share what the engine holds, which nothing changes. What is pickled is the file and the
+    arguments; it is checked again where it arrives, and where `kernels` was None that CPU's best are chosen. A forked
+    child can call it, and free it, like its parent.
+
+    Args:
+      data: a packed file.
+      where: its name, for messages.
+      threads, precision, kernels, unfused, max_memory: see `load`.
+
+    Raises:
+      BadInput: see `load`.
 
     Attributes:
       image_shape: (h, w, c).
@@ -71,8 +99,26 @@ class Network:
       memory: bytes of weights and of the maps of one image; 0 for the reference.
     """
 
-    def __init__(self, program: container.Program, handle: Any, unfused: bool):
-        self._program, self._handle, self._unfused = program, handle, unfused
+    def __init__(
+        self, data: bytes, where: str = "the file", threads: int = 1, precision: str = "float32",
+        kernels: str | None = None, unfused: bool = False, max_memory: int = 0,
+    ):  # fmt: skip
+        if precision not in PRECISIONS:
+            raise BadInput(f"precision is {precision!r}; known: {', '.join(PRECISIONS)}")
+        if kernels is not None and kernels not in KERNELS:
+            raise BadInput(f"kernels are {kernels!r}; known: {', '.join(KERNELS)}")
+        threads = _whole("threads", threads, 1, 256)
+        max_memory = _whole("max_memory", max_memory, 0, sys.maxsize)
+        self._made_of = (data, where, threads, precision, kernels, bool(unfused), max_memory)
+        self._program = program = container.parse(data, where)
+        self._handle: _Handle | None = None
+        if (kernels or os.environ.get("BIREAL_KERNELS")) != "reference":
+            self._handle = _Handle(_loaded(*self._made_of))
+            program.tensors = {}  # the engine has its own
+        elif program.memory > (max_memory or 8 << 30):
+            raise BadInput(
+                f"{where}: an image takes {program.memory >> 20:,} MB; raise max_memory if you trust the file"
+            )
         spec = program.spec
         self.image_shape: tuple[int, int, int] = program.shape(0)
         shape = program.shape(len(spec["ops"]))
@@ -82,12 +128,19 @@ class Network:
         self.resize: int = spec["image"]["resize"]
         mean, std = (np.asarray(spec["image"][name]) for name in ("mean", "std"))
         self._largest = float(np.max(np.maximum(mean, 1 - mean) / std))
-        self.kernels = _engine.bireal_kernels(handle).decode() if _engine and handle else "reference"
-        self.memory: int = _engine.bireal_memory(handle) if _engine and handle else 0
+        self.kernels: str = _engine.bireal_kernels(self._handle.address).decode() if self._handle else "reference"
+        self.memory: int = _engine.bireal_memory(self._handle.address) if self._handle else 0
 
-    def __del__(self):
-        if _engine and self._handle:
-            _engine.bireal_free(self._handle)
+    def __reduce__(self):
+        return type(self), self._made_of
+
+    def __copy__(self):
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __deepcopy__(self, memo):
+        return copy.copy(self)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """The logits, float32 [n, classes], or the maps, [n, h, w, c].
@@ -101,27 +154,17 @@ class Network:
         images = self._checked(images)
         if not self._handle:
             return self._program.run(images)[-1].reshape(len(images), *self.output_shape).astype(np.float32)
-        assert _engine
-        run = _engine.bireal_run_u8 if images.dtype == np.uint8 else _engine.bireal_run_f32
-        error = ctypes.create_string_buffer(_ERROR_SIZE)
         logits = np.empty((len(images), *self.output_shape), np.float32)
-        if run(self._handle, images.ctypes.data, len(images), logits.ctypes.data, error):
-            raise BadInput(error.value.decode(errors="replace"))
+        self._call("run", images, len(images), logits.ctypes.data)
         return logits
 
     def tensors(self, image: np.ndarray) -> list[np.ndarray]:
         """Every tensor for one image [h, w, c], the normalized image first; of a network loaded with unfused=True."""
+        images = self._checked(np.asarray(image)[None])
         if not self._handle:
-            return [t[0] for t in self._program.run(self._checked(image[None]))]
-        if not self._unfused:
-            raise BadInput("the tensors in between are fused away; load with unfused=True")
-        assert _engine
-        self(image[None])
-        found = []
-        for i in range(len(self._program.spec["ops"]) + 1):
-            found.append(np.empty(self._program.shape(i), np.float32))
-            if _engine.bireal_tensor(self._handle, i, found[-1].ctypes.data):
-                raise RuntimeError(f"tensor {i} is not there")
+            return [t[0] for t in self._program.run(images)]
+        found = [np.empty(self._program.shape(i), np.float32) for i in range(len(self._program.spec["ops"]) + 1)]
+        self._call("tensors", images, (ctypes.c_void_p * len(found))(*(t.ctypes.data for t in found)))
         return found
 
     def profile(self, image: np.ndarray, repeats: int = 50) -> list[tuple[dict, float]]:
@@ -134,14 +177,22 @@ class Network:
         Raises:
           BadInput: as a call, or the network was loaded with kernels="reference".
         """
-        image = self._checked(image[None])
+        image, repeats = self._checked(np.asarray(image)[None]), _whole("repeats", repeats, 1, 1 << 20)
         if not self._handle or not _engine or image.dtype != np.uint8:
             raise BadInput("only the compiled engine is profiled, on a uint8 image")
-        ops, error = self._program.spec["ops"], ctypes.create_string_buffer(_ERROR_SIZE)
+        ops, error = self._program.spec["ops"], _Error()
         seconds = np.empty(len(ops))
-        if _engine.bireal_profile(self._handle, image.ctypes.data, repeats, seconds.ctypes.data, error):
+        if _engine.bireal_profile(self._handle.address, image.ctypes.data, repeats, seconds.ctypes.data, error):
             raise BadInput(error.value.decode(errors="replace"))
         return [(op, float(s)) for op, s in zip(ops, seconds, strict=True) if s]
+
+    def _call(self, name, images, *arguments):
+        """A function of the engine that takes uint8 or float32 images."""
+        assert _engine and self._handle
+        function = getattr(_engine, "bireal_" + name + ("_u8" if images.dtype == np.uint8 else "_f32"))
+        error = _Error()
+        if function(self._handle.address, images.ctypes.data, *arguments, error):
+            raise BadInput(error.value.decode(errors="replace"))
 
     def _checked(self, images):
         images = np.asarray(images)
@@ -150,24 +201,26 @@ class Network:
             raise BadInput(f"images have shape {images.shape}; this network takes [n, {h}, {w}, {c}]")
         if images.dtype != np.uint8 and images.dtype.kind != "f":
             raise BadInput(f"images are {images.dtype}; give uint8, or floats that are normalized")
-        images = np.ascontiguousarray(images, np.uint8 if images.dtype == np.uint8 else np.float32)
-        if images.dtype != np.uint8:
-            most = max(images.max(initial=0), -images.min(initial=0))
-            if not np.isfinite(most):
-                raise BadInput("an image has NaN or infinity; mend the input")
-            if most > FAR * self._largest:
-                raise BadInput(
-                    f"float images have values up to {most:g}, and normalized pixels none beyond {self._largest:.2f}\n"
-                    "give uint8, or (x / 255 - mean) / std as in training"
-                )
+        if images.dtype == np.uint8:
+            return np.ascontiguousarray(images)
+        with np.errstate(over="ignore"):  # what float32 does not hold is found below
+            images = np.ascontiguousarray(images, np.float32)
+        most = max(images.max(initial=0), -images.min(initial=0))
+        if not np.isfinite(most):
+            raise BadInput("an image has NaN or infinity; mend the input")
+        if most > FAR * self._largest:
+            raise BadInput(
+                f"float images have values up to {most:g}, and normalized pixels none beyond {self._largest:.2f}\n"
+                "give uint8, or (x / 255 - mean) / std as in training"
+            )
         return images
 
 
 def load(
-    path: str | Path, threads: int = 1, precision: str = "float32", kernels: str | None = None,
+    path: str | bytes | os.PathLike, threads: int = 1, precision: str = "float32", kernels: str | None = None,
     unfused: bool = False, max_memory: int = 0,
 ) -> Network:  # fmt: skip
-    """Loads and checks a packed network.
+    """Loads and checks a packed network. The file is read once.
 
     Args:
       path: the file that --mode=export wrote.
@@ -182,27 +235,31 @@ def load(
     Raises:
       BadInput: no file, no packed network, a damaged one, or an option that cannot be.
     """
-    if precision not in PRECISIONS:
-        raise BadInput(f"precision is {precision!r}; known: {', '.join(PRECISIONS)}")
-    if kernels is not None and kernels not in KERNELS:
-        raise BadInput(f"kernels are {kernels!r}; known: {', '.join(KERNELS)}")
-    if not isinstance(threads, int) or not 1 <= threads <= 256:
-        raise BadInput(f"threads is {threads!r}; use 1 to 256")
-    program = container.read(path)
-    if kernels == "reference":
-        if program.memory > (max_memory or 8 << 30):
-            raise BadInput(
-                f"{path}: an image takes {program.memory >> 20:,} MB; raise max_memory if you trust the file"
-            )
-        return Network(program, None, True)
+    return Network(*container.contents(path), threads, precision, kernels, unfused, max_memory)
+
+
+def _whole(what, value, low, high):
+    """An int from an integer of any kind, NumPy's too, within limits; True is none."""
+    try:
+        number = low - 1 if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = low - 1
+    if not low <= number <= high:
+        raise BadInput(f"{what} is {value!r}; use {low} to {high}")
+    return number
+
+
+def _loaded(data, where, threads, precision, kernels, unfused, max_memory):
+    """The address of the engine's network."""
     if not _engine:
         raise BadInput(
             "the compiled engine is missing: no C++ compiler was found when bireal_jax was installed\n"
-            'install one (Debian: apt install g++) and the package again, or use kernels="reference", which is slow'
+            "install one (Debian: apt install g++) and the package again, or use what is slow:\n"
+            'kernels="reference", or BIREAL_KERNELS=reference in the environment'
         )
-    data, error = Path(path).read_bytes(), ctypes.create_string_buffer(_ERROR_SIZE)
+    error = _Error()
     options = _Options(threads, PRECISIONS.index(precision), unfused, kernels and kernels.encode(), max_memory)
-    handle = _engine.bireal_load_memory(data, len(data), ctypes.byref(options), error)
-    if not handle:
-        raise BadInput(f"{path}: {error.value.decode(errors='replace')}")
-    return Network(program, handle, unfused)
+    address = _engine.bireal_load_memory(data, len(data), ctypes.byref(options), error)
+    if not address:
+        raise BadInput(f"{where}: {error.value.decode(errors='replace')}")
+    return address

@@ -11,6 +11,7 @@ No file names, no compression, nothing nested: a reader needs JSON and a table o
 
 import hashlib
 import json
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,9 +166,17 @@ def _json(text):
     return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
 
 
-def read(path: str | Path) -> Program:
-    """`parse` of a file. Raises BadInput also where there is none."""
+def contents(path: Any) -> tuple[bytes, str]:
+    """A file, read once, and its name for messages. Raises BadInput where there is none, or `path` is no path."""
     try:
-        return parse(Path(path).read_bytes(), str(path))
+        name = os.fsdecode(path)
+        return Path(name).read_bytes(), name
     except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+        raise BadInput(f"{name} cannot be read: {error.strerror}") from None
+    except (TypeError, ValueError) as error:  # no path; a path with a zero byte
+        raise BadInput(f"{path!r:.100} is no path of a file: {error}") from None
+
+
+def read(path: str | bytes | os.PathLike) -> Program:
+    """`parse` of a file. Raises BadInput also where there is none."""
+    return parse(*contents(path))

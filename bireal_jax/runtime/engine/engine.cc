@@ -9,6 +9,8 @@
 #include <mutex>
 #include <thread>
 
+#include <pthread.h>
+
 #include "bireal.h"
 #include "net.h"
 #include "run.h"
@@ -16,11 +18,19 @@
 namespace bireal {
 namespace {
 
+// For the list of idle contexts of every network, and held at a fork: so a child finds each of them whole.
+std::mutex idle_mutex;
+
+struct { const char* name; const Kernels* (*get)(); } const known[] = {
+    {"avx512_vpopcnt", avx512_vpopcnt_kernels}, {"avx512", avx512_kernels}, {"avx2", avx2_kernels},
+    {"neon", neon_kernels}, {"portable", portable_kernels}};
+
+const bool prepared = [] {
+  for (auto& row : known) row.get();  // fills their tables now, not when a fork may come between
+  return !pthread_atfork([] { idle_mutex.lock(); }, [] { idle_mutex.unlock(); }, [] { forks++, idle_mutex.unlock(); });
+}();
+
 const Kernels* choose(const char* name) {
-  using Getter = const Kernels* (*)();
-  struct { const char* name; Getter get; } const known[] = {
-      {"avx512_vpopcnt", avx512_vpopcnt_kernels}, {"avx512", avx512_kernels}, {"avx2", avx2_kernels},
-      {"neon", neon_kernels}, {"portable", portable_kernels}};
   if (!name || !*name) name = std::getenv("BIREAL_KERNELS");
   std::string usable;
   for (auto& row : known) {
@@ -38,6 +48,8 @@ int report(char* error, const char* what) {
 }
 
 std::unique_ptr<Net> load(const uint8_t* data, size_t size, const bireal_options* options) {
+  if (!prepared) throw Error("not enough memory");
+  if (!data) throw Error("there is no file: data is NULL");
   auto net = std::make_unique<Net>();
   if (options) net->options = *options;
   auto& o = net->options;
@@ -52,9 +64,6 @@ std::unique_ptr<Net> load(const uint8_t* data, size_t size, const bireal_options
   plan(*net);
   return net;
 }
-
-template <class Pixel>
-int run(bireal_net* handle, const Pixel* images, size_t n, float* logits, char* error);
 
 bool finite(const uint8_t*, size_t) { return true; }
 bool finite(const float* values, size_t count) {
@@ -73,20 +82,35 @@ struct bireal_net {
 namespace bireal {
 namespace {
 
+constexpr Shape nothing;
+const Shape& input(const bireal_net* handle) { return handle ? handle->net->network.image : nothing; }
+const Shape& output(const bireal_net* handle) { return handle ? handle->net->network.ops.back().out : nothing; }
+void give(const Shape& s, int shape[3]) { shape[0] = s.h, shape[1] = s.w, shape[2] = s.c; }
+
+// The network of a handle, for n images that can be run.
+template <class Pixel>
+Net& checked(bireal_net* handle, const Pixel* images, size_t n, const void* out) {
+  if (!handle) throw Error("there is no network: it is NULL, as after a load that failed");
+  if (n && (!images || !out)) throw Error("the images or the place for what comes out are NULL");
+  const size_t size = handle->net->network.image.size();
+  for (size_t i = 0; i < n; i++)
+    if (!finite(images + i * size, size))
+      throw Error("image " + std::to_string(i) + " has NaN or infinity; mend the input");
+  return *handle->net;
+}
+
 template <class Pixel>
 int run(bireal_net* handle, const Pixel* images, size_t n, float* logits, char* error) {
   try {
-    Net& net = *handle->net;
+    Net& net = checked(handle, images, n, logits);
     const size_t size = net.network.image.size();
-    for (size_t i = 0; i < n; i++)
-      if (!finite(images + i * size, size))
-        throw Error("image " + std::to_string(i) + " has NaN or infinity; mend the input");
     std::unique_ptr<Context> context;
     {
-      std::lock_guard<std::mutex> lock(net.mutex);
+      std::lock_guard<std::mutex> lock(idle_mutex);
       if (!net.idle.empty()) context = std::move(net.idle.back()), net.idle.pop_back();
     }
-    if (!context) context = std::make_unique<Context>(net);
+    if (context) context->team.gather();
+    else context = std::make_unique<Context>(net);
     auto one = [&](size_t i, int memory, Team* team) {
       Run(net, context->memory[memory], team).image(images + i * size, logits + i * net.network.ops.back().out.size());
     };
@@ -99,8 +123,28 @@ int run(bireal_net* handle, const Pixel* images, size_t n, float* logits, char* 
     } else {
       for (size_t i = 0; i < n; i++) one(i, 0, &context->team);
     }
-    std::lock_guard<std::mutex> lock(net.mutex);
+    std::lock_guard<std::mutex> lock(idle_mutex);
     net.idle.push_back(std::move(context));
+    return 0;
+  } catch (const std::exception& e) {
+    return report(error, e.what());
+  }
+}
+
+template <class Pixel>
+int tensors(bireal_net* handle, const Pixel* image, float* const* values, char* error) {
+  try {
+    Net& net = checked(handle, image, 1, values);
+    if (!net.options.unfused) throw Error("the tensors in between are fused away; load with unfused");
+    Context context(net);
+    Run run(net, context.memory[0], &context.team);
+    std::vector<float> logits(output(handle).size());
+    run.image(image, logits.data());
+    for (int number = 0; number <= int(net.network.ops.size()); number++) {
+      const auto& shape = net.shape(number);
+      for (size_t p = 0; p < shape.pixels(); p++)
+        std::memcpy(values[number] + p * shape.c, run.real(number) + p * pitch_of(shape.c), shape.c * sizeof(float));
+    }
     return 0;
   } catch (const std::exception& e) {
     return report(error, e.what());
@@ -123,6 +167,7 @@ bireal_net* bireal_load_memory(const void* data, size_t size, const bireal_optio
 
 bireal_net* bireal_load(const char* path, const bireal_options* options, char* error) {
   try {
+    if (!path) throw bireal::Error("there is no file: its path is NULL");
     std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path, "rb"), std::fclose);
     if (!file) throw bireal::Error(std::string(path) + " cannot be opened");
     std::vector<uint8_t> data;
@@ -138,22 +183,18 @@ bireal_net* bireal_load(const char* path, const bireal_options* options, char* e
 
 void bireal_free(bireal_net* net) { delete net; }
 
-void bireal_image_shape(const bireal_net* net, int shape[3]) {
-  const auto& s = net->net->network.image;
-  shape[0] = s.h, shape[1] = s.w, shape[2] = s.c;
-}
-int bireal_num_outputs(const bireal_net* net) { return int(net->net->network.ops.back().out.size()); }
-void bireal_output_shape(const bireal_net* net, int shape[3]) {
-  const auto& s = net->net->network.ops.back().out;
-  shape[0] = s.h, shape[1] = s.w, shape[2] = s.c;
-}
+void bireal_image_shape(const bireal_net* net, int shape[3]) { bireal::give(bireal::input(net), shape); }
+int bireal_num_outputs(const bireal_net* net) { return int(bireal::output(net).size()); }
+void bireal_output_shape(const bireal_net* net, int shape[3]) { bireal::give(bireal::output(net), shape); }
 const char* bireal_label(const bireal_net* net, int index) {
-  const auto& labels = net->net->network.labels;
-  return index >= 0 && size_t(index) < labels.size() ? labels[index].c_str() : "";
+  if (!net || index < 0 || size_t(index) >= net->net->network.labels.size()) return "";
+  return net->net->network.labels[index].c_str();
 }
-const char* bireal_kernels(const bireal_net* net) { return net->net->kernels->name; }
-size_t bireal_memory(const bireal_net* net) { return net->net->weights + net->net->memory(net->net->options.threads); }
-double bireal_work(const bireal_net* net) { return net->net->network.work; }
+const char* bireal_kernels(const bireal_net* net) { return net ? net->net->kernels->name : ""; }
+size_t bireal_memory(const bireal_net* net) {
+  return net ? net->net->weights + net->net->memory(net->net->options.threads) : 0;
+}
+double bireal_work(const bireal_net* net) { return net ? net->net->network.work : 0; }
 
 int bireal_run_u8(bireal_net* net, const uint8_t* images, size_t n, float* logits, char* error) {
   return bireal::run(net, images, n, logits, error);
@@ -164,9 +205,10 @@ int bireal_run_f32(bireal_net* net, const float* images, size_t n, float* logits
 
 int bireal_profile(bireal_net* handle, const uint8_t* image, int repeats, double* seconds, char* error) {
   try {
+    bireal::Net& net = bireal::checked(handle, image, 1, seconds);
     if (repeats < 1) throw bireal::Error("repeats is less than 1");
-    bireal::Context context(*handle->net);
-    const auto found = bireal::Run(*handle->net, context.memory[0], &context.team).profile(image, repeats);
+    bireal::Context context(net);
+    const auto found = bireal::Run(net, context.memory[0], &context.team).profile(image, repeats);
     std::copy(found.begin(), found.end(), seconds);
     return 0;
   } catch (const std::exception& e) {
@@ -174,16 +216,11 @@ int bireal_profile(bireal_net* handle, const uint8_t* image, int repeats, double
   }
 }
 
-int bireal_tensor(bireal_net* handle, int number, float* values) {
-  bireal::Net& net = *handle->net;
-  std::lock_guard<std::mutex> lock(net.mutex);
-  if (!net.options.unfused || net.idle.empty() || number < 0 || size_t(number) >= net.reals.size() || !net.reals[number])
-    return 1;
-  const auto& shape = net.shape(number);
-  const float* from = bireal::Run(net, net.idle.back()->memory[0], nullptr).real(number);
-  for (size_t p = 0; p < shape.pixels(); p++)
-    std::memcpy(values + p * shape.c, from + p * bireal::pitch_of(shape.c), shape.c * sizeof(float));
-  return 0;
+int bireal_tensors_u8(bireal_net* net, const uint8_t* image, float* const* values, char* error) {
+  return bireal::tensors(net, image, values, error);
+}
+int bireal_tensors_f32(bireal_net* net, const float* image, float* const* values, char* error) {
+  return bireal::tensors(net, image, values, error);
 }
 
 }  // extern "C"

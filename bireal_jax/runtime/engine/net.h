@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -85,8 +84,7 @@ struct Net {
   size_t workspace = 0, weights = 0;
   size_t local = 0;  // bytes of a thread's own memory
   std::vector<float> normalized;  // (value / 255 - mean) / std: [channel][value]
-  std::mutex mutex;
-  std::vector<std::unique_ptr<struct Context>> idle;
+  std::vector<std::unique_ptr<struct Context>> idle;  // engine.cc has the lock
 
   size_t held = 0;  // bytes of the file's own arrays, until they are packed: they count towards the limit
 

@@ -5,33 +5,38 @@
 #include <chrono>
 #include <condition_variable>
 #include <functional>
+#include <memory>
 #include <mutex>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 namespace bireal {
 
-// Runs a function on so many threads, the caller one of them. Idle threads spin for a moment, then sleep.
-class Team {
+// How often this process was forked off, its parents included: a thread is there only in the process that started it.
+inline std::atomic<unsigned> forks{0};
+
+// Threads beside the caller's that work on one function. Idle ones spin for a moment, then sleep.
+class Crew {
  public:
-  explicit Team(int size) : size_(size) {
-    for (int i = 1; i < size; i++) threads_.emplace_back([this, i] { work(i); });
-  }
-  ~Team() {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      stop_ = true;
-      round_.fetch_add(1);
+  explicit Crew(int size) {
+    try {
+      for (int i = 1; i <= size; i++) threads_.emplace_back([this, i] { work(i); });
+    } catch (const std::system_error& error) {
+      const size_t started = threads_.size() + 1;
+      end();
+      throw std::runtime_error("only " + std::to_string(started) + " of " + std::to_string(size + 1) +
+                               " threads could be started: " + error.what() +
+                               "\ntry again later, load with fewer threads, or raise the limit on them (ulimit -u)");
     }
-    wake_.notify_all();
-    for (auto& thread : threads_) thread.join();
   }
-  int size() const { return size_; }
+  ~Crew() { end(); }
 
   void run(const std::function<void(int)>& function) {
-    if (size_ == 1) return function(0);
     function_ = &function;
-    left_.store(size_ - 1, std::memory_order_relaxed);
+    left_.store(int(threads_.size()), std::memory_order_relaxed);
     {
       std::lock_guard<std::mutex> lock(mutex_);
       round_.fetch_add(1);
@@ -42,7 +47,19 @@ class Team {
       while (left_.load(std::memory_order_acquire)) std::this_thread::yield();
   }
 
+  const unsigned born = forks;
+
  private:
+  void end() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stop_ = true;
+      round_.fetch_add(1);
+    }
+    wake_.notify_all();
+    for (auto& thread : threads_) thread.join();
+  }
+
   // Waits for at most a millisecond without going to sleep: waking a sleeper takes longer than a layer.
   template <class Done>
   static bool spin(const Done& done) {
@@ -74,7 +91,6 @@ class Team {
     }
   }
 
-  int size_;
   std::vector<std::thread> threads_;
   std::mutex mutex_;
   std::condition_variable wake_;
@@ -82,6 +98,34 @@ class Team {
   std::atomic<int> left_{0}, sleeping_{0};
   std::atomic<bool> stop_{false};
   const std::function<void(int)>* function_ = nullptr;
+};
+
+// Runs a function on so many threads, the caller one of them.
+class Team {
+ public:
+  explicit Team(int size) : size_(size) { gather(); }
+  ~Team() { leave(); }
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+  int size() const { return size_; }
+
+  // Starts the threads anew where the process was forked since; before the first `run` of a call. Throws where one cannot
+  // be started, and then there are none.
+  void gather() {
+    leave();
+    if (size_ > 1 && !crew_) crew_ = std::make_unique<Crew>(size_ - 1);
+  }
+
+  void run(const std::function<void(int)>& function) { crew_ ? crew_->run(function) : function(0); }
+
+ private:
+  // Of a parent's crew nothing can be used or freed: its locks may be held, and its threads' numbers may be others' by now.
+  void leave() {
+    if (crew_ && crew_->born != forks) (void)crew_.release();
+  }
+
+  int size_;
+  std::unique_ptr<Crew> crew_;
 };
 
 }  // namespace bireal
