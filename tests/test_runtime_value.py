@@ -233,6 +233,34 @@ def test_threads_that_cannot_be_started(tmp_path):
     )  # fmt: skip
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD")
+def test_training_goes_on_with_fewer_threads(tmp_path):
+    """The packed products of a training step, whose threads nobody named: this one does what others were to do."""
+    from bireal_jax.binary import packed as products
+
+    if not products.available():
+        pytest.skip("no compiler when the package was installed")
+    compiled(tmp_path, "-shared", "-fPIC", TESTS / "few_threads.c", "-o", "few.so", "-ldl")
+    found = program(
+        "-c",
+        "import ctypes, os\n"
+        "os.sched_getaffinity = lambda _: range(4)\n"
+        "import jax, numpy as np\n"
+        "from bireal_jax.binary import conv, packed\n"
+        "left = ctypes.c_int.in_dll(ctypes.CDLL(None), 'threads_left')\n"
+        "packed.WORTH_A_THREAD = 1\n"
+        "x = np.random.default_rng(0).choice([-1, 1], (7, 6, 5, 70)).astype(np.float32)\n"
+        "w = np.random.default_rng(1).choice([-1, 1], (3, 2, 70, 20)).astype(np.float32)\n"
+        "how = {'strides': (2, 1), 'padding': ((0, 2), (1, 0))}\n"
+        "product, right = jax.jit(lambda x: packed.product(x, w, **how)), conv.xla_conv(x, w, **how)\n"
+        "product(x).block_until_ready()\n"
+        "for left.value in (0, 1, 2, 3):\n"
+        "    print(np.array_equal(product(x), right), left.value)\n",
+        LD_PRELOAD=str(tmp_path / "few.so"), JAX_PLATFORMS="cpu",
+    )  # fmt: skip
+    assert found == "True 0\n" * 4  # as many were started as could be
+
+
 # ------------------------------------------------------------------------------------------- files, options and images
 
 
