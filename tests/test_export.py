@@ -1,6 +1,7 @@
 """The packed network computes what the model computes."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -10,16 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import packed
 import pytest
+from engine import make_seeds
 from expected import EXPORTED, LARGE
 from PIL import Image
 from small import small
 
 from bireal_jax import build, data, importers, main, models, runtime
+from bireal_jax.binary import losses
 from bireal_jax.errors import BadInput
 from bireal_jax.runtime import __main__ as command
 from bireal_jax.runtime import container
 from bireal_jax.shipping import export, graph
-from bireal_jax.training import train
+from bireal_jax.training import evaluate, train
 
 needs_engine = pytest.mark.skipif(not runtime.available(), reason="needs the compiled engine")
 EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in EXPORTED]
@@ -171,6 +174,87 @@ def test_a_network_that_differs_is_noticed(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (8, *source.image_shape)).astype(np.uint8)
     assert export.compare(module, variables, source, path, images)["flipped"] == 0
     assert export.compare(module, wrong, source, path, images)["flipped"] == 8
+
+
+def test_a_file_that_could_not_be_loaded_replaces_none(tmp_path, monkeypatch, capsys):
+    config, good = small(), tmp_path / "net.safetensors"
+    train.run(config, tmp_path)
+    export.run(config, tmp_path)
+    before, make = good.read_bytes(), export.program
+
+    def damaged(*arguments):
+        made = make(*arguments)
+        name = next(name for name in made.tensors if name.endswith("scale"))
+        made.tensors[name] = made.tensors[name] * np.float32(np.inf)
+        return made
+
+    monkeypatch.setattr(export, "program", damaged)
+    for wrong in (lambda: export.run(config, tmp_path), lambda: export.write(damaged(*_written("bireal_tiny")), good)):
+        with pytest.raises(BadInput, match="NaN or infinity"):
+            wrong()
+        assert good.read_bytes() == before and not list(tmp_path.glob("*.partial"))
+    monkeypatch.undo()
+
+    def refuse(*_):
+        raise BadInput("checked before")
+
+    monkeypatch.setattr(export, "compare", refuse)
+    good.write_bytes(b"a good one")
+    with pytest.raises(BadInput, match="checked before"):
+        export.run(config, tmp_path)
+    assert good.read_bytes() == b"a good one"
+
+
+def _written(name):
+    return name, *packed.network(name)
+
+
+@needs_engine
+def test_a_network_that_takes_much_memory_is_noted(capsys):
+    net = make_seeds.Builder(64, 64, 1)
+    net.add("pad_channels", before=0, after=0)
+    net.ops[0].update(after=(1 << 14) - 1, shape=[64, 64, 1 << 14])
+    data = container.dump(net.program())
+    assert export._loaded(data).memory >= 4 << 26
+    assert "note for those who load it: the file: the network needs more than" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="no packed network"):
+        export._loaded(data[1:])
+    assert not capsys.readouterr().out
+
+
+class Probe(nn.Module):
+    """Notes what products are asked for while it is traced."""
+
+    note: object
+    outputs: float = 0.0
+    dtype: object = jnp.float32
+    param_dtype: object = jnp.float32
+
+    def __call__(self, x, train=False, genes=None):
+        self.note(jax.config.jax_default_matmul_precision)
+        return jnp.full((len(x), 10), self.outputs, x.dtype)
+
+
+def test_float32_means_all_its_bits(tmp_path):
+    """On accelerators products have fewer where nobody asks: the check of an export and evaluation ask."""
+    source, images = packed.source((8, 8, 1)), np.zeros((4, 8, 8, 1), np.uint8)
+    seen = []
+    export.compare(Probe(seen.append), {}, source, packed.written("bireal_tiny"), images)
+    assert seen and set(seen) == {"highest"}
+    model, variables, source = packed.network("bireal_tiny")
+    batch = {"image": images, "label": np.zeros(4, np.int32), "mask": np.ones(4, np.float32)}
+    step = evaluate.make_eval_step(model, losses.cross_entropy, source)
+    text = str(jax.make_jaxpr(step.part)(jax.tree.map(np.float32, variables), batch))
+    asked = re.findall(r"precision=(.*)", text)
+    assert asked and all("HIGHEST" in one for one in asked), asked
+
+
+@needs_engine
+@pytest.mark.parametrize("outputs", [np.nan, 0.0])
+def test_what_is_no_number_is_not_close(outputs):
+    source, images = packed.source((8, 8, 1)), np.zeros((4, 8, 8, 1), np.uint8)
+    found = export.compare(Probe(str, outputs), {}, source, packed.written("bireal_tiny"), images)
+    assert found["flipped"] == 4 and found["difference"] == 0
 
 
 def test_command_exports_and_describes(tmp_path, capsys):

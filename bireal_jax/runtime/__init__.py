@@ -15,7 +15,6 @@ import importlib.util
 import operator
 import os
 import sys
-from typing import Any
 
 import numpy as np
 
@@ -128,8 +127,10 @@ class Network:
         self.resize: int = spec["image"]["resize"]
         mean, std = (np.asarray(spec["image"][name]) for name in ("mean", "std"))
         self._largest = float(np.max(np.maximum(mean, 1 - mean) / std))
-        self.kernels: str = _engine.bireal_kernels(self._handle.address).decode() if self._handle else "reference"
-        self.memory: int = _engine.bireal_memory(self._handle.address) if self._handle else 0
+        self.kernels, self.memory = "reference", 0
+        if _engine and self._handle:
+            self.kernels = _engine.bireal_kernels(self._handle.address).decode()
+            self.memory = _engine.bireal_memory(self._handle.address)
 
     def __reduce__(self):
         return type(self), self._made_of

@@ -172,7 +172,7 @@ def contents(path: Any) -> tuple[bytes, str]:
         name = os.fsdecode(path)
         return Path(name).read_bytes(), name
     except OSError as error:
-        raise BadInput(f"{name} cannot be read: {error.strerror}") from None
+        raise BadInput(f"{os.fsdecode(path)} cannot be read: {error.strerror}") from None
     except (TypeError, ValueError) as error:  # no path; a path with a zero byte
         raise BadInput(f"{path!r:.100} is no path of a file: {error}") from None
 

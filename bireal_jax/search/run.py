@@ -149,6 +149,7 @@ class Scorer:
         self.params, self.zeros = variables["params"], jax.tree.map(np.zeros_like, variables["batch_stats"])
         unbiased, task = 1 - MOMENTUM**config.search.bn_batches, metrics.CLASSES
 
+        @parallel.full_precision
         def calibrate(stats, genes, params, images):
             self.traced += 1
             images = normalize(images, source, module.dtype)
@@ -156,6 +157,7 @@ class Scorer:
             _, updated = module.apply(variables, images, train=True, genes=genes, mutable=["batch_stats"])
             return updated["batch_stats"]
 
+        @parallel.full_precision
         def count(stats, genes, params, batch):
             self.traced += 1
             stats = jax.tree.map(lambda leaf: leaf / unbiased, stats)

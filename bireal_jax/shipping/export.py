@@ -15,16 +15,17 @@ from bireal_jax._version import __version__
 from bireal_jax.data import Source
 from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput, first_line
-from bireal_jax.running import progress, workdir
+from bireal_jax.running import parallel, progress, workdir
 from bireal_jax.runtime import container
 from bireal_jax.shipping import graph
 
 CHECKED = 256  # images at most
 CLOSE = 1e-4  # of the largest logit: what rounding may do; beyond it a sign has flipped
+ROOM = 1 << 40  # bytes: that a network of one's own may take
 
 
 def run(config: ConfigDict, directory: Path, out: Path | None = None) -> dict[str, Any]:
-    """Writes the best checkpoint of a workdir, or config.init_from, as a packed file, and checks it against the model.
+    """Writes the best checkpoint of a workdir, or config.init_from, as a packed file, checked against the model before.
 
     Args:
       config: the recipe. Its last stage counts.
@@ -35,7 +36,7 @@ def run(config: ConfigDict, directory: Path, out: Path | None = None) -> dict[st
       What was found: bytes, images, and what `compare` says of them.
 
     Raises:
-      BadInput: no weights, or a network that cannot be packed.
+      BadInput: no weights, or a network that cannot be packed or loaded; a file that is there stays as it was.
     """
     last = build.stages(config)[-1]
     if last.model.name in models.SUPERNETS:
@@ -54,10 +55,11 @@ def run(config: ConfigDict, directory: Path, out: Path | None = None) -> dict[st
     resize = last.data.resize if last.data.name in ("folder", "imagenet2012") else 0
     made = program(last.model.name, module, variables, source, resize)
     out = out or directory / "net.safetensors"
+    images = _images(examples, source)
+    compared = compare(module, variables, source, container.dump(made), images)
     size = write(made, out)
     progress.say(f"{out}: {size:,} bytes, from {origin}")
-    images = _images(examples, source)
-    found = {"bytes": size, "images": len(images), **compare(module, variables, source, out, images)}
+    found = {"bytes": size, "images": len(images), **compared}
     what = f"{source.split} images" if examples is not None else "images of noise"
     same = f"{found['same_top1']} times the same class\nas the model; " if "same_top1" in found else "\n"
     largest = "logit" if "same_top1" in found else "depth"
@@ -88,7 +90,9 @@ def _images(examples, source):
     return np.stack([source.prepare(examples[int(i)])["image"] for i in chosen])
 
 
-def compare(module: nn.Module, variables: Any, source: Source, path: Path, images: np.ndarray) -> dict[str, Any]:
+def compare(
+    module: nn.Module, variables: Any, source: Source, packed: Path | bytes, images: np.ndarray
+) -> dict[str, Any]:  # fmt: skip
     """The packed network against the model in float32, by the engine, or by the reference where there is none.
 
     An activation within rounding of zero can come out with the other sign and change what follows; such images are
@@ -97,27 +101,46 @@ def compare(module: nn.Module, variables: Any, source: Source, path: Path, image
     Args:
       module, variables: the network, as trained.
       source: how images are normalized.
-      path: of the packed file.
+      packed: the file, or its bytes.
       images: uint8 [n, h, w, c].
 
     Returns:
       kernels; same_top1: images with the same class (not of maps); flipped: images whose logits differ by more
-      than CLOSE of the largest; difference: the largest of the others, as a share of the largest logit.
+      than CLOSE of the largest, or are no numbers; difference: the largest of the others, as a share of the largest
+      logit.
+
+    Raises:
+      BadInput: it cannot be loaded.
     """
-    net = runtime.load(path, kernels=None if runtime.available() else "reference")
+    net = _loaded(packed)
     module = module.clone(dtype=np.float32, param_dtype=np.float32)
-    apply = jax.jit(lambda images: module.apply(variables, normalize(images, source, np.float32)))
+    apply = jax.jit(
+        parallel.full_precision(lambda images: module.apply(variables, normalize(images, source, np.float32)))
+    )
     difference, same, flipped = 0.0, 0, 0
     for begin in range(0, len(images), 32):
         batch = images[begin : begin + 32]
         theirs, ours = np.asarray(apply(batch), np.float64), net(batch).astype(np.float64)
         theirs, ours = (outputs.reshape(len(batch), -1) for outputs in (theirs, ours))
         same += int(np.sum(theirs.argmax(-1) == ours.argmax(-1)))
-        apart = np.abs(theirs - ours).max(-1) / np.abs(theirs).max(-1)
-        flipped += int(np.sum(apart > CLOSE))
-        difference = max([difference, *apart[apart <= CLOSE]])
+        apart, largest = np.abs(theirs - ours).max(-1), np.abs(theirs).max(-1)
+        close = apart <= CLOSE * largest
+        flipped += int(np.sum(~close))
+        difference = max([difference, *(apart[close] / np.maximum(largest[close], np.finfo(np.float32).tiny))])
     found = {"kernels": net.kernels, "flipped": flipped, "difference": float(difference)}
     return found if len(net.output_shape) > 1 else found | {"same_top1": same}
+
+
+def _loaded(packed):
+    """The network of a packed file; a note where others must allow it more memory."""
+    data, where = (packed, "the file") if isinstance(packed, bytes) else container.contents(packed)
+    kernels = None if runtime.available() else "reference"
+    try:
+        return runtime.Network(data, where, kernels=kernels)
+    except BadInput as error:
+        net = runtime.Network(data, where, kernels=kernels, max_memory=ROOM)  # raises again what is another error
+        progress.say(f"note for those who load it: {error}")
+        return net
 
 
 def program(
@@ -158,9 +181,10 @@ def write(program: container.Program, path: Path) -> int:
     """Writes the packed file, whole or not at all; returns its size in bytes.
 
     Raises:
-      BadInput: it cannot be written.
+      BadInput: it cannot be written, or could not be loaded; a file that is there stays as it was.
     """
     data = container.dump(program)
+    container.parse(data, str(path))
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

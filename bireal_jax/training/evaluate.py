@@ -18,6 +18,7 @@ def make_eval_step(model: nn.Module, loss: Callable, source: Source, replica: in
     """
     task = metrics.task(source.depth_range)
 
+    @parallel.full_precision
     def part(variables, batch):
         outputs: Any = model.apply(variables, normalize(batch["image"], source, model.dtype))
         return task.sums(outputs, batch["label"], loss(outputs, batch["label"]), batch["mask"])

@@ -106,7 +106,9 @@ PICTURES = 8
 
 def _predictions(model, variables, source):
     """(image, truth, prediction) of some images, evenly from the evaluation set."""
-    apply = jax.jit(lambda images: model.apply(variables, normalize(images, source, model.dtype)))
+    apply = jax.jit(
+        parallel.full_precision(lambda images: model.apply(variables, normalize(images, source, model.dtype)))
+    )
     for i in np.linspace(0, len(source.eval) - 1, min(len(source.eval), PICTURES)).astype(int):
         example = source.prepare(source.eval[int(i)])
         yield example["image"], example["label"], np.asarray(apply(example["image"][None]), np.float32)[0, ..., 0]
