@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -318,7 +317,7 @@ void convolve(const Conv& v, const float* x, const float* w, float* out) {
   team.reserve(parts);
   try {
     for (int part = 1; part < parts; part++) team.emplace_back(work, part);
-  } catch (const std::system_error&) {  // no more threads can be started: this one does their parts
+  } catch (const std::exception&) {  // no more threads can be started: this one does their parts
   }
   work(0);
   for (int part = int(team.size()) + 1; part < parts; part++) work(part);

@@ -185,10 +185,13 @@ def write(program: container.Program, path: Path) -> int:
     """
     data = container.dump(program)
     container.parse(data, str(path))
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # of this process: another one may export, too
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # a name never stands for bytes that a loss of power took
         os.replace(partial, path)
     except OSError as error:
         raise BadInput(f"cannot write {path}: {first_line(error)}\nname another --out, or free some space") from None

@@ -9,7 +9,6 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -22,9 +21,10 @@ inline std::atomic<unsigned> forks{0};
 class Crew {
  public:
   explicit Crew(int size) {
+    threads_.reserve(size);
     try {
       for (int i = 1; i <= size; i++) threads_.emplace_back([this, i] { work(i); });
-    } catch (const std::system_error& error) {
+    } catch (const std::exception& error) {  // no more threads, or no memory for one
       const size_t started = threads_.size() + 1;
       end();
       throw std::runtime_error("only " + std::to_string(started) + " of " + std::to_string(size + 1) +
