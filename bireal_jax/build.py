@@ -4,7 +4,7 @@ All that can be wrong with it shows here, early.
 """
 
 import dataclasses
-import json
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from bireal_jax import data, importers, models
 from bireal_jax.binary import losses
 from bireal_jax.data import batching
 from bireal_jax.data.normalize import normalize
-from bireal_jax.errors import BadInput, first_line
+from bireal_jax.errors import BadInput
 from bireal_jax.importers import readers
 from bireal_jax.models import arch
-from bireal_jax.running import checkpoint, parallel, progress
+from bireal_jax.running import checkpoint, known, parallel, progress
 
 
 def stages(config: ConfigDict) -> list[ConfigDict]:
@@ -38,9 +38,14 @@ def stages(config: ConfigDict) -> list[ConfigDict]:
             f"config.teacher.weights is {config.teacher.weights!r}, and the loss {found[-1].loss!r} asks no teacher\n"
             f"set config.loss={losses.DISTILLED[0]}, or leave the weights out: --config.teacher.weights="
         )
-    if any(stage.model.dtype == "float64" for stage in found):
-        jax.config.update("jax_enable_x64", True)
+    widen(found)
     return found
+
+
+def widen(stages):
+    """Switches JAX to 64 bit if one of them computes in float64."""
+    if any(stage.model.dtype == "float64" for stage in stages):
+        jax.config.update("jax_enable_x64", True)
 
 
 REPLICAS = 8  # logical ones of the deterministic mode, times config.accumulate
@@ -115,28 +120,46 @@ def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
 
 
 def _of_teacher(config):
-    """A config whose model is the teacher, to start from its weights."""
-    c = ConfigDict(config.to_dict())
+    """A config whose model is the teacher, to start from its weights, and what the run knew that trained it, if any."""
+    c, weights = ConfigDict(config.to_dict()), config.teacher.weights
     auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    c.model.name, c.init_from, c.arch = config.teacher.name, config.teacher.weights, ""
+    c.model.name, c.init_from, c.arch = config.teacher.name, weights, ""
     c.model.dtype = auto if config.teacher.dtype == "auto" else config.teacher.dtype
-    return c
+    taught = known.read(Path(weights))
+    if taught:
+        taught.check_network(c, f"config.teacher.weights={weights}, of {config.teacher.name}: it")
+        taught.take(c)
+    return c, taught
 
 
-def teacher(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
-    """The network that config.teacher names, for a data set, and the shapes of its variables.
+def teacher(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any, data.Source]:
+    """The network that config.teacher names, for a data set; the shapes of its variables; the data set as it sees it.
+
+    A teacher that a run has trained is what that run trained, on images normalized as they were there.
 
     Raises:
-      BadInput: as `model`, or there is no teacher.
+      BadInput: as `model`, or there is no teacher, or it knows other classes or images of another size.
     """
-    if not config.teacher.weights:
-        name = config.teacher.name
+    name, weights = config.teacher.name, config.teacher.weights
+    if not weights:
         raise BadInput(
             f"the loss {config.loss!r} needs a teacher\n"
             f"set config.teacher.weights to weights of {name} (config.teacher.name): a file, or the workdir of a run"
         )
-    module, shapes = model(_of_teacher(config), source)
-    return module.clone(name="teacher"), shapes  # a name by which messages know it
+    c, taught = _of_teacher(config)
+    seen = source
+    if taught and taught.source:
+        what = f"the teacher config.teacher.weights={weights}"
+        theirs, ours = taught.source.image_shape, source.image_shape
+        if theirs != ours:
+            raise BadInput(
+                f"{what} was trained on images of {list(theirs)}, config.data.image_size gives {list(ours)}\n"
+                "give both the same, or take another teacher"
+            )
+        taught.check_classes(source, what)
+        seen = taught.meant(source)
+    module, shapes = model(c, seen)
+    return module.clone(name="teacher"), shapes, seen  # a name by which messages know it
 
 
 def teacher_variables(config: ConfigDict, shapes: Any) -> Any:
@@ -147,7 +170,7 @@ def teacher_variables(config: ConfigDict, shapes: Any) -> Any:
     """
     name, weights = config.teacher.name, config.teacher.weights
     try:
-        return variables(_of_teacher(config), shapes)
+        return variables(_of_teacher(config)[0], shapes)
     except BadInput as error:
         reason = str(error).split("; train first")[0]  # the way out of a student
         raise BadInput(
@@ -182,21 +205,32 @@ def blank(source: data.Source) -> jax.Array:
     return jnp.zeros((1, *source.image_shape))
 
 
-def variables(config: ConfigDict, shapes: Any, fresh: Callable[[], Any] | None = None) -> Any:
+def variables(
+    config: ConfigDict, shapes: Any, fresh: Callable[[], Any] | None = None, source: data.Source | None = None
+) -> Any:
     """The variables that config.init_from names: a file for `importers.load`, or the best checkpoint of a workdir.
 
     Args:
       config: of the stage.
       shapes: of the variables wanted.
       fresh: draws variables for what `adopt` does not find; None where nothing may be drawn, as in evaluation.
+      source: the data set of a training that starts from them, to be compared with what the run knew (`known`).
 
     Raises:
-      BadInput: nothing there, or not of this model.
+      BadInput: nothing there, or not of this model, or of other classes than a training can go on from.
     """
     path = Path(config.init_from)
     if path.is_file() or (path.suffix in readers.FORMATS and not path.is_dir()):
-        return adopt(importers.load(config.model.name, path), shapes, str(path), fresh)
-    if config.model.decoder and not _stored(path).get("model", {}).get("decoder"):
+        found = adopt(importers.load(config.model.name, path), shapes, str(path), fresh)
+        progress.say(f"note: {path} has arrays alone; normalization, classes and config.model are those given here")
+        return found
+    before = known.read(path)
+    if before and source:
+        if before.last.model.decoder == config.model.decoder:
+            before.check_network(config, f"the run in {path}")
+        if note := before.start(config, source):
+            progress.say(note)
+    if config.model.decoder and not (before and before.last.model.decoder):
         return adopt(trained(path)[1], shapes, str(path), fresh)
     return best_variables(path, shapes)[0]
 
@@ -261,7 +295,7 @@ def best_variables(directory: Path, shapes: Any, newest: bool = False) -> tuple[
     raise BadInput(f"no checkpoint in {directory}; train first (--mode=train), or set --config.init_from=WEIGHTS")
 
 
-def trained(directory: str | Path) -> tuple[nn.Module, Any, Callable[[jax.Array], jax.Array]]:
+def trained(directory: str | Path, recipe: str | Path = "") -> tuple[nn.Module, Any, Callable[[jax.Array], jax.Array]]:
     """A trained network, to use: (model, variables, prepare).
 
         model, variables, prepare = build.trained("runs/digits")
@@ -269,41 +303,21 @@ def trained(directory: str | Path) -> tuple[nn.Module, Any, Callable[[jax.Array]
 
     Args:
       directory: the workdir of a run. Its best checkpoint is taken.
+      recipe: the file that the run was started with, where it registers estimators or networks of its own. It is run.
 
     Raises:
       BadInput: no run there, no checkpoint yet, or a damaged one.
     """
     directory = Path(directory)
-    if not (directory / "data.json").exists():
-        raise BadInput(f"no run in {directory}: there is no data.json")
-    config = config_lib.default().unlock()
-    config.update(_stored(directory))
-    last = stages(config)[-1]
-    source = described(directory)
-    module, shapes = model(last, source)
+    if recipe and not Path(recipe).is_file():
+        raise BadInput(f"no recipe {recipe}")
+    if recipe:
+        runpy.run_path(str(recipe))
+    run = known.read(directory)
+    if run is None or run.source is None:
+        missing = "config.json" if run is None else "data.json"
+        raise BadInput(f"no run in {directory}: there is no {missing}")
+    widen([run.last])
+    source = run.source
+    module, shapes = model(run.last, source)
     return module, best_variables(directory, shapes)[0], lambda images: normalize(images, source, module.dtype)
-
-
-def _stored(directory):
-    """config.json of a workdir; {} where there is none."""
-    path = directory / "config.json"
-    return _read(path) if path.exists() else {}
-
-
-def _read(path):
-    try:
-        return json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise BadInput(
-            f"{path} is damaged ({first_line(error)}); delete it: the training command writes it anew"
-        ) from None
-
-
-def described(directory: Path) -> data.Source:
-    """The data set of the last stage of a run, as far as its workdir knows it: everything but the examples."""
-    stored = _read(directory / "data.json")["stages"][-1]
-    return data.Source(
-        train=(), eval=(), prepare=dict, image_shape=tuple(stored["image_shape"]), num_classes=stored["classes"],
-        mean=tuple(stored["mean"]), std=tuple(stored["std"]), label_names=tuple(stored["labels"]),
-        label_shape=tuple(stored.get("label_shape", ())), depth_range=stored.get("depth_range"),
-    )  # fmt: skip

@@ -288,9 +288,47 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=1, sort_keys=True) + "\n"
 
 
-def differences(old: str, new: str) -> list[str]:
-    """Fields in which two results of `to_json` differ, as "optim.lr 0.001 -> 0.01", without FREE ones."""
-    before, after = _flat(json.loads(old)), _flat(json.loads(new))
+def filled(stored: Any, where: str) -> ConfigDict:
+    """The config that `to_json` wrote, parsed: what it lacks is newer than it is, and has its default.
+
+    Raises:
+      BadInput: a field that there is no more, or a value of another type.
+    """
+    config = default()
+    try:
+        config.update(_filled(stored, config.to_dict()))
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"{where} cannot be used: {first_line(error)}\nanother version of bireal_jax has written it; use that one"
+        ) from None
+    return config
+
+
+def _filled(stored, defaults, prefix=""):
+    if not isinstance(stored, dict):
+        raise ValueError(f"{prefix.rstrip('.') or 'all of it'} is {stored!r}, no fields")
+    for field in stored:
+        if field not in defaults:
+            raise ValueError(f"no field config.{prefix}{field}")
+    return {
+        field: _filled(stored.get(field, {}), value, f"{prefix}{field}.")
+        if isinstance(value, dict)
+        else stored.get(field, value)
+        for field, value in defaults.items()
+    }
+
+
+def differences(old: str, new: str, where: str = "the stored config") -> list[str]:
+    """Fields in which two results of `to_json` differ, as "optim.lr 0.001 -> 0.01", without FREE ones.
+
+    What the old one lacks has its default. Raises BadInput for a field that there is no more.
+    """
+    return apart(json.loads(to_json(filled(json.loads(old), where))), json.loads(new))
+
+
+def apart(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Fields in which two trees of the same fields differ, without FREE ones."""
+    before, after = _flat(before), _flat(after)
     fields = sorted(k for k in before | after if before.get(k) != after.get(k) and k not in FREE)
     return [f"{k} {before.get(k, '(none)')} -> {after.get(k, '(none)')}" for k in fields]
 

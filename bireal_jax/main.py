@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
     if mode == "export":
         from bireal_jax.shipping import export
 
-        export.run(config, workdir, Path(out.value) if out.value else None)
+        export.run(config, workdir, Path(out.value) if out.value else None, given=overridden(argv))
         return
     if mode == "verify":
         from bireal_jax.checks import verify
@@ -136,7 +136,7 @@ def main(argv: list[str]) -> None:
         if hosts.join(coordinator.value, num_processes.value, process_id.value) and signals:
             signals.disposable = False
         if mode == "eval":
-            train.run_eval(config, workdir)
+            train.run_eval(config, workdir, given=overridden(argv))
         else:
             train.run(config, workdir, signals)
 
@@ -176,10 +176,8 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     file, _, variant = _recipe(argv).partition(":")
     recipe = Path(file)
     recipe_config = load_recipe(recipe, variant)
-    for arg in argv[1:]:
-        name = arg.lstrip("-").split("=")[0].removeprefix("no")
-        if name.startswith("config."):
-            check_field(name.removeprefix("config."), recipe_config)
+    for field in overridden(argv):
+        check_field(field, recipe_config)
     values = flags.FlagValues() if values is None else values  # of this call alone
     options = {"flag_values": values}
     config = config_flags.DEFINE_config_file("config", None, "", lock_config=True, sys_argv=argv, **options)
@@ -202,6 +200,12 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
         raise BadInput(f"{error}; flags: --config --config.FIELD --workdir --mode --format --out --help") from None
     except (flags.Error, TypeError, AttributeError, KeyError) as error:
         raise BadInput(" ".join(str(error).split())) from None
+
+
+def overridden(argv: list[str]) -> list[str]:
+    """Fields of the recipe that a command line sets, as "optim.lr"."""
+    names = (arg.lstrip("-").split("=")[0].removeprefix("no") for arg in argv[1:])
+    return [name.removeprefix("config.") for name in names if name.startswith("config.")]
 
 
 def load_recipe(path: Path, variant: str = "") -> ConfigDict:

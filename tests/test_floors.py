@@ -23,10 +23,11 @@ HOUSE = [
     {
         "models": ["arch layouts network", "alexnet bireal depth metaprune resnet vgg", "reactnet", "ebn", "__init__"],
         "runtime": ["reference", "verify", "container", "__init__", "__main__"],
-        "running": ["metrics parallel preempt progress", "checkpoint health hosts workdir"],
+        "running": ["known metrics parallel preempt progress", "checkpoint health hosts workdir"],
     },
     {"importers": ["readers", "larq pytorch", "__init__", "__main__"]},
     {"build": []},
+    {"reuse": []},
     {"training": ["bop evaluate optim pictures", "step", "seeds train"]},
     {
         "shipping": ["graph", "cost", "export"],

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from bireal_jax import config as config_lib
 from bireal_jax.data import Source
 from bireal_jax.errors import BadInput
+from bireal_jax.running import known
 
 
 def begun(workdir: Path) -> bool:
@@ -31,30 +32,44 @@ def begun(workdir: Path) -> bool:
 
 def changes(workdir: Path, config: ConfigDict) -> list[str]:
     """Fields in which the config of the run that lives in the workdir differs from this one; [] where none lives."""
-    return _changes(workdir / "config.json", config_lib.to_json(config))
+    path = workdir / "config.json"
+    return _changes(path, lambda old: config_lib.differences(old, config_lib.to_json(config), str(path)))
 
 
-def note(workdir: Path, config: ConfigDict) -> str:
-    """A line that says in what the run in the workdir differs from this config, or ""."""
-    found = changes(workdir, config)
-    return f"note: the run in {workdir} had another config: {_shown(found)}" if found else ""
-
-
-def _shown(found):
-    return (", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else ""))[:600]
-
-
-def _changes(path, text):
+def _changes(path, differences):
     try:
-        return config_lib.differences(path.read_text(), text) if path.exists() else []
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return differences(path.read_text()) if path.exists() else []
+    except BadInput:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path} is not readable ({error}); use another --workdir") from None
+
+
+def _data_changes(workdir, data):
+    """As `changes`, of the data sets. What data.json lacks is newer than it is and was not looked at."""
+
+    def differences(old):
+        rows = zip(json.loads(old)["stages"], data["stages"], strict=True)
+        pairs = [(a, {name: value for name, value in b.items() if name in a}) for a, b in rows]
+        return config_lib.apart(*({"stages": list(side)} for side in zip(*pairs, strict=True)))
+
+    return _changes(workdir / "data.json", differences)
+
+
+def check(workdir: Path, config: ConfigDict, sources: list[Source]) -> None:
+    """Raises BadInput if another config or other data live in a workdir."""
+    _refuse(workdir, workdir / "config.json", changes(workdir, config))
+    _refuse(workdir, workdir / "data.json", _data_changes(workdir, _data(sources)))
+
+
+def _data(sources):
+    return {"stages": [known.row(source) for source in sources]}
 
 
 def _refuse(workdir, path, found):
     if found:
         raise BadInput(
-            f"{workdir} belongs to another config: {_shown(found)}\nuse another --workdir, or what {path} says"
+            f"{workdir} belongs to another config: {known.shown(found)}\nuse another --workdir, or what {path} says"
         )
 
 
@@ -84,15 +99,10 @@ def claim(workdir: Path, config: ConfigDict, sources: list[Source]) -> Iterator[
     if jax.process_index() != 0:
         yield
         return
-    data = [
-        {
-            "train": len(s.train), "eval": len(s.eval), "classes": s.num_classes, "labels": list(s.label_names),
-            "image_shape": list(s.image_shape), "mean": list(s.mean), "std": list(s.std),
-            **({"label_shape": list(s.label_shape), "depth_range": list(s.depth_range)} if s.depth_range else {}),
-        }
-        for s in sources
-    ]  # fmt: skip
-    texts = {"config.json": config_lib.to_json(config), "data.json": json.dumps({"stages": data}, indent=1) + "\n"}
+    texts = {
+        "config.json": config_lib.to_json(config),
+        "data.json": json.dumps(_data(sources), indent=1) + "\n",
+    }
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = open(workdir / "lock", "w")
@@ -103,8 +113,8 @@ def claim(workdir: Path, config: ConfigDict, sources: list[Source]) -> Iterator[
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise BadInput(f"another process trains in {workdir}; wait for it, or use another --workdir") from None
+        check(workdir, config, sources)
         for name, text in texts.items():
-            _refuse(workdir, workdir / name, _changes(workdir / name, text))
             if not (workdir / name).exists():
                 write(workdir / name, text)
         yield

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, models, runtime
+from bireal_jax import models, reuse, runtime
 from bireal_jax._version import __version__
 from bireal_jax.data import Source
 from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput, first_line
-from bireal_jax.running import parallel, progress, workdir
+from bireal_jax.running import parallel, progress
 from bireal_jax.runtime import container
 from bireal_jax.shipping import graph
 
@@ -24,13 +25,16 @@ CLOSE = 1e-4  # of the largest logit: what rounding may do; beyond it a sign has
 ROOM = 1 << 40  # bytes: that a network of one's own may take
 
 
-def run(config: ConfigDict, directory: Path, out: Path | None = None) -> dict[str, Any]:
+def run(
+    config: ConfigDict, directory: Path, out: Path | None = None, given: Collection[str] | None = None
+) -> dict[str, Any]:
     """Writes the best checkpoint of a workdir, or config.init_from, as a packed file, checked against the model before.
 
     Args:
-      config: the recipe. Its last stage counts.
+      config: the recipe, as of `reuse.load`: what the run had counts.
       directory: the workdir of the run; what it says of its data set is enough where the data set is not at hand.
       out: the file, by default net.safetensors in the workdir.
+      given: fields of config that were set on purpose, as of `reuse.load`.
 
     Returns:
       What was found: bytes, images, and what `compare` says of them.
@@ -38,29 +42,22 @@ def run(config: ConfigDict, directory: Path, out: Path | None = None) -> dict[st
     Raises:
       BadInput: no weights, or a network that cannot be packed or loaded; a file that is there stays as it was.
     """
-    last = build.stages(config)[-1]
+    use = reuse.load(config, directory, given, pack=True)
+    last, source, module, variables = use.config, use.source, use.model, use.variables
     if last.model.name in models.SUPERNETS:
         raise BadInput(
             f"{last.model.name} is a supernet, of which a search picks a network; retrain that one "
             "(--config.arch=.../best_arch.json) and export it"
         )
-    source, examples = _source(last, directory)
-    module, shapes = build.model(last, source)
-    if last.init_from:
-        variables, origin = build.variables(last, shapes), last.init_from
-    else:
-        variables, origin = build.best_variables(directory, shapes)
-        if note := workdir.note(directory, config):
-            progress.say(note)
     resize = last.data.resize if last.data.name in ("folder", "imagenet2012") else 0
     made = program(last.model.name, module, variables, source, resize)
     out = out or directory / "net.safetensors"
-    images = _images(examples, source)
+    images = _images(source.eval if use.there else None, source)
     compared = compare(module, variables, source, container.dump(made), images)
     size = write(made, out)
-    progress.say(f"{out}: {size:,} bytes, from {origin}")
+    progress.say(f"{out}: {size:,} bytes, from {use.origin}")
     found = {"bytes": size, "images": len(images), **compared}
-    what = f"{source.split} images" if examples is not None else "images of noise"
+    what = f"{source.split} images" if use.there else "images of noise"
     same = f"{found['same_top1']} times the same class\nas the model; " if "same_top1" in found else "\n"
     largest = "logit" if "same_top1" in found else "depth"
     progress.say(
@@ -69,17 +66,6 @@ def run(config: ConfigDict, directory: Path, out: Path | None = None) -> dict[st
         f"{found['difference']:.1e} of the largest {largest}"
     )
     return found
-
-
-def _source(config, directory):
-    """The data set and its evaluation examples, or what the run noted of it and None."""
-    try:
-        source = build.source(config)
-        return source, source.eval
-    except BadInput:
-        if config.init_from or not (directory / "data.json").exists():
-            raise
-        return build.described(directory), None
 
 
 def _images(examples, source):

@@ -51,7 +51,7 @@ def train(config: ConfigDict, seeds: Sequence[int], variables: Any = None) -> tu
     for index, plan in enumerate(plans):
         if variables is None:
             fresh = lambda plan=plan: plan.initial(seeds[0])  # noqa: E731
-            drawn = build.variables(plan.config, plan.shapes, fresh) if config.init_from else None
+            drawn = build.variables(plan.config, plan.shapes, fresh, plan.source) if config.init_from else None
             each = [drawn or parallel.fetch(plan.initial(seed)) for seed in seeds]
             variables = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
         else:

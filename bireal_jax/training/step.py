@@ -97,6 +97,7 @@ def make_train_step(
     parts: int = 1,
     replica: int = 0,
     remat: bool = False,
+    teacher_source: Source | None = None,
 ) -> parallel.Step:
     """(state, batch) -> (state, loss), to be pmapped; with a teacher (state, batch, its variables).
 
@@ -110,6 +111,7 @@ def make_train_step(
       teacher: applied in evaluation mode to the same images; its logits take the place of the labels in the loss.
       parts, replica: how a batch is divided, as of `parallel.Step`.
       remat: keep only what convolutions give for the backward pass, which computes the rest again.
+      teacher_source: whose mean and std normalize the images for the teacher; None: those of `source`.
     """
     task = metrics.task(source.depth_range)
 
@@ -120,7 +122,9 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)  # the same for all
         target = batch["label"]
         if teacher is not None:
-            target = teacher.apply(teacher_variables, normalize(batch["image"], source, teacher.dtype))
+            target = teacher.apply(
+                teacher_variables, normalize(batch["image"], teacher_source or source, teacher.dtype)
+            )
 
         def objective(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
@@ -223,12 +227,12 @@ class Plan:
         )
         self.task = metrics.task(source.depth_range)
         asks = config.loss in losses.DISTILLED
-        self.teacher, self.teacher_shapes = build.teacher(config, source) if asks else (None, None)
+        self.teacher, self.teacher_shapes, seen = build.teacher(config, source) if asks else (None, None, None)
         loss = losses.get(config.loss, config.label_smoothing)
         replica = config.batch_size // (build.REPLICAS * config.accumulate) if config.deterministic else 0
         self.train_step = make_train_step(
             self.model, loss, self.tx, source, config.ema_decay, self.total, self.teacher,
-            config.accumulate, replica, config.remat,
+            config.accumulate, replica, config.remat, seen,
         )  # fmt: skip
         self.eval_step = make_eval_step(self.model, losses.evaluation(config.loss), source, replica)
         self.loading = {"threads": config.data.threads, "workers": config.data.workers}

@@ -1,6 +1,7 @@
 """The training loop: one loop over stages, and within a stage one over steps."""
 
 import json
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build
+from bireal_jax import build, reuse
 from bireal_jax import config as config_lib
 from bireal_jax.binary import losses
 from bireal_jax.data import batching
@@ -50,7 +51,7 @@ def run(config: ConfigDict, directory: Path, signals: preempt.Signals | None = N
     variables, results, teacher = None, [], parallel.replicate(teacher_arguments(stages))
     if config.init_from and not workdir.begun(directory):
         # a mistake here must not claim the workdir
-        variables = build.variables(configs[0], stages[0].shapes, stages[0].drawn)
+        variables = build.variables(configs[0], stages[0].shapes, stages[0].drawn, stages[0].source)
     with workdir.claim(directory, config, [stage.source for stage in stages]):
         for stage in stages:
             variables, result = stage.run(variables, teacher)
@@ -70,8 +71,8 @@ def _judged(scores):
     return f"{task.title} {task.form.format(scores[task.metric])}"
 
 
-def run_eval(config: ConfigDict, directory: Path) -> dict[str, float]:
-    """Evaluates config.init_from, or else the best checkpoint of the workdir, with the config of the last stage.
+def run_eval(config: ConfigDict, directory: Path, given: Collection[str] | None = None) -> dict[str, float]:
+    """Evaluates config.init_from, or else the best checkpoint of the workdir, as `reuse.load` says.
 
     Returns:
       The metrics, which eval.json in the workdir holds as well.
@@ -79,15 +80,8 @@ def run_eval(config: ConfigDict, directory: Path) -> dict[str, float]:
     Raises:
       BadInput: the config, the data set or the weights cannot be used.
     """
-    last = build.stages(config)[-1]
-    source = build.source(last)
-    model, shapes = build.model(last, source)
-    if last.init_from:
-        variables, origin = build.variables(last, shapes), last.init_from
-    else:
-        variables, origin = build.best_variables(directory, shapes)
-        if note := workdir.note(directory, config):
-            progress.say(note)
+    use = reuse.load(config, directory, given)
+    last, source, model, variables, origin = use.config, use.source, use.model, use.variables, use.origin
     replica = build.part_size(last, jax.device_count()) if last.deterministic else 0
     step = parallel.pmap(make_eval_step(model, losses.evaluation(last.loss), source, replica))
     loading = {"threads": last.data.threads, "workers": last.data.workers}
@@ -193,7 +187,7 @@ class Stage(Plan):
             again = self.index == 1 and self.config.reinit_step2
             return self.redrawn(found, self.config.seed) if again else found
         if self.config.init_from:
-            return build.variables(self.config, self.shapes, self.drawn)
+            return build.variables(self.config, self.shapes, self.drawn, self.source)
         return self.drawn()
 
     def drawn(self) -> Any:

@@ -1,0 +1,218 @@
+"""What a run knew: the config and the data set that its weights were trained with, as its workdir has them.
+
+Arrays alone mean nothing. The rule for whoever uses those of a run stands here:
+
+- The network (NETWORK) is the one that is asked for, or it is refused.
+- The classes are the same, in the same order, or it is refused. A packed file has those of the run, whatever folder
+  lies there now. A training that starts from the weights may learn other classes; it is refused where a class that both
+  know has another number, for then the head says one thing and the labels another.
+- What the weights answer to (MEANT, and the normalization of the images) is the run's wherever the network is used as
+  it is: evaluated, packed, as a teacher, as a supernet. A training that starts from it may change it, as stages do; a
+  line says so.
+- How an evaluation looks at the network (AGAIN) is what the command line says, or else what the run had.
+- A file of arrays has none of this; a line says so.
+"""
+
+import dataclasses
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from bireal_jax import config as config_lib
+from bireal_jax.data import Source
+from bireal_jax.errors import BadInput, first_line
+
+NETWORK = ("model.name", "model.decoder")
+MEANT = ("model.act", "model.weight", "model.decoder", "arch")
+AGAIN = (
+    *config_lib.FREE, "batch_size", "deterministic", "accumulate", "model.dtype", "data.name", "data.image_size",
+    "data.resize", "data.held_out", "data.depth.unit", "data.depth.crop",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What the run in a workdir knew.
+
+    Attributes:
+      directory: the workdir.
+      config: of the whole run; fields that are newer than the run have their defaults.
+      sources: the data set of each stage, everything but the examples; () where data.json is missing.
+      index: the stage whose checkpoints are used, the last one that has any.
+    """
+
+    directory: Path
+    config: ConfigDict
+    sources: tuple[Source, ...]
+    index: int
+
+    @property
+    def last(self) -> ConfigDict:
+        """The config of the stage whose checkpoints are used."""
+        return config_lib.stage(self.config, self.index)
+
+    @property
+    def source(self) -> Source | None:
+        """The data set of that stage."""
+        return self.sources[self.index] if self.sources else None
+
+    def check_network(self, config: ConfigDict, what: str) -> None:
+        """Raises BadInput, which calls the run `what`, if it is of another network than a config asks for."""
+        for field in NETWORK:
+            theirs, ours = config_lib.get(self.last, field), config_lib.get(config, field)
+            if theirs != ours:
+                raise BadInput(f"{what} is of another model: it has config.{field}={theirs!r}, not {ours!r}")
+
+    def check_classes(self, source: Source, what: str) -> None:
+        """Raises BadInput, which calls the run `what`, unless its classes are those of `source`, in the same order."""
+        if apart := self.other_classes(source):
+            raise BadInput(
+                f"{what} was trained on other classes than those of the data set here: {apart}\n"
+                "set config.data.dir to the data set that it knows, or give the classes their names and order back"
+            )
+
+    def other_classes(self, source: Source) -> str:
+        """In what the classes of the run and of `source` differ, or ""."""
+        if not self.source or self.source.depth_range or source.depth_range:
+            return ""
+        theirs, ours = self.source.label_names, source.label_names
+        if self.source.num_classes != source.num_classes:
+            return f"{source.num_classes} classes, of the run {self.source.num_classes}{_first(theirs, ours)}"
+        return _first(theirs, ours).removeprefix("; ")
+
+    def meant(self, source: Source) -> Source:
+        """`source` as the run saw it: with its normalization, and its classes."""
+        if not self.source:
+            return source
+        names = ("mean", "std", "num_classes", "label_names")
+        return dataclasses.replace(source, **{name: getattr(self.source, name) for name in names})
+
+    def take(self, config: ConfigDict) -> None:
+        """Sets what the weights answer to in a config of the same network."""
+        config.update_from_flattened_dict({field: config_lib.get(self.last, field) for field in MEANT})
+
+    def again(self, config: ConfigDict, given: Collection[str] | None = None) -> tuple[ConfigDict, str]:
+        """The config to evaluate with, and a note of what is another in the one at hand, or "".
+
+        Args:
+          config: the one at hand, of a stage.
+          given: its fields that were set on purpose, on the command line; None: those that are not the schema's.
+        """
+        last, default = self.last, config_lib.default()
+        if given is None:
+            given = [field for field in AGAIN if config_lib.get(config, field) != config_lib.get(default, field)]
+        given = [field for field in AGAIN if field in given]
+        there = [Path(c.data.dir) for c in (last, config) if c.data.dir]
+        if "data.dir" not in given and len(there) == 2 and not there[0].exists() and there[1].exists():
+            given.append("data.dir")  # it moved
+        apart = config_lib.differences(config_lib.to_json(last), config_lib.to_json(config))
+        if last.data.dir != config.data.dir and config.data.dir:
+            apart.append(f"data.dir {last.data.dir} -> {config.data.dir}")
+        apart = [text for text in apart if not text.startswith(("stages", "init_from"))]
+        won = [field for field in given if any(text.startswith(f"{field} ") for text in apart)]
+        last.update_from_flattened_dict({field: config_lib.get(config, field) for field in given})
+        if not apart:
+            return last, ""
+        but = f", but for {', '.join(won)}" if won else ""
+        return last, f"note: the run in {self.directory} had another config: {shown(apart)}\nit counts{but}"
+
+    def start(self, config: ConfigDict, source: Source) -> str:
+        """What a training that starts from these weights changes, in a line, or "".
+
+        Raises:
+          BadInput: a class that both know has another number.
+        """
+        if self.source and not config.model.decoder:
+            theirs, ours = self.source.label_names, source.label_names
+            moved = [name for i, name in enumerate(theirs) if name in ours and ours.index(name) != i]
+            if moved and len(theirs) == len(ours):
+                raise BadInput(
+                    f"class {theirs.index(moved[0])} of the run in {self.directory} is {moved[0]!r}, which here is class "
+                    f"{ours.index(moved[0])}\ngive the classes their names and order back; if it is meant, take the "
+                    "arrays alone: importers.save(build.trained(RUN)[1], FILE.npz) and config.init_from=FILE.npz"
+                )
+        pairs = {field: (config_lib.get(self.last, field), config_lib.get(config, field)) for field in MEANT[:2]}
+        if self.source:
+            pairs |= {
+                f"data.{name}": (tuple(getattr(self.source, name)), tuple(getattr(source, name)))
+                for name in ("mean", "std")
+            }
+            pairs["data.image_size"] = (self.source.image_shape[0], source.image_shape[0])
+        apart = [f"{field} {a} -> {b}" for field, (a, b) in pairs.items() if a != b]
+        if (other := self.other_classes(source)) and not config.model.decoder:
+            apart.append(f"other classes ({other})")
+        return f"note: from the run in {self.directory}, with another {shown(apart)}" if apart else ""
+
+
+def read(directory: Path) -> Known | None:
+    """What the run in a workdir knew; None where none lives.
+
+    Raises:
+      BadInput: config.json or data.json is damaged, or has a field that there is no more.
+    """
+    path = directory / "config.json"
+    if not path.exists():
+        return None
+    config = config_lib.filled(_json(path), str(path))
+    count = max(1, len(config.stages))
+    sources: tuple[Source, ...] = ()
+    if (path := directory / "data.json").exists():
+        try:
+            sources = tuple(_described(row) for row in _json(path)["stages"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, error) from None
+        if len(sources) != count:
+            raise _damaged(path, ValueError(f"{len(sources)} stages, config.json has {count}"))
+    places = (directory / f"stage_{index}" / "checkpoints" for index in range(count))
+    begun = [index for index, place in enumerate(places) if any(p.name.isdigit() for p in place.glob("*"))]
+    return Known(directory, config, sources, begun[-1] if begun else count - 1)
+
+
+def shown(apart: Sequence[str]) -> str:
+    """Some differences, and how many more there are."""
+    return (", ".join(apart[:3]) + (f" and {len(apart) - 3} more" if len(apart) > 3 else ""))[:600]
+
+
+def row(source: Source) -> dict[str, Any]:
+    """What data.json holds of the data set of a stage."""
+    found = {
+        "train": len(source.train), "eval": len(source.eval), "classes": source.num_classes,
+        "labels": list(source.label_names), "image_shape": list(source.image_shape), "mean": list(source.mean),
+        "std": list(source.std),
+    }  # fmt: skip
+    maps = {"label_shape": list(source.label_shape), "depth_range": list(source.depth_range or ())}
+    return found | (maps if source.depth_range else {})
+
+
+def _described(stored):
+    """The inverse of `row`, but for the examples. What is newer than the run has its default."""
+    return Source(
+        train=range(stored.get("train", 0)), eval=range(stored.get("eval", 0)), prepare=dict,
+        image_shape=tuple(stored["image_shape"]), num_classes=stored["classes"], mean=tuple(stored["mean"]),
+        std=tuple(stored["std"]), label_names=tuple(stored.get("labels", ())),
+        label_shape=tuple(stored.get("label_shape", ())), depth_range=stored.get("depth_range"),
+    )  # fmt: skip
+
+
+def _first(theirs, ours):
+    """The first class of another name."""
+    if not theirs or not ours or theirs == ours:
+        return ""
+    pairs = zip([*theirs, *[None] * len(ours)], [*ours, *[None] * len(theirs)], strict=True)
+    index, (a, b) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    return f"; class {index} is {b!r}, of the run {a!r}"
+
+
+def _json(path):
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path, error):
+    reason = f"no {error}" if isinstance(error, KeyError) else first_line(error)
+    return BadInput(f"{path} is damaged ({reason}); delete it: the training command writes it anew")
