@@ -19,7 +19,7 @@ from bireal_jax import data, importers, models
 from bireal_jax.binary import losses
 from bireal_jax.data import batching
 from bireal_jax.data.normalize import normalize
-from bireal_jax.errors import BadInput
+from bireal_jax.errors import BadInput, lookup
 from bireal_jax.importers import readers
 from bireal_jax.models import arch
 from bireal_jax.running import checkpoint, known, parallel, progress
@@ -46,6 +46,24 @@ def widen(stages):
     """Switches JAX to 64 bit if one of them computes in float64."""
     if any(stage.model.dtype == "float64" for stage in stages):
         jax.config.update("jax_enable_x64", True)
+
+
+def registered(configs: list[ConfigDict]) -> dict[str, str]:
+    """Fields of config.model that name what a recipe has registered, in any stage, and the file that has its code."""
+    rows = (models.registered(**{name: c.model[name] for name in models.TABLES}) for c in configs)
+    return {f"model.{name}": str(Path(file).absolute()) for row in rows for name, file in row.items()}
+
+
+def check_registered(run: known.Known) -> None:
+    """Raises BadInput, with the recipe that registers it, if the network of a run names what is not known here."""
+    for name, rows in models.TABLES.items():
+        value, file = run.last.model[name], run.registered.get(f"model.{name}", "the recipe of the run")
+        if value not in rows():
+            raise BadInput(
+                f"the run in {run.directory} has config.model.{name}={value!r}, which is registered by {file}\n"
+                f"run that first: --config=RECIPE on the command line, build.trained(RUN, recipe=RECIPE) in Python, or "
+                "main.load_recipe(Path(RECIPE)) in another recipe"
+            )
 
 
 REPLICAS = 8  # logical ones of the deterministic mode, times config.accumulate
@@ -126,8 +144,10 @@ def _of_teacher(config):
     c.model.name, c.init_from, c.arch = config.teacher.name, weights, ""
     c.model.dtype = auto if config.teacher.dtype == "auto" else config.teacher.dtype
     taught = known.read(Path(weights))
+    lookup(models.TABLES["name"](), c.model.name, "model")
     if taught:
         taught.check_network(c, f"config.teacher.weights={weights}, of {config.teacher.name}: it")
+        check_registered(taught)
         taught.take(c)
     return c, taught
 
@@ -317,6 +337,7 @@ def trained(directory: str | Path, recipe: str | Path = "") -> tuple[nn.Module, 
     if run is None or run.source is None:
         missing = "config.json" if run is None else "data.json"
         raise BadInput(f"no run in {directory}: there is no {missing}")
+    check_registered(run)
     widen([run.last])
     source = run.source
     module, shapes = model(run.last, source)

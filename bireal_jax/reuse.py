@@ -59,6 +59,7 @@ def load(config: ConfigDict, directory: Path, given: Collection[str] | None = No
             f"note: config.init_from is what the run in {directory} has started from; its own weights are used"
         )
     if run:
+        build.check_registered(run)
         weights, (last, note) = last.init_from, run.again(last, given)
         last.init_from = weights
         build.widen([last])

@@ -103,6 +103,9 @@ class Visit:
         """Is it there, and what is it?"""
         self.source = source = build.source(self.last)
         self.found = True
+        if workdir.begun(self.directory):
+            sources = [source if stage is self.last else build.source(stage) for stage in self.stages]
+            workdir.check(self.directory, self.config, sources)
         what = "depth maps" if source.depth_range else f"{source.num_classes} classes"
         judged = f"{len(source.eval):,} {source.split} images"
         return f"{self.last.data.name}: {len(source.train):,} training and {judged}, {what}"
@@ -131,10 +134,14 @@ class Visit:
         """Those that the run starts from, and the teacher's."""
         plans = [Plan(stage, self.source) for stage in self.stages]
         if self.config.init_from:
-            build.variables(self.stages[0], plans[0].shapes, partial(plans[0].initial, 0))
+            fresh = partial(plans[0].initial, 0)
+            build.variables(self.stages[0], plans[0].shapes, fresh, self.source if self.found else None)
         teacher_arguments(plans)
         named = [name for name in (self.config.init_from, self.config.teacher.weights) if name]
-        return f"{' and '.join(named)}: every array has its place" if named else "none to start from"
+        said = f"{' and '.join(named)}: every array has its place" if named else "none to start from"
+        seen = plans[-1].teacher_source
+        own = seen is not None and (seen.mean, seen.std) != (self.source.mean, self.source.std)
+        return f"{said}; the teacher sees images normalized by its own {seen.mean}, {seen.std}" if own else said
 
     def write_access(self) -> str:
         """Can the workdir be written, and does it belong to this config?"""
@@ -188,6 +195,8 @@ class Visit:
     def training_step(self) -> str:
         """One, on noise: a few images, no larger than they must be."""
         c, instead = _small(self.last, Plan(self.last, self.source))
+        if c.teacher.weights:
+            c.teacher.weights = "zeros"  # of no run: the images are not those that its run knew
         stride = Plan(c, self.source).model.total_stride
         size = min(c.data.image_size, -(-max(stride, SMALL) // stride) * stride)
         each = min(2, c.batch_size)

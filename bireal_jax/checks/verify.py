@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from bireal_jax import build
 from bireal_jax.errors import BadInput
-from bireal_jax.running import checkpoint, progress
+from bireal_jax.running import checkpoint, known, progress
 from bireal_jax.training.step import Plan
 
 
@@ -16,7 +16,7 @@ def run(config: ConfigDict, directory: Path) -> int:
     """Reads every checkpoint of a workdir, compares each leaf with its digest, and says OK or DAMAGED for each.
 
     Args:
-      config: the recipe of the run. Its data set must be there.
+      config: a recipe; it counts, and its data set must be there, where the workdir has no config and data.json.
       directory: the workdir. Nothing in it is changed.
 
     Returns:
@@ -26,11 +26,13 @@ def run(config: ConfigDict, directory: Path) -> int:
       BadInput: one or more are damaged, there are none, or they are of another model.
     """
     count, damaged = 0, 0
-    for index, stage in enumerate(build.stages(config)):
+    run = known.read(directory)
+    sources = run.sources if run else ()
+    for index, stage in enumerate(build.stages(run.config if run else config)):
         place = directory / f"stage_{index}" / "checkpoints"
         if not place.is_dir():
             continue
-        plan = Plan(stage)
+        plan = Plan(stage, sources[index] if sources else None)
         templates = jax.eval_shape(partial(plan.fresh, seed=stage.seed), plan.shapes).trees()
         with checkpoint.Checkpoints(place, read_only=True) as checkpoints:
             for step in checkpoints.steps():

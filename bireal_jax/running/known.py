@@ -15,7 +15,7 @@ Arrays alone mean nothing. The rule for whoever uses those of a run stands here:
 
 import dataclasses
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,14 @@ class Known:
       config: of the whole run; fields that are newer than the run have their defaults.
       sources: the data set of each stage, everything but the examples; () where data.json is missing.
       index: the stage whose checkpoints are used, the last one that has any.
+      registered: fields that name what a recipe has registered, and the file that has its code.
     """
 
     directory: Path
     config: ConfigDict
     sources: tuple[Source, ...]
     index: int
+    registered: Mapping[str, str]
 
     @property
     def last(self) -> ConfigDict:
@@ -90,9 +92,11 @@ class Known:
         names = ("mean", "std", "num_classes", "label_names")
         return dataclasses.replace(source, **{name: getattr(self.source, name) for name in names})
 
-    def take(self, config: ConfigDict) -> None:
-        """Sets what the weights answer to in a config of the same network."""
-        config.update_from_flattened_dict({field: config_lib.get(self.last, field) for field in MEANT})
+    def take(self, config: ConfigDict) -> list[str]:
+        """Sets what the weights answer to in a config of the same network; gives what that changes."""
+        pairs = {field: (config_lib.get(config, field), config_lib.get(self.last, field)) for field in MEANT}
+        config.update_from_flattened_dict({field: theirs for field, (_, theirs) in pairs.items()})
+        return [f"{field} {ours} -> {theirs}" for field, (ours, theirs) in pairs.items() if ours != theirs]
 
     def again(self, config: ConfigDict, given: Collection[str] | None = None) -> tuple[ConfigDict, str]:
         """The config to evaluate with, and a note of what is another in the one at hand, or "".
@@ -111,13 +115,17 @@ class Known:
         apart = config_lib.differences(config_lib.to_json(last), config_lib.to_json(config))
         if last.data.dir != config.data.dir and config.data.dir:
             apart.append(f"data.dir {last.data.dir} -> {config.data.dir}")
-        apart = [text for text in apart if not text.startswith(("stages", "init_from"))]
+        apart = [text for text in apart if not text.startswith("init_from")]
+        apart.sort(key=lambda text: not text.startswith(("model.", "arch", "data.")))  # what matters comes first
         won = [field for field in given if any(text.startswith(f"{field} ") for text in apart)]
         last.update_from_flattened_dict({field: config_lib.get(config, field) for field in given})
         if not apart:
             return last, ""
         but = f", but for {', '.join(won)}" if won else ""
-        return last, f"note: the run in {self.directory} had another config: {shown(apart)}\nit counts{but}"
+        return (
+            last,
+            f"note: the run in {self.directory} had another config: {shown(apart)}\nwhat the run had counts{but}",
+        )
 
     def start(self, config: ConfigDict, source: Source) -> str:
         """What a training that starts from these weights changes, in a line, or "".
@@ -126,14 +134,7 @@ class Known:
           BadInput: a class that both know has another number.
         """
         if self.source and not config.model.decoder:
-            theirs, ours = self.source.label_names, source.label_names
-            moved = [name for i, name in enumerate(theirs) if name in ours and ours.index(name) != i]
-            if moved and len(theirs) == len(ours):
-                raise BadInput(
-                    f"class {theirs.index(moved[0])} of the run in {self.directory} is {moved[0]!r}, which here is class "
-                    f"{ours.index(moved[0])}\ngive the classes their names and order back; if it is meant, take the "
-                    "arrays alone: importers.save(build.trained(RUN)[1], FILE.npz) and config.init_from=FILE.npz"
-                )
+            check_order(self.source, source, f"of the run in {self.directory}")
         pairs = {field: (config_lib.get(self.last, field), config_lib.get(config, field)) for field in MEANT[:2]}
         if self.source:
             pairs |= {
@@ -145,6 +146,23 @@ class Known:
         if (other := self.other_classes(source)) and not config.model.decoder:
             apart.append(f"other classes ({other})")
         return f"note: from the run in {self.directory}, with another {shown(apart)}" if apart else ""
+
+
+def check_order(before: Source, after: Source, what: str) -> None:
+    """Raises BadInput if a class that two data sets share has another number, which a head would carry over.
+
+    Args:
+      before, after: what the weights were trained with, and what they are trained with next.
+      what: whose classes those before are, for the message.
+    """
+    theirs, ours = before.label_names, after.label_names
+    moved = [name for i, name in enumerate(theirs) if name in ours and ours.index(name) != i]
+    if moved and len(theirs) == len(ours):
+        raise BadInput(
+            f"class {theirs.index(moved[0])} {what} is {moved[0]!r}, which is now class {ours.index(moved[0])}\n"
+            "give the classes their names and order back; if it is meant, take the arrays alone: "
+            "importers.save(build.trained(RUN)[1], FILE.npz) and config.init_from=FILE.npz"
+        )
 
 
 def read(directory: Path) -> Known | None:
@@ -168,7 +186,9 @@ def read(directory: Path) -> Known | None:
             raise _damaged(path, ValueError(f"{len(sources)} stages, config.json has {count}"))
     places = (directory / f"stage_{index}" / "checkpoints" for index in range(count))
     begun = [index for index, place in enumerate(places) if any(p.name.isdigit() for p in place.glob("*"))]
-    return Known(directory, config, sources, begun[-1] if begun else count - 1)
+    path = directory / "registered.json"
+    registered = _json(path) if path.exists() else {}
+    return Known(directory, config, sources, begun[-1] if begun else count - 1, registered)
 
 
 def shown(apart: Sequence[str]) -> str:

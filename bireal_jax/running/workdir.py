@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +88,13 @@ def finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def claim(workdir: Path, config: ConfigDict, sources: list[Source]) -> Iterator[None]:
+def claim(
+    workdir: Path, config: ConfigDict, sources: list[Source], registered: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """Holds the workdir for this run, as long as the context lasts: makes it, locks it, writes config and data.json.
 
     data.json holds what the stages' data sets are: steps and order follow from it, and `build.trained` needs it.
+    registered.json is there where a recipe has registered what the config names: field -> file.
 
     Raises:
       BadInput: another config or other data lives there, another process trains there, or it cannot be written.
@@ -117,6 +120,8 @@ def claim(workdir: Path, config: ConfigDict, sources: list[Source]) -> Iterator[
         for name, text in texts.items():
             if not (workdir / name).exists():
                 write(workdir / name, text)
+        if registered:
+            write(workdir / "registered.json", json.dumps(dict(registered), indent=1) + "\n")
         yield
 
 

@@ -1,7 +1,6 @@
 """The search of a recipe: candidates of a supernet, scored on examples that it was not trained on."""
 
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from bireal_jax.binary.layers import MOMENTUM
 from bireal_jax.data import Source, batching
 from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput, lookup
-from bireal_jax.running import metrics, parallel, progress, workdir
+from bireal_jax.running import known, metrics, parallel, progress, workdir
 from bireal_jax.search import evolve, latency, pareto, record, spaces
 from bireal_jax.search.evolve import Genes, Problem, Settings
 from bireal_jax.search.record import Candidate
@@ -37,15 +36,19 @@ def run(config: ConfigDict, directory: Path) -> Candidate:
       directory: the workdir of the search.
 
     Returns:
-      The best network.
+      The best network. Estimators and normalization are those that the supernet was trained with.
 
     Raises:
       BadInput: the config, the supernet or the budget cannot be used.
     """
     config = build.stages(config)[-1]
     name = config.model.name.removesuffix("_supernet")
-    _check(config)
+    trained = _check(config)
     source = build.source(config)
+    trained.check_classes(source, f"the supernet in {config.init_from}")
+    source = trained.meant(source)
+    if apart := trained.take(config):
+        progress.say(f"note: the supernet's counts: {known.shown(apart)}")
     module, shapes = build.model(config, source)
     variables, origin = build.best_variables(Path(config.init_from), shapes, newest=True)
     space = spaces.of(name, source.image_shape, source.num_classes)
@@ -62,8 +65,8 @@ def run(config: ConfigDict, directory: Path) -> Candidate:
     )
     if not (Path(config.init_from) / "result.json").exists():
         progress.say(f"note: the training in {config.init_from} has not ended, and its scores tell little")
-    if known := len(record.load(directory / record.STATE)):
-        progress.say(f"resuming: {known} candidates were scored before")
+    if scored := len(record.load(directory / record.STATE)):
+        progress.say(f"resuming: {scored} candidates were scored before")
     with workdir.claim(directory, config, [source]):
         top = record.search(
             problem, ALGORITHMS[config.search.algorithm], scorer, directory, space=name, settings=settings,
@@ -84,7 +87,7 @@ def run(config: ConfigDict, directory: Path) -> Candidate:
 
 
 def _check(config):
-    """What can be wrong before anything is read."""
+    """What can be wrong before anything is read; gives what the supernet was trained with."""
     if config.model.name not in models.SUPERNETS:
         raise BadInput(
             f"{config.model.name} is no supernet; known: {', '.join(sorted(models.SUPERNETS))}\n"
@@ -98,17 +101,18 @@ def _check(config):
             "config.data.held_out is 0, so candidates would be chosen on the evaluation set\n"
             "train the supernet and search with the same number, 50 in MetaPruning"
         )
-    path = Path(config.init_from) / "config.json"
-    if not config.init_from or not path.exists():
+    trained = known.read(Path(config.init_from)) if config.init_from else None
+    if trained is None:
         raise BadInput(f"no supernet at config.init_from={config.init_from!r}; set it to the workdir of its training")
-    stored = json.loads(path.read_text())
-    for field in ("model.name", "data.name", "data.held_out"):
-        theirs = config_lib.get(ConfigDict(stored), field)
+    build.check_registered(trained)
+    for field in ("model.name", "data.name", "data.held_out", "data.image_size"):
+        theirs = config_lib.get(trained.last, field)
         if theirs != config_lib.get(config, field):
             raise BadInput(
                 f"the supernet in {config.init_from} was trained with config.{field}={theirs!r}, not "
                 f"{config_lib.get(config, field)!r}; search with the same"
             )
+    return trained
 
 
 def _problem(c, space) -> tuple[Problem, str]:

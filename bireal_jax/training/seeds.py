@@ -1,5 +1,6 @@
 """Many seeds for the price of few: networks that differ in their seed alone, trained as one vmapped program."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from bireal_jax import build
 from bireal_jax import config as config_lib
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
-from bireal_jax.running import checkpoint, parallel
+from bireal_jax.running import checkpoint, known, parallel
 from bireal_jax.training.step import Plan, close_window, teacher_arguments
 
 
@@ -47,6 +48,8 @@ def train(config: ConfigDict, seeds: Sequence[int], variables: Any = None) -> tu
     plans = [Plan(stage) for stage in build.stages(config)]
     for plan in plans:
         build.part_size(plan.config, 1)
+    for before, after in itertools.pairwise(plans):
+        known.check_order(before.source, after.source, "of the stage before")
     teacher = teacher_arguments(plans)
     for index, plan in enumerate(plans):
         if variables is None:

@@ -197,7 +197,8 @@ class Plan:
       train_step, eval_step: from `make_train_step` and `evaluate.make_eval_step`.
       loading: arguments of the functions of `batching`.
       latents: how many binary weights there are, 0 while they are real-valued.
-      teacher, teacher_shapes: the module that a loss asks, and the shapes of its variables; None for other losses.
+      teacher, teacher_shapes, teacher_source: the module that a loss asks, the shapes of its variables, and the data
+        set as it sees it; None for other losses.
 
     Raises:
       BadInput: the config, or what it points to, cannot work.
@@ -227,12 +228,13 @@ class Plan:
         )
         self.task = metrics.task(source.depth_range)
         asks = config.loss in losses.DISTILLED
-        self.teacher, self.teacher_shapes, seen = build.teacher(config, source) if asks else (None, None, None)
+        taught = build.teacher(config, source) if asks else (None, None, None)
+        self.teacher, self.teacher_shapes, self.teacher_source = taught
         loss = losses.get(config.loss, config.label_smoothing)
         replica = config.batch_size // (build.REPLICAS * config.accumulate) if config.deterministic else 0
         self.train_step = make_train_step(
             self.model, loss, self.tx, source, config.ema_decay, self.total, self.teacher,
-            config.accumulate, replica, config.remat, seen,
+            config.accumulate, replica, config.remat, self.teacher_source,
         )  # fmt: skip
         self.eval_step = make_eval_step(self.model, losses.evaluation(config.loss), source, replica)
         self.loading = {"threads": config.data.threads, "workers": config.data.workers}

@@ -1,5 +1,6 @@
 """The training loop: one loop over stages, and within a stage one over steps."""
 
+import itertools
 import json
 from collections.abc import Collection
 from functools import partial
@@ -16,7 +17,7 @@ from bireal_jax.binary import losses
 from bireal_jax.data import batching
 from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput
-from bireal_jax.running import checkpoint, health, hosts, parallel, preempt, progress, workdir
+from bireal_jax.running import checkpoint, health, hosts, known, parallel, preempt, progress, workdir
 from bireal_jax.running.metrics import task_of
 from bireal_jax.training import pictures
 from bireal_jax.training.evaluate import evaluate, make_eval_step
@@ -52,7 +53,9 @@ def run(config: ConfigDict, directory: Path, signals: preempt.Signals | None = N
     if config.init_from and not workdir.begun(directory):
         # a mistake here must not claim the workdir
         variables = build.variables(configs[0], stages[0].shapes, stages[0].drawn, stages[0].source)
-    with workdir.claim(directory, config, [stage.source for stage in stages]):
+    for before, after in itertools.pairwise(stages):
+        known.check_order(before.source, after.source, f"of stage {before.name!r}")
+    with workdir.claim(directory, config, [stage.source for stage in stages], build.registered(configs)):
         for stage in stages:
             variables, result = stage.run(variables, teacher)
             results.append(result)

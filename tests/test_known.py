@@ -1,0 +1,232 @@
+"""What a run knew goes with its weights: whoever uses them takes it, or refuses and names the field."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from small import small
+
+from bireal_jax import build, config, importers, main, reuse, runtime
+from bireal_jax.binary import binarize, losses
+from bireal_jax.checks import doctor, verify
+from bireal_jax.data import Source, batching
+from bireal_jax.errors import BadInput
+from bireal_jax.running import known, parallel, workdir
+from bireal_jax.shipping import export
+from bireal_jax.training import seeds, train
+from bireal_jax.training.step import Plan
+
+OWN = {"model.act": "relu", "model.weight": "real", "data.mean": (0.0,), "data.std": (0.05,)}
+SHORT = {"total_steps": 4, "eval_steps": 4, "log_steps": 4}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The workdir of a run with another normalization and other estimators than `small` has."""
+    place = tmp_path_factory.mktemp("trained") / "w"
+    train.run(small(**OWN, **SHORT), place)
+    return place
+
+
+@pytest.fixture
+def changed(trained, tmp_path):
+    """Copies the workdir, with changes of config.json and data.json."""
+
+    def copy(config_json=lambda stored: None, data_json=lambda stored: None):
+        place = tmp_path / f"copy{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(trained, place)
+        for name, change in (("config.json", config_json), ("data.json", data_json)):
+            stored = json.loads((place / name).read_text())
+            change(stored)
+            (place / name).write_text(json.dumps(stored))
+        return place
+
+    return copy
+
+
+def swap(stored):
+    labels = stored["stages"][0]["labels"]
+    labels[0], labels[1] = labels[1], labels[0]
+
+
+def student(place, **fields):
+    return small(**{
+        "loss": "distributional", "teacher.name": "bireal_tiny", "teacher.weights": str(place), **SHORT, **fields,
+    })  # fmt: skip
+
+
+def test_a_teacher_sees_images_as_in_its_own_training(trained):
+    """The first loss is the one by hand, with the teacher as `build.trained` gives it."""
+    c = student(trained)
+    module, variables, prepare = build.trained(trained)
+    plan = Plan(c)
+    assert plan.teacher.activation(2.0) == module.activation(2.0) == 2.0, "of its own run, not of the student"
+    batch = next(batching.train_batches(plan.source, c.batch_size, 0, 0, devices=1))
+    ours = plan.initial(0)
+    state = jax.jit(plan.fresh)(ours, 0)
+    step = parallel.networks(plan.train_step, 1, (False, False, True))
+    inputs = (jax.tree.map(lambda x: x[None], state), batch, build.teacher_variables(c, plan.teacher_shapes))
+    _, loss = step(*inputs)
+    images = batch["image"][0]
+    apply = jax.jit(lambda x: plan.model.apply(ours, x, train=True, mutable=["batch_stats"])[0])
+    taught = jax.jit(module.apply)(variables, prepare(images))
+    by_hand = losses.distributional(apply(np.float32((images / 255 - 0.5) / 0.5)), taught).mean()
+    np.testing.assert_allclose(loss[0], by_hand, rtol=1e-4)
+
+
+def test_a_teacher_of_other_classes_or_sizes_is_refused(changed, trained):
+    source = build.source(small())
+    for change, message in (
+        (swap, "trained on other classes .*: class 0 is '0', of the run '1'"),
+        (
+            lambda s: s["stages"][0].update(image_shape=[16, 16, 1]),
+            r"on images of \[16, 16, 1\], config.data.image_size",
+        ),
+        (lambda s: s["stages"][0].update(classes=3, labels=["a", "b", "c"]), "10 classes, of the run 3"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            build.teacher(student(changed(data_json=change)), source)
+    with pytest.raises(BadInput, match="of another model: it has config.model.name='bireal_tiny', not 'resnet_tiny'"):
+        build.teacher(student(trained, **{"teacher.name": "resnet_tiny"}), source)
+
+
+def test_evaluation_and_export_need_no_override_again(trained, capsys):
+    result = json.loads((trained / "result.json").read_text())
+    capsys.readouterr()
+    assert train.run_eval(small(), trained)["top1"] == result["best_top1"]
+    out = capsys.readouterr().out
+    assert "had another config: data.mean [0.0] -> [], data.std [0.05] -> [], model.act relu -> approx_sign and" in out
+    export.run(small(), trained)
+    net = runtime.load(trained / "net.safetensors", kernels=None if runtime.available() else "reference")
+    assert net._program.spec["image"]["mean"] == [0.0] and list(net.labels) == list("0123456789")
+    assert verify.run(small(), trained) == 1
+
+
+def test_what_an_evaluation_may_set_counts(trained, capsys):
+    use = reuse.load(small(**{"data.held_out": 2, "data.mean": (0.7,)}), trained)
+    assert use.source.split == "held-out" and use.source.mean == (0.0,)
+    assert "\nwhat the run had counts, but for data.held_out" in capsys.readouterr().out
+    recipe = small(batch_size=99, **{"data.held_out": 2})  # of a recipe, not of the command line
+    use = reuse.load(recipe, trained, given=["batch_size", "model.act"])
+    assert (use.config.batch_size, use.config.data.held_out, use.config.model.act) == (99, 0, "relu")
+    line = ["main", "--config=configs/digits.py", "--config.optim.lr=0.5", "--noconfig.remat", "--workdir=w"]
+    assert main.overridden(line) == ["optim.lr", "remat"]
+
+
+def test_classes_are_those_of_the_run(changed, capsys):
+    place = changed(data_json=swap)
+    with pytest.raises(BadInput, match="other classes .*: class 0 is '0', of the run '1'\nset config.data.dir"):
+        train.run_eval(small(), place)
+    export.run(small(), place)
+    assert "other classes: class 0 is '0', of the run '1'\nthe file gets those of the run" in capsys.readouterr().out
+    net = runtime.load(place / "net.safetensors", kernels="reference")
+    assert list(net.labels)[:3] == ["1", "0", "2"]
+    (place / "result.json").unlink()
+    fix = doctor.Visit(small(**OWN, **SHORT), place)
+    with pytest.raises(BadInput, match="stages.0.labels .'1', '0'"):
+        fix.data_set()
+
+
+def test_a_training_that_starts_from_a_run_says_what_it_changes(changed, trained, tmp_path, capsys):
+    c = small(init_from=str(trained), **{"model.weight": "real"})
+    source = build.source(c)
+    build.variables(c, build.model(c, source)[1], source=source)
+    out = capsys.readouterr().out
+    assert "with another model.act relu -> approx_sign, data.mean (0.0,) -> (0.5,), data.std" in out
+    for start in (train.run, lambda c, _: seeds.train(c, [0])):
+        with pytest.raises(BadInput, match="class 0 of the run in .* is '1', which is now class 1\n"):
+            start(small(init_from=str(changed(data_json=swap)), **SHORT), tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+    two = [Source((), (), dict, (8, 8, 1), 2, label_names=names) for names in (("a", "b"), ("b", "a"))]
+    with pytest.raises(BadInput, match="class 0 of stage 'x' is 'a', which is now class 1"):
+        known.check_order(*two, "of stage 'x'")
+
+
+def test_what_a_run_has_started_from_is_not_what_is_evaluated(changed, capsys):
+    place = changed(config_json=lambda stored: stored.update(init_from="gone.npz"))
+    assert "stage_0, step 4" in reuse.load(small(init_from="gone.npz"), place).origin
+    assert "is what the run in" in capsys.readouterr().out
+
+
+def test_a_run_of_an_older_version_goes_on(changed):
+    """Fields that are newer than a run have their defaults; one that there is no more is named."""
+
+    def older(stored):
+        del stored["remat"], stored["optim"]["bop"], stored["model"]["latent_init"], stored["search"]
+
+    def old_data(stored):
+        del stored["stages"][0]["labels"], stored["stages"][0]["eval"]
+
+    place, c = changed(older, old_data), small(**OWN, **SHORT)
+    assert train.run(c, place)["steps"] == 4, "finished"
+    with workdir.claim(place, c, [build.source(c)]):
+        assert build.trained(place)[0].activation(2.0) == 2.0
+    with pytest.raises(BadInput, match="belongs to another config: remat False -> True"):
+        train.run(small(remat=True, **OWN, **SHORT), place)
+    place = changed(lambda stored: stored["model"].update(old=1))
+    for use in (lambda: train.run(c, place), lambda: train.run_eval(c, place), lambda: build.trained(place)):
+        with pytest.raises(BadInput, match="config.json cannot be used: no field config.model.old\n"):
+            use()
+    with pytest.raises(BadInput, match="data.json is damaged .*mean"):
+        build.trained(changed(data_json=lambda stored: stored["stages"][0].pop("mean")))
+
+
+def test_a_run_that_was_cut_off_in_its_first_stage_is_of_that_stage(changed):
+    def staged(stored):
+        stored["stages"] = [{"name": "a"}, {"name": "b", "model.act": "ste"}]
+
+    place = changed(staged, lambda stored: stored["stages"].append(stored["stages"][0]))
+    assert build.trained(place)[0].activation(2.0) == 2.0
+    assert reuse.load(small(), place).config.model.act == "relu"
+
+
+def test_the_recipe_that_registers_an_estimator_is_named(changed, tmp_path, monkeypatch):
+    monkeypatch.setattr(binarize, "REAL", dict(binarize.REAL))
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(
+        "import jax\nfrom bireal_jax.binary import binarize\n\n\ndef half(x):\n    return jax.nn.relu(x) / 2\n\n\n"
+        "binarize.REAL['half'] = half\n"
+    )
+    place = changed(lambda stored: stored["model"].update(act="half"))
+    main.runpy.run_path(str(recipe))
+    c = small(**OWN | {"model.act": "half"}, **SHORT)
+    assert build.registered([small(), c]) == {"model.act": str(recipe)}
+    with workdir.claim(place, c, [build.source(c)], build.registered([c])):
+        pass
+    del binarize.REAL["half"]
+    uses = (lambda: build.trained(place), lambda: reuse.load(small(), place), lambda: Plan(student(place)))
+    for use in uses:
+        with pytest.raises(BadInput, match=rf"config.model.act='half', which is registered by {recipe}\n"):
+            use()
+    with pytest.raises(BadInput, match="no recipe"):
+        build.trained(place, recipe="nowhere.py")
+    assert build.trained(place, recipe=recipe)[0].activation(2.0) == 1.0
+
+
+def test_doctor_says_how_a_teacher_sees_the_images(trained, changed, tmp_path):
+    visit = doctor.Visit(student(trained), tmp_path / "w")
+    visit.data_set()
+    assert "the teacher sees images normalized by its own (0.0,), (0.05,)" in visit.weights()
+    visit = doctor.Visit(student(changed(data_json=swap)), tmp_path / "w")
+    visit.data_set()
+    with pytest.raises(BadInput, match="other classes"):
+        visit.weights()
+
+
+def test_arrays_alone_are_said_to_be_so(trained, tmp_path, capsys):
+    importers.save(build.trained(trained)[1], tmp_path / "net.npz")
+    c = small(init_from=str(tmp_path / "net.npz"), **{"model.weight": "real"})
+    build.variables(c, build.model(c, build.source(c))[1])
+    assert "net.npz has arrays alone; normalization, classes" in capsys.readouterr().out
+
+
+def test_a_stored_config_of_another_type_is_named():
+    for stored, message in (
+        ({"model": 3}, "model is 3, no fields"),
+        ([], "all of it is .., no fields"),
+        ({"batch_size": "many"}, "batch_size"),
+    ):
+        with pytest.raises(BadInput, match=f"x.json cannot be used: .*{message}"):
+            config.filled(stored, "x.json")
