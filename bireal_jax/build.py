@@ -240,11 +240,11 @@ def variables(
       BadInput: nothing there, or not of this model, or of other classes than a training can go on from.
     """
     path = Path(config.init_from)
-    if path.is_file() or (path.suffix in readers.FORMATS and not path.is_dir()):
-        found = adopt(importers.load(config.model.name, path), shapes, str(path), fresh)
-        progress.say(f"note: {path} has arrays alone; normalization, classes and config.model are those given here")
-        return found
     before = known.read(path)
+    if before is None and path.exists():
+        progress.say(f"note: {path} has arrays alone; normalization, classes and config.model are those given here")
+    if path.is_file() or (path.suffix in readers.FORMATS and not path.is_dir()):
+        return adopt(importers.load(config.model.name, path), shapes, str(path), fresh)
     if before and source:
         if before.last.model.decoder == config.model.decoder:
             before.check_network(config, f"the run in {path}")

@@ -83,6 +83,10 @@ def _examples(config, run, pack):
             raise
         return run.source, False
     if run is None or run.source is None:
+        if run:
+            progress.say(
+                f"note: no data.json in {run.directory}; normalization and classes are those of the data set here"
+            )
         return found, True
     apart = run.other_classes(found)
     if apart and pack:
