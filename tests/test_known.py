@@ -18,7 +18,7 @@ from bireal_jax.shipping import export
 from bireal_jax.training import seeds, train
 from bireal_jax.training.step import Plan
 
-OWN = {"model.act": "relu", "model.weight": "real", "data.mean": (0.0,), "data.std": (0.05,)}
+OWN = {"model.act": "relu", "model.weight": "real", "data.mean": (0.0,), "data.std": (0.05,), "ema_decay": 0.5}
 SHORT = {"total_steps": 4, "eval_steps": 4, "log_steps": 4}
 
 
