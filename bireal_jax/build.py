@@ -5,7 +5,7 @@ All that can be wrong with it shows here, early.
 
 import dataclasses
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from bireal_jax import data, importers, models
 from bireal_jax.binary import losses
 from bireal_jax.data import batching
 from bireal_jax.data.normalize import normalize
-from bireal_jax.errors import BadInput, lookup
+from bireal_jax.errors import BadInput
 from bireal_jax.importers import readers
 from bireal_jax.models import arch
 from bireal_jax.running import checkpoint, known, parallel, progress
@@ -137,69 +137,6 @@ def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
         ) from error
 
 
-def _of_teacher(config):
-    """A config whose model is the teacher, to start from its weights, and what the run knew that trained it, if any."""
-    c, weights = ConfigDict(config.to_dict()), config.teacher.weights
-    auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    c.model.name, c.init_from, c.arch = config.teacher.name, weights, ""
-    c.model.dtype = auto if config.teacher.dtype == "auto" else config.teacher.dtype
-    taught = known.read(Path(weights))
-    lookup(models.TABLES["name"](), c.model.name, "model")
-    if taught:
-        taught.check_network(c, f"config.teacher.weights={weights}, of {config.teacher.name}: it")
-        check_registered(taught)
-        taught.take(c)
-    return c, taught
-
-
-def teacher(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any, data.Source]:
-    """The network that config.teacher names, for a data set; the shapes of its variables; the data set as it sees it.
-
-    A teacher that a run has trained is what that run trained, on images normalized as they were there.
-
-    Raises:
-      BadInput: as `model`, or there is no teacher, or it knows other classes or images of another size.
-    """
-    name, weights = config.teacher.name, config.teacher.weights
-    if not weights:
-        raise BadInput(
-            f"the loss {config.loss!r} needs a teacher\n"
-            f"set config.teacher.weights to weights of {name} (config.teacher.name): a file, or the workdir of a run"
-        )
-    c, taught = _of_teacher(config)
-    seen = source
-    if taught and taught.source:
-        what = f"the teacher config.teacher.weights={weights}"
-        theirs, ours = taught.source.image_shape, source.image_shape
-        if theirs != ours:
-            raise BadInput(
-                f"{what} was trained on images of {list(theirs)}, config.data.image_size gives {list(ours)}\n"
-                "give both the same, or take another teacher"
-            )
-        taught.check_classes(source, what)
-        seen = taught.meant(source)
-    module, shapes = model(c, seen)
-    return module.clone(name="teacher"), shapes, seen  # a name by which messages know it
-
-
-def teacher_variables(config: ConfigDict, shapes: Any) -> Any:
-    """The variables of the teacher, from config.teacher.weights: as `variables`.
-
-    Raises:
-      BadInput: nothing is there, or they are not of that model or of another number of classes.
-    """
-    name, weights = config.teacher.name, config.teacher.weights
-    try:
-        return variables(_of_teacher(config)[0], shapes)
-    except BadInput as error:
-        reason = str(error).split("; train first")[0]  # the way out of a student
-        raise BadInput(
-            f"config.teacher.weights={weights}, of {name}: {reason}\n"
-            f"it must be weights of {name} (config.teacher.name), a file or the workdir of a run that trained it; "
-            f"looked in {Path(weights).absolute()}"
-        ) from None
-
-
 def _check_task(config, source):
     """Network, loss and labels: of classes, or of depth."""
     name, depth = config.data.name, source.depth_range is not None
@@ -252,7 +189,7 @@ def variables(
             progress.say(note)
     if config.model.decoder and not (before and before.last.model.decoder):
         return adopt(trained(path)[1], shapes, str(path), fresh)
-    return best_variables(path, shapes)[0]
+    return known.best_variables(path, shapes)[0]
 
 
 def adopt(found: Any, shapes: Any, what: str, fresh: Callable[[], Any] | None = None) -> Any:
@@ -290,31 +227,6 @@ def adopt(found: Any, shapes: Any, what: str, fresh: Callable[[], Any] | None = 
     return {name: {**drawn[name], "encoder": body[name]} for name in body}
 
 
-def best_variables(directory: Path, shapes: Any, newest: bool = False) -> tuple[Any, str]:
-    """The variables of the best checkpoint of the last stage that a workdir has, and where they come from, in words.
-
-    With `newest` it is the last checkpoint: what evaluations say of a supernet means little.
-
-    Raises:
-      BadInput: there is none, it is damaged, or it is not of this model.
-    """
-    places = sorted(directory.glob("stage_*/checkpoints"), key=lambda p: int(p.parent.name.removeprefix("stage_")))
-    for place in reversed(places):
-        with checkpoint.Checkpoints(place, read_only=True) as checkpoints:
-            if checkpoints.steps():
-                best = None if newest else checkpoints.best_step()
-                step = best or checkpoints.steps()[-1]
-                try:
-                    found = checkpoints.restore(step, {"variables": shapes})["variables"]
-                    return found, f"{place.parent}, step {step}" + (", the best of its evaluations" if best else "")
-                except checkpoint.Damaged as error:
-                    raise BadInput(
-                        f"damaged checkpoint: {error}\n--mode=verify tells which ones are sound; without "
-                        f"{place / str(step)} the best of the others is taken"
-                    ) from None
-    raise BadInput(f"no checkpoint in {directory}; train first (--mode=train), or set --config.init_from=WEIGHTS")
-
-
 def trained(directory: str | Path, recipe: str | Path = "") -> tuple[nn.Module, Any, Callable[[jax.Array], jax.Array]]:
     """A trained network, to use: (model, variables, prepare).
 
@@ -341,4 +253,87 @@ def trained(directory: str | Path, recipe: str | Path = "") -> tuple[nn.Module, 
     widen([run.last])
     source = run.source
     module, shapes = model(run.last, source)
-    return module, best_variables(directory, shapes)[0], lambda images: normalize(images, source, module.dtype)
+    return module, known.best_variables(directory, shapes)[0], lambda images: normalize(images, source, module.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Used:
+    """Weights to evaluate or to pack, with what they were trained with.
+
+    Attributes:
+      config: of the stage that they are of.
+      source: the data set; its normalization is that of the run.
+      there: whether its examples are at hand.
+      model, variables: the network.
+      origin: where the weights are from, in words.
+    """
+
+    config: ConfigDict
+    source: data.Source
+    there: bool
+    model: nn.Module
+    variables: Any
+    origin: str
+
+
+def used(config: ConfigDict, directory: Path, given: Collection[str] | None = None, pack: bool = False) -> Used:
+    """config.init_from, or else the best checkpoint of a workdir, with the config and the data set of the run it is of.
+
+    An init_from that the run in the workdir has started from is not meant: its own checkpoint is.
+
+    Args:
+      config: a recipe. It counts where there is no run, and as `known.Known.again` says.
+      directory: the workdir.
+      given: fields of config that were set on purpose, on the command line; None: all that are not the schema's.
+      pack: the classes are those of the run, and its examples need not be there; or else they are compared.
+
+    Raises:
+      BadInput: the config, the data set or the weights cannot be used, or do not fit.
+    """
+    last = stages(config)[-1]
+    run = home = known.read(directory)
+    own = not last.init_from or bool(home and home.config.init_from == last.init_from)
+    if not own:
+        run = known.read(Path(last.init_from))
+        if run:
+            run.check_network(last, f"the run in {last.init_from}")
+    elif last.init_from:
+        progress.say(
+            f"note: config.init_from is what the run in {directory} has started from; its own weights are used"
+        )
+    if run:
+        check_registered(run)
+        weights, (last, note) = last.init_from, run.again(last, given)
+        last.init_from = weights
+        widen([last])
+        if note:
+            progress.say(note)
+    found, there = _examples(last, run, pack)
+    module, shapes = model(last, found)
+    if own or run:
+        weights, origin = known.best_variables(run.directory if run else directory, shapes)
+    else:
+        weights, origin = variables(last, shapes), last.init_from
+    return Used(last, found, there, module, weights, origin)
+
+
+def _examples(config, run, pack):
+    """The data set as the run saw it, and whether its examples are at hand."""
+    try:
+        found = source(config)
+    except BadInput:
+        if not (pack and run and run.source):
+            raise
+        return run.source, False
+    if run is None or run.source is None:
+        if run:
+            progress.say(
+                f"note: no data.json in {run.directory}; normalization and classes are those of the data set here"
+            )
+        return found, True
+    apart = run.other_classes(found)
+    if apart and pack:
+        progress.say(f"note: the data set here has other classes: {apart}\nthe file gets those of the run")
+    elif apart:
+        run.check_classes(found, f"the run in {run.directory}")
+    return run.meant(found), True

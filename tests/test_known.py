@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from small import small
 
-from bireal_jax import build, config, importers, main, reuse, runtime
+from bireal_jax import build, config, importers, main, runtime
 from bireal_jax.binary import binarize, losses
 from bireal_jax.checks import doctor, verify
 from bireal_jax.data import Source, batching
 from bireal_jax.errors import BadInput
 from bireal_jax.running import known, parallel, workdir
 from bireal_jax.shipping import export
-from bireal_jax.training import seeds, train
+from bireal_jax.training import seeds, teacher, train
 from bireal_jax.training.step import Plan
 
 OWN = {"model.act": "relu", "model.weight": "real", "data.mean": (0.0,), "data.std": (0.05,), "ema_decay": 0.5}
@@ -67,7 +67,7 @@ def test_a_teacher_sees_images_as_in_its_own_training(trained):
     ours = plan.initial(0)
     state = jax.jit(plan.fresh)(ours, 0)
     step = parallel.networks(plan.train_step, 1, (False, False, True))
-    inputs = (jax.tree.map(lambda x: x[None], state), batch, build.teacher_variables(c, plan.teacher_shapes))
+    inputs = (jax.tree.map(lambda x: x[None], state), batch, teacher.variables(c, plan.teacher_shapes))
     _, loss = step(*inputs)
     images = batch["image"][0]
     apply = jax.jit(lambda x: plan.model.apply(ours, x, train=True, mutable=["batch_stats"])[0])
@@ -87,9 +87,9 @@ def test_a_teacher_of_other_classes_or_sizes_is_refused(changed, trained):
         (lambda s: s["stages"][0].update(classes=3, labels=["a", "b", "c"]), "10 classes, of the run 3"),
     ):
         with pytest.raises(BadInput, match=message):
-            build.teacher(student(changed(data_json=change)), source)
+            teacher.network(student(changed(data_json=change)), source)
     with pytest.raises(BadInput, match="of another model: it has config.model.name='bireal_tiny', not 'resnet_tiny'"):
-        build.teacher(student(trained, **{"teacher.name": "resnet_tiny"}), source)
+        teacher.network(student(trained, **{"teacher.name": "resnet_tiny"}), source)
 
 
 def test_evaluation_and_export_need_no_override_again(trained, capsys):
@@ -105,11 +105,11 @@ def test_evaluation_and_export_need_no_override_again(trained, capsys):
 
 
 def test_what_an_evaluation_may_set_counts(trained, capsys):
-    use = reuse.load(small(**{"data.held_out": 2, "data.mean": (0.7,)}), trained)
+    use = build.used(small(**{"data.held_out": 2, "data.mean": (0.7,)}), trained)
     assert use.source.split == "held-out" and use.source.mean == (0.0,)
     assert "\nwhat the run had counts, but for data.held_out" in capsys.readouterr().out
     recipe = small(batch_size=99, **{"data.held_out": 2})  # of a recipe, not of the command line
-    use = reuse.load(recipe, trained, given=["batch_size", "model.act"])
+    use = build.used(recipe, trained, given=["batch_size", "model.act"])
     assert (use.config.batch_size, use.config.data.held_out, use.config.model.act) == (99, 0, "relu")
     line = ["main", "--config=configs/digits.py", "--config.optim.lr=0.5", "--noconfig.remat", "--workdir=w"]
     assert main.overridden(line) == ["optim.lr", "remat"]
@@ -146,7 +146,7 @@ def test_a_training_that_starts_from_a_run_says_what_it_changes(changed, trained
 
 def test_what_a_run_has_started_from_is_not_what_is_evaluated(changed, capsys):
     place = changed(config_json=lambda stored: stored.update(init_from="gone.npz"))
-    assert "stage_0, step 4" in reuse.load(small(init_from="gone.npz"), place).origin
+    assert "stage_0, step 4" in build.used(small(init_from="gone.npz"), place).origin
     assert "is what the run in" in capsys.readouterr().out
 
 
@@ -179,7 +179,7 @@ def test_a_run_that_was_cut_off_in_its_first_stage_is_of_that_stage(changed):
 
     place = changed(staged, lambda stored: stored["stages"].append(stored["stages"][0]))
     assert build.trained(place)[0].activation(2.0) == 2.0
-    assert reuse.load(small(), place).config.model.act == "relu"
+    assert build.used(small(), place).config.model.act == "relu"
 
 
 def test_the_recipe_that_registers_an_estimator_is_named(changed, tmp_path, monkeypatch):
@@ -196,7 +196,7 @@ def test_the_recipe_that_registers_an_estimator_is_named(changed, tmp_path, monk
     with workdir.claim(place, c, [build.source(c)], build.registered([c])):
         pass
     del binarize.REAL["half"]
-    uses = (lambda: build.trained(place), lambda: reuse.load(small(), place), lambda: Plan(student(place)))
+    uses = (lambda: build.trained(place), lambda: build.used(small(), place), lambda: Plan(student(place)))
     for use in uses:
         with pytest.raises(BadInput, match=rf"config.model.act='half', which is registered by {recipe}\n"):
             use()

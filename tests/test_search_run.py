@@ -166,7 +166,7 @@ def make_scorer(supernet, **fields):
     c = recipe(init_from=str(supernet), **fields)
     source = build.source(c)
     module, shapes = build.model(c, source)
-    return search.Scorer(module, build.best_variables(supernet, shapes, newest=True)[0], source, c)
+    return search.Scorer(module, known.best_variables(supernet, shapes, newest=True)[0], source, c)
 
 
 def drawn_candidates(count):

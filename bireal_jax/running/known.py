@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from bireal_jax import config as config_lib
 from bireal_jax.data import Source
 from bireal_jax.errors import BadInput, first_line
+from bireal_jax.running import checkpoint
 
 NETWORK = ("model.name", "model.decoder")
 MEANT = ("model.act", "model.weight", "model.decoder", "arch")
@@ -189,6 +190,31 @@ def read(directory: Path) -> Known | None:
     path = directory / "registered.json"
     registered = _json(path) if path.exists() else {}
     return Known(directory, config, sources, begun[-1] if begun else count - 1, registered)
+
+
+def best_variables(directory: Path, shapes: Any, newest: bool = False) -> tuple[Any, str]:
+    """The variables of the best checkpoint of the last stage that a workdir has, and where they come from, in words.
+
+    With `newest` it is the last checkpoint: what evaluations say of a supernet means little.
+
+    Raises:
+      BadInput: there is none, it is damaged, or it is not of this model.
+    """
+    places = sorted(directory.glob("stage_*/checkpoints"), key=lambda p: int(p.parent.name.removeprefix("stage_")))
+    for place in reversed(places):
+        with checkpoint.Checkpoints(place, read_only=True) as checkpoints:
+            if checkpoints.steps():
+                best = None if newest else checkpoints.best_step()
+                step = best or checkpoints.steps()[-1]
+                try:
+                    found = checkpoints.restore(step, {"variables": shapes})["variables"]
+                    return found, f"{place.parent}, step {step}" + (", the best of its evaluations" if best else "")
+                except checkpoint.Damaged as error:
+                    raise BadInput(
+                        f"damaged checkpoint: {error}\n--mode=verify tells which ones are sound; without "
+                        f"{place / str(step)} the best of the others is taken"
+                    ) from None
+    raise BadInput(f"no checkpoint in {directory}; train first (--mode=train), or set --config.init_from=WEIGHTS")
 
 
 def shown(apart: Sequence[str]) -> str:

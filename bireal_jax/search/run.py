@@ -50,7 +50,7 @@ def run(config: ConfigDict, directory: Path) -> Candidate:
     if apart := trained.take(config):
         progress.say(f"note: the supernet's counts: {known.shown(apart)}")
     module, shapes = build.model(config, source)
-    variables, origin = build.best_variables(Path(config.init_from), shapes, newest=True)
+    variables, origin = known.best_variables(Path(config.init_from), shapes, newest=True)
     space = spaces.of(name, source.image_shape, source.num_classes)
     problem, unit = _problem(config.search, space)
     problem.check()

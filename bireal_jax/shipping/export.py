@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import models, reuse, runtime
+from bireal_jax import build, models, runtime
 from bireal_jax._version import __version__
 from bireal_jax.data import Source
 from bireal_jax.data.normalize import normalize
@@ -31,10 +31,10 @@ def run(
     """Writes the best checkpoint of a workdir, or config.init_from, as a packed file, checked against the model before.
 
     Args:
-      config: the recipe, as of `reuse.load`: what the run had counts.
+      config: the recipe, as of `build.used`: what the run had counts.
       directory: the workdir of the run; what it says of its data set is enough where the data set is not at hand.
       out: the file, by default net.safetensors in the workdir.
-      given: fields of config that were set on purpose, as of `reuse.load`.
+      given: fields of config that were set on purpose, as of `build.used`.
 
     Returns:
       What was found: bytes, images, and what `compare` says of them.
@@ -42,7 +42,7 @@ def run(
     Raises:
       BadInput: no weights, or a network that cannot be packed or loaded; a file that is there stays as it was.
     """
-    use = reuse.load(config, directory, given, pack=True)
+    use = build.used(config, directory, given, pack=True)
     last, source, module, variables = use.config, use.source, use.model, use.variables
     if last.model.name in models.SUPERNETS:
         raise BadInput(

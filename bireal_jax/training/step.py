@@ -21,6 +21,7 @@ from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput
 from bireal_jax.running import metrics, parallel
 from bireal_jax.training import bop, optim
+from bireal_jax.training import teacher as teacher_lib
 from bireal_jax.training.evaluate import make_eval_step
 
 
@@ -228,7 +229,7 @@ class Plan:
         )
         self.task = metrics.task(source.depth_range)
         asks = config.loss in losses.DISTILLED
-        taught = build.teacher(config, source) if asks else (None, None, None)
+        taught = teacher_lib.network(config, source) if asks else (None, None, None)
         self.teacher, self.teacher_shapes, self.teacher_source = taught
         loss = losses.get(config.loss, config.label_smoothing)
         replica = config.batch_size // (build.REPLICAS * config.accumulate) if config.deterministic else 0
@@ -273,7 +274,7 @@ def teacher_arguments(plans: Sequence[Plan]) -> tuple[Any, ...]:
     One teacher serves all stages, so it is read once. () where none of them asks one.
 
     Raises:
-      BadInput: as `build.teacher_variables`.
+      BadInput: as `teacher.variables`.
     """
     asking = [plan for plan in plans if plan.teacher is not None]
-    return (build.teacher_variables(asking[0].config, asking[0].teacher_shapes),) if asking else ()
+    return (teacher_lib.variables(asking[0].config, asking[0].teacher_shapes),) if asking else ()

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, reuse
+from bireal_jax import build
 from bireal_jax import config as config_lib
 from bireal_jax.binary import losses
 from bireal_jax.data import batching
@@ -75,7 +75,7 @@ def _judged(scores):
 
 
 def run_eval(config: ConfigDict, directory: Path, given: Collection[str] | None = None) -> dict[str, float]:
-    """Evaluates config.init_from, or else the best checkpoint of the workdir, as `reuse.load` says.
+    """Evaluates config.init_from, or else the best checkpoint of the workdir, as `build.used` says.
 
     Returns:
       The metrics, which eval.json in the workdir holds as well.
@@ -83,7 +83,7 @@ def run_eval(config: ConfigDict, directory: Path, given: Collection[str] | None 
     Raises:
       BadInput: the config, the data set or the weights cannot be used.
     """
-    use = reuse.load(config, directory, given)
+    use = build.used(config, directory, given)
     last, source, model, variables, origin = use.config, use.source, use.model, use.variables, use.origin
     replica = build.part_size(last, jax.device_count()) if last.deterministic else 0
     step = parallel.pmap(make_eval_step(model, losses.evaluation(last.loss), source, replica))

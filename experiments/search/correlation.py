@@ -45,7 +45,7 @@ def measure(system, arguments, known, out):
         config = recipe(search, init_from=place)
         source = build.source(config)
         module, shapes = build.model(config, source)
-        scorers.append(Scorer(module, build.best_variables(place, shapes, newest=True)[0], source, config))
+        scorers.append(Scorer(module, known.best_variables(place, shapes, newest=True)[0], source, config))
     name = config.model.name.removesuffix("_supernet")
     space = spaces.of(name, source.image_shape, source.num_classes)
     drawn = np.random.default_rng(0).integers(0, space.sizes, (arguments.candidates, len(space.sizes)))
