@@ -160,7 +160,10 @@ def print_cost(config: ConfigDict, style: str) -> None:
     if folder and not there:  # not into the table, which a program may read
         print(f"no classes at config.data.dir={last.data.dir!r}; counted for {source.num_classes}", file=sys.stderr)
     module, shapes = build.model(last, source)
-    print(cost.FORMATS[style](cost.rows(module, shapes, source.image_shape)), end="")
+    rows = cost.rows(module, shapes, source.image_shape)
+    for note in cost.notes(rows):
+        print(note, file=sys.stderr)
+    print(cost.FORMATS[style](rows), end="")
 
 
 def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[ConfigDict, Path, str]:

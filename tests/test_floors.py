@@ -29,7 +29,7 @@ HOUSE = [
     {"build": []},
     {"training": ["bop evaluate optim pictures teacher", "step", "seeds train"]},
     {
-        "shipping": ["graph", "cost", "export"],
+        "shipping": ["constants ops", "operations", "graph", "cost", "export"],
         "search": ["evolve spaces", "latency pareto record", "run"],
     },
     {"checks": ["doctor scan verify"]},

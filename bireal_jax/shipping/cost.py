@@ -58,6 +58,7 @@ class Row:
       parameters: all parameters of the layer, with bias and thresholds.
       binary: how many of them are 1-bit weights.
       flops, bops: multiply-accumulates in real arithmetic, and in 1-bit arithmetic.
+      real: why weights that are computed from latent ones are real-valued, as of `graph.Op`.
     """
 
     layer: str
@@ -72,6 +73,7 @@ class Row:
     binary: int = 0
     flops: int = 0
     bops: int = 0
+    real: str = ""
 
     @property
     def memory(self) -> int:
@@ -114,6 +116,7 @@ def rows(module: nn.Module, variables: Any, image_shape: graph.Shape) -> list[Ro
                 binary=math.prod(shape) if op.binary_weight and parameters else 0,
                 flops=0 if input_bits == weight_bits == 1 else macs,
                 bops=macs if input_bits == weight_bits == 1 else 0,
+                real=op.real,
             )
         )  # fmt: skip
     return found + others
@@ -149,6 +152,11 @@ def _is_sign(ops, number) -> bool:
     op = ops[number - 1]
     moves = op.kind in ("reshape", "max_pool", "subsample", "concat")
     return op.kind == "sign" or (moves and all(_is_sign(ops, i) for i in op.inputs))
+
+
+def notes(rows: Iterable[Row]) -> list[str]:
+    """As `graph.notes`: what the table does not tell."""
+    return graph.notes([(row.layer, row.real) for row in rows])
 
 
 def total(rows: Iterable[Row]) -> Row:

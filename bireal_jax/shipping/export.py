@@ -143,8 +143,12 @@ def program(
 
     Raises:
       BadInput: the network does something that the packed file has no operation for.
+
+    A line says where weights that are computed from latent ones come out real-valued, and why.
     """
     ops = graph.trace(module, variables, source.image_shape)
+    for note in graph.notes((op.path, op.real) for op in ops):
+        progress.say(note)
     rows, tensors = [], {}
     for i, op in enumerate(ops):
         rows.append({"op": op.kind, "path": op.path, "inputs": list(op.inputs), "shape": list(op.shape), **op.settings})
