@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from bireal_jax import config as config_lib
 from bireal_jax import data, importers, models
-from bireal_jax.binary import losses
+from bireal_jax.binary import layers, losses
 from bireal_jax.data import batching
 from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput
@@ -91,6 +91,29 @@ def part_size(config: ConfigDict, devices: int) -> int:
             f"config.accumulate={accumulate}) of groups of config.model.bn_group={group}; use {better}, or other parts"
         )
     return size // count
+
+
+def check_statistics(config: ConfigDict, module: nn.Module, source: data.Source, devices: int) -> None:
+    """Raises BadInput where a batch norm is over one value per channel: which gives 0, and no gradient."""
+    size = part_size(config, devices)
+    if (size * devices if config.model.sync_bn else config.model.bn_group or size) > 1:
+        return
+    maps = []
+
+    def watch(call, args, kwargs, context):
+        if isinstance(context.module, layers.BatchNorm) and context.method_name == "__call__":
+            maps.append(("/".join(context.module.path), args[0].size // args[0].shape[-1]))
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(watch):
+        jax.eval_shape(module.init, jax.random.key(0), blank(source))
+    alone = [path for path, values in maps if values == 1]
+    if alone:
+        raise BadInput(
+            f"{alone[0]} normalizes one value per channel, a map of one pixel of one image, which gives no gradient\n"
+            "use two images or more: config.batch_size for each device and part, config.model.bn_group; "
+            "or larger images, config.data.image_size"
+        )
 
 
 def source(config: ConfigDict) -> data.Source:

@@ -206,10 +206,14 @@ def validate(config: ConfigDict) -> None:
     if config.reinit_step2 and len(config.stages) < 2:
         raise BadInput("config.reinit_step2 is True, and there is no second stage; leave it False, or add stages")
     for stage in stages(config):
+        fields = _flat(stage.to_dict())
+        for field, kind in _flat(default().to_dict()).items():
+            _check_kind(field, fields[field], kind)
         for field, (test, wanted) in LIMITS.items():
-            value = get(stage, field)
-            if not test(value):
-                raise BadInput(f"config.{field} is {value}; it must be {wanted}")
+            if not test(fields[field]):
+                raise BadInput(f"config.{field} is {fields[field]}; it must be {wanted}")
+        for field, value in fields.items():
+            _check_size(field, value)
         if stage.model.sync_bn and (stage.model.bn_group or stage.deterministic):
             raise BadInput(
                 "config.model.sync_bn normalizes over all devices, whatever their number: it goes neither with "
@@ -219,6 +223,26 @@ def validate(config: ConfigDict) -> None:
             raise BadInput(
                 "config.total_steps and config.total_epochs are both 0; set one to the length of the training"
             )
+
+
+def _check_kind(field, value, like):
+    """Python takes True for 1, and ConfigDict takes None for anything: these are no values of another kind of field."""
+    if value is None or isinstance(value, bool) != isinstance(like, bool):
+        raise BadInput(f"config.{field} is {value}; it must be a value like {like!r}")
+
+
+LARGEST, SMALLEST, MOST = 3.4028234663852886e38, 2.0**-126, 2**31 - 1  # of float32, without subnormal ones; of int32
+
+
+def _check_size(field, value):
+    """Numbers are computed with in float32 and int32, whatever Python can hold."""
+    for v in value if isinstance(value, (tuple, list)) else (value,):
+        if isinstance(v, bool) and v is not value:
+            raise BadInput(f"config.{field} is {value}; {v} is no number")
+        if isinstance(v, float) and v and not SMALLEST <= abs(v) <= LARGEST:
+            raise BadInput(f"config.{field} is {value}; float32 holds 0 and sizes from {SMALLEST:.2g} to {LARGEST:.2g}")
+        if isinstance(v, int) and abs(v) > MOST:
+            raise BadInput(f"config.{field} is {value}; its size must be at most {MOST}")
 
 
 def get(config: ConfigDict, field: str) -> Any:
@@ -257,7 +281,7 @@ def stage(config: ConfigDict, index: int) -> ConfigDict:
         check_field(field, config, f"stage {stage_name(config, index)!r}: ")
     try:
         result.update_from_flattened_dict(overrides)
-    except (KeyError, AttributeError, TypeError, ValueError) as error:
+    except (KeyError, AttributeError, TypeError, ValueError, OverflowError) as error:
         raise BadInput(f"stage {stage_name(config, index)!r}: {first_line(error)}") from None
     return result
 
@@ -271,8 +295,16 @@ def steps(config: ConfigDict, prefix: str, num_train: int) -> int:
     """A duration of the config in steps: config.<prefix>_steps, or else config.<prefix>_epochs of num_train images.
 
     A duration above zero is at least one step. `prefix` is a field, "total" or "optim.warmup".
+
+    Raises:
+      BadInput: more steps than can be counted.
     """
     exact, epochs = get(config, f"{prefix}_steps"), get(config, f"{prefix}_epochs")
+    count = epochs / config.batch_size * num_train
+    if not exact and count > MOST:
+        raise BadInput(
+            f"config.{prefix}_epochs is {epochs:g}, which makes {count:.3g} steps; at most {MOST} are possible"
+        )
     return exact or (max(1, round(epochs * num_train / config.batch_size)) if epochs else 0)
 
 

@@ -177,6 +177,8 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
       BadInput: no recipe, a recipe that fails, an unknown flag or field, a value of another type.
     """
     file, _, variant = _recipe(argv).partition(":")
+    if not file:
+        raise BadInput("--config is empty; for a first run: --config=configs/digits.py (--help shows more)")
     recipe = Path(file)
     recipe_config = load_recipe(recipe, variant)
     for field in overridden(argv):
@@ -202,7 +204,7 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     except flags.UnrecognizedFlagError as error:
         raise BadInput(f"{error}; flags: --config --config.FIELD --workdir --mode --format --out --help") from None
     except (flags.Error, TypeError, AttributeError, KeyError) as error:
-        raise BadInput(" ".join(str(error).split())) from None
+        raise BadInput(" ".join(str(error).split())[:300]) from None
 
 
 def overridden(argv: list[str]) -> list[str]:

@@ -30,8 +30,10 @@ def test_stages_are_overrides_of_a_locked_schema():
     with pytest.raises(BadInput, match="stage 'clip': no field config.optim.rl; did you mean config.optim.lr?"):
         config.stage(c, 0)
     c.stages = ({"name": "clip", "optim.lr": "fast"},)
-    with pytest.raises(BadInput, match="stage 'clip'"):
-        config.validate(c)
+    for value in ("fast", 10**400):
+        c.stages = ({"name": "clip", "optim.lr": value},)
+        with pytest.raises(BadInput, match="stage 'clip'"):
+            config.validate(c)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,21 @@ def test_stages_are_overrides_of_a_locked_schema():
         ("optim.lr", float("inf"), "config.optim.lr is inf"),
         ("optim.milestones", ("a",), "epochs, numbers above 0"),
         ("seed", 2**40, r"config.seed is 1099511627776; it must be in \[0"),
+        ("optim.lr", 1e-45, r"config.optim.lr is 1e-45; float32 holds 0 and sizes from 1.2e-38 to 3.4e\+38"),
+        ("optim.lr", 1e39, "config.optim.lr is 1e"),
+        ("optim.lr", -0.0, "config.optim.lr is -0.0; it must be above 0"),
+        ("optim.weight_decay", 1e-320, "config.optim.weight_decay is 1e-320; float32 holds"),
+        ("data.mean", (0.5, float("nan")), r"config.data.mean is \(0.5, nan\); float32 holds"),
+        ("data.std", (float("inf"),), r"config.data.std is \(inf,\); float32 holds"),
+        ("optim.milestones", (True,), r"config.optim.milestones is \(True,\); True is no number"),
+        ("optim.bop.gamma", ("constant", 1e-45), "config.optim.bop.gamma is"),
+        ("batch_size", 10**12, "config.batch_size is 1000000000000; its size must be at most 2147483647"),
+        ("total_steps", 2**63, "config.total_steps is 9223372036854775808; its size"),
+        ("data.depth.crop", (0, 10**10, 0, 4), "config.data.depth.crop"),
+        ("total_epochs", 1e300, r"config.total_epochs is 1e\+300; float32 holds"),
+        ("batch_size", True, "config.batch_size is True; it must be a value like 512"),
+        ("seed", None, "config.seed is None; it must be a value like 0"),
+        ("model.name", None, "config.model.name is None; it must be a value like 'bireal18'"),
     ],
 )
 def test_values_out_of_their_limits(field, value, message):
@@ -58,6 +75,16 @@ def test_values_out_of_their_limits(field, value, message):
     c.stages = ({field: value},)
     with pytest.raises(BadInput, match=message):
         config.validate(c)
+
+
+def test_more_steps_than_can_be_counted():
+    c = config.default()
+    c.total_epochs = 1e30
+    config.validate(c)
+    with pytest.raises(BadInput, match=r"config.total_epochs is 1e\+30, .*steps; at most 2147483647 are possible"):
+        config.steps(c, "total", 1000)
+    c.total_epochs = 1e-30
+    assert config.steps(c, "total", 1000) == 1
 
 
 def test_every_limit_belongs_to_a_field_and_the_default_keeps_them():

@@ -42,6 +42,34 @@ def test_other_schedules():
     np.testing.assert_allclose([warm(s) for s in (0, 5, 10, 50)], [0, 0.5, 1, 1], rtol=1e-6)
 
 
+def test_milestones_in_one_step_both_count():
+    steps = optim.schedule("steps", 1.0, 100, epoch_steps=10.0, milestones=(3, 3.01, 6))
+    np.testing.assert_allclose([steps(s) for s in (29, 30, 60)], [1, 0.01, 0.001], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, total, options, message",
+    [
+        ("linear_epoch", 10, {"epoch_steps": 10.0}, "'linear_epoch' gives a learning rate of 0 in all 10 steps"),
+        ("linear_epoch", 3, {"epoch_steps": 10.0}, "an epoch has 10 steps, and the last one runs at 0"),
+        ("linear_epoch", 20, {"epoch_steps": 10.0, "warmup_steps": 10}, "0 in all 10 steps"),
+        ("linear", 10, {"lr_end": 0.2}, "optim.lr_end is 0.2, above optim.lr, 0.1"),
+        ("cosine", 10, {"lr_end": 0.2}, "optim.lr_end is 0.2, above optim.lr, 0.1"),
+    ],
+)
+def test_schedules_that_would_not_train_are_refused(name, total, options, message):
+    with pytest.raises(BadInput, match=message):
+        optim.schedule(name, 0.1, total, **options)
+
+
+@pytest.mark.parametrize("name", optim.SCHEDULES)
+def test_one_step_is_a_training(name):
+    """Or two, where the last epoch runs at 0."""
+    rate = optim.schedule(name, 0.1, 2 if name == "linear_epoch" else 1)
+    assert rate(0) > 0
+    assert optim.schedule("linear", 0.1, 10, lr_end=0.1)(5) == np.float32(0.1)
+
+
 def test_warmup_does_not_shift_what_is_counted_in_epochs():
     steps = optim.schedule("steps", 1.0, 100, epoch_steps=10.0, milestones=(3, 6), warmup_steps=20)
     np.testing.assert_allclose([steps(s) for s in (10, 29, 30, 59, 60)], [0.5, 1, 0.1, 0.1, 0.01], rtol=1e-5)
@@ -68,6 +96,8 @@ def test_binary_rate_latent_limit_and_frozen_parameters():
     np.testing.assert_allclose(after_one_step(frozen="latent|bias", weight_decay=0.5), [0.5, 0.575, 0.5], rtol=1e-6)
     with pytest.raises(BadInput, match=r"optim.frozen='conv' is found in no parameter; they are called a/latent"):
         after_one_step(frozen="conv")
+    with pytest.raises(BadInput, match=r"optim.frozen='.' is found in every parameter, so that nothing is trained"):
+        after_one_step(frozen=".")
     with pytest.raises(BadInput, match=r"optim.frozen='\(' is no regular expression"):
         after_one_step(frozen="(")
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -130,16 +130,30 @@ class Visit:
         turbo = " with libjpeg-turbo" if features.check("libjpeg_turbo") else ""
         return f"Pillow {PIL.__version__}{turbo}: {count} images, {each:.1f} ms each; all of them: --mode=data"
 
+    @cached_property
+    def plans(self) -> list[Plan]:
+        """Of the stages; asked for once the data set was looked for."""
+        return [Plan(stage, self.source) for stage in self.stages]
+
+    def schedule(self) -> str:
+        """Does every stage train something?"""
+        if not self.found:
+            raise BadInput("there is no data set to count steps on\nmend the line above first")
+        for plan in self.plans:
+            plan.check(jax.device_count())
+        notes = [note for plan in self.plans for note in plan.notes()]
+        return "; ".join([" + ".join(f"{plan.total:,}" for plan in self.plans) + " steps", *notes])
+
     def weights(self) -> str:
         """Those that the run starts from, and the teacher's."""
-        plans = [Plan(stage, self.source) for stage in self.stages]
+        first = self.plans[0]
         if self.config.init_from:
-            fresh = partial(plans[0].initial, 0)
-            build.variables(self.stages[0], plans[0].shapes, fresh, self.source if self.found else None)
-        teacher_arguments(plans)
+            fresh = partial(first.initial, 0)
+            build.variables(self.stages[0], first.shapes, fresh, self.source if self.found else None)
+        teacher_arguments(self.plans)
         named = [name for name in (self.config.init_from, self.config.teacher.weights) if name]
         said = f"{' and '.join(named)}: every array has its place" if named else "none to start from"
-        seen = plans[-1].teacher_source
+        seen = self.plans[-1].teacher_source
         own = seen is not None and (seen.mean, seen.std) != (self.source.mean, self.source.std)
         return f"{said}; the teacher sees images normalized by its own {seen.mean}, {seen.std}" if own else said
 
@@ -167,7 +181,7 @@ class Visit:
 
     def disk_space(self) -> str:
         """For the checkpoints that are there at a time, of all stages."""
-        sizes = [_bytes(_template(Plan(stage, self.source)).trees()) for stage in self.stages]
+        sizes = [_bytes(_template(plan).trees()) for plan in self.plans]
         needed = sum(sizes) * (self.config.keep_last + 2)  # the best one, and one that is being written
         with self._scratch() as place:
             free = shutil.disk_usage(place).free
@@ -178,7 +192,7 @@ class Visit:
 
     def memory(self) -> str:
         """For the state, its copy in a save, and what the backward pass keeps."""
-        plan = Plan(self.last, self.source)
+        plan = self.plans[-1]
         each = self.last.batch_size // jax.device_count()
         state, maps = _bytes(_template(plan)), MARGIN * each * _bytes(_maps(plan))
         stats = jax.local_devices()[0].memory_stats() or {}
@@ -194,7 +208,7 @@ class Visit:
 
     def training_step(self) -> str:
         """One, on noise: a few images, no larger than they must be."""
-        c, instead = _small(self.last, Plan(self.last, self.source))
+        c, instead = _small(self.last, self.plans[-1])
         if c.teacher.weights:
             c.teacher.weights = "zeros"  # of no run: the images are not those that its run knew
         stride = Plan(c, self.source).model.total_stride
@@ -206,7 +220,9 @@ class Visit:
         )
         plan = Plan(c, source)
         batch = _noise(source, jax.local_device_count(), each)
-        teacher = () if plan.teacher is None else (_zeros(plan.teacher_shapes),)
+        teacher = (
+            () if plan.teacher is None else (jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), plan.teacher_shapes),)
+        )
         with _quick_compilation():
             state = jax.jit(partial(plan.fresh, seed=0))(plan.initial(0))
             step = parallel.pmap(health.guard(plan.train_step, 0), more=len(teacher))
@@ -266,6 +282,7 @@ CHECKS = {
     "write access": Visit.write_access,
     "data set": Visit.data_set,
     "decoder": Visit.decoder,
+    "schedule": Visit.schedule,
     "weights": Visit.weights,
     "disk space": Visit.disk_space,
     "memory": Visit.memory,
@@ -323,10 +340,6 @@ def _noise(source, devices, each):
     if source.depth_range:
         label = np.ones((devices, each, *source.label_shape), np.float32)
     return {"image": images, "label": label, "mask": np.ones((devices, each), bool)}
-
-
-def _zeros(shapes):
-    return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
 
 
 def _bytes(tree):

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import sys
 import time
@@ -136,6 +137,15 @@ def write(path: Path, text: str) -> None:
         raise unwritable(path.parent, error) from None
 
 
+def to_json(values: dict[str, Any], indent: int | None = None) -> str:
+    """JSON, which has neither NaN nor infinity. Raises BadInput for these."""
+    try:
+        return json.dumps(values, indent=indent, allow_nan=False)
+    except ValueError:
+        bad = [f"{name} is {v}" for name, v in values.items() if isinstance(v, float) and not math.isfinite(v)]
+        raise BadInput(f"a figure to be written down is not finite: {', '.join(bad) or str(values)[:300]}") from None
+
+
 def unwritable(place: Path, error: OSError) -> BadInput:
     """The message for an OSError while writing below `place`."""
     hint = (
@@ -238,7 +248,7 @@ class Log:
 
     def _append(self, name, line):
         with open(self.workdir / name, "a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(to_json(line) + "\n")
 
     @staticmethod
     def _keep(path, stage, step):

@@ -147,15 +147,16 @@ def _save(directory, identity, candidates, values):
         "space": identity["space"], "genes": list(top.genes), "values": list(values(top.genes)), "cost": top.cost,
         "score": top.score, "budget": identity["budget"],
     }  # fmt: skip
+    state = {**identity, "candidates": [asdict(c) for c in candidates]}
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["generation", "source", "genes", "values", "cost", "score", "front"])
     for c in candidates:
         lists = (" ".join(map(str, row)) for row in (c.genes, values(c.genes)))
         writer.writerow([c.generation, c.source, *lists, f"{c.cost:.6f}", f"{c.score:.6f}", int(c.genes in kept)])
-    workdir.write(directory / "best_arch.json", json.dumps(arch, indent=1) + "\n")
+    workdir.write(directory / "best_arch.json", workdir.to_json(arch, 1) + "\n")
     workdir.write(directory / "candidates.csv", table.getvalue())
-    workdir.write(directory / STATE, json.dumps(identity | {"candidates": [asdict(c) for c in candidates]}) + "\n")
+    workdir.write(directory / STATE, workdir.to_json(state) + "\n")
 
 
 def picture(

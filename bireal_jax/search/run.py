@@ -191,4 +191,6 @@ class Scorer:
             totals = {name: totals.get(name, 0.0) + np.asarray(value, np.float64) for name, value in sums.items()}
         if (totals["seen"] != len(self.source.eval)).any():
             raise RuntimeError(f"scoring saw {totals['seen']} of {len(self.source.eval)} examples")
+        if not np.isfinite(totals["loss"]).all():  # the largest of outputs that are NaN is anything
+            raise BadInput("a candidate's outputs are not finite; the supernet's training must have failed")
         return [float(value) for value in (100 * totals["top1"] / totals["seen"])[: len(group)]]

@@ -96,7 +96,7 @@ def compare(
       logit.
 
     Raises:
-      BadInput: it cannot be loaded.
+      BadInput: it cannot be loaded, or the model's outputs are not finite.
     """
     net = _loaded(packed)
     module = module.clone(dtype=np.float32, param_dtype=np.float32)
@@ -107,6 +107,10 @@ def compare(
     for begin in range(0, len(images), 32):
         batch = images[begin : begin + 32]
         theirs, ours = np.asarray(apply(batch), np.float64), net(batch).astype(np.float64)
+        if not np.isfinite(theirs).all():
+            raise BadInput(
+                "the model's outputs are not finite on the images that the file is checked on: no network to ship"
+            )
         theirs, ours = (outputs.reshape(len(batch), -1) for outputs in (theirs, ours))
         same += int(np.sum(theirs.argmax(-1) == ours.argmax(-1)))
         apart, largest = np.abs(theirs - ours).max(-1), np.abs(theirs).max(-1)

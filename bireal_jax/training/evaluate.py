@@ -1,13 +1,16 @@
 """Evaluation: every example exactly once, on any number of devices."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from bireal_jax.data import Source, batching
 from bireal_jax.data.normalize import normalize
+from bireal_jax.errors import BadInput
 from bireal_jax.running import metrics, parallel, preempt
 
 
@@ -41,7 +44,7 @@ def evaluate(
       **loading: `threads` and `workers` of `batching.eval_batches`.
 
     Raises:
-      BadInput: depth maps without any depth; a worker process died.
+      BadInput: outputs that are not finite; depth maps without any depth; a worker process died.
       RuntimeError: not every example was seen exactly once, an error in the pipeline.
     """
 
@@ -57,4 +60,21 @@ def evaluate(
         totals = {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}
     if totals["seen"] != len(source.eval):
         raise RuntimeError(f"evaluation saw {totals['seen']:.0f} of {len(source.eval)} examples")
+    if not all(map(math.isfinite, totals.values())):
+        raise BadInput(_not_finite(totals, parallel.fetch(variables)))
     return metrics.task(source.depth_range).means(totals)
+
+
+def _not_finite(totals, variables):
+    """What of an evaluation is no number, and where that may come from, in words."""
+    name = next(name for name, value in totals.items() if not math.isfinite(value))
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    bad = [path for path, leaf in leaves if not np.isfinite(leaf).all() or (path[-1].key == "var" and np.any(leaf < 0))]
+    where = jax.tree_util.keystr(bad[0], simple=True, separator="/") if bad else ""
+    why = (
+        f"{len(bad)} arrays are no weights, {where} for one" if bad else "the weights are finite, and a layer overflows"
+    )
+    return (
+        f"the {name} of the evaluation is {totals[name]}: the network's outputs are not finite; {why}\n"
+        "take an earlier checkpoint or other weights, or train anew with a lower config.optim.lr"
+    )

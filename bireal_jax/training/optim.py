@@ -1,6 +1,7 @@
 """Optimizers, learning-rate schedules, and the labels that say which parameter is what."""
 
 import re
+from collections import Counter
 from functools import partial
 
 import jax
@@ -45,8 +46,9 @@ def cosine(lr, total_steps, epoch_steps, milestones, warmup):
 
 
 def piecewise(lr, total_steps, epoch_steps, milestones, warmup):
-    """Divided by 10 at every milestone, an epoch."""
-    return optax.piecewise_constant_schedule(lr, {round(m * epoch_steps) - warmup: 0.1 for m in milestones})
+    """Divided by 10 at every milestone, an epoch. Two in the same step divide by 100."""
+    counts = Counter(round(m * epoch_steps) - warmup for m in milestones)
+    return optax.piecewise_constant_schedule(lr, {step: 0.1**count for step, count in counts.items()})
 
 
 def constant(lr, total_steps, epoch_steps, milestones, warmup):
@@ -70,14 +72,22 @@ def schedule(name, lr, total_steps, epoch_steps=1.0, milestones=(), warmup_steps
       lr_end: where a schedule that falls to 0 ends instead.
 
     Raises:
-      BadInput: unknown name, or a warmup as long as the training.
+      BadInput: unknown name, a warmup as long as the training, an end above the peak, or a rate that is 0 throughout.
     """
     if warmup_steps >= total_steps and warmup_steps:
         raise BadInput(f"warmup of {warmup_steps} steps leaves nothing of {total_steps}; shorten optim.warmup_epochs")
     fall = lookup(SCHEDULES, name, "schedule")(lr - lr_end, total_steps, epoch_steps, milestones, warmup_steps)
     if lr_end and name in ("steps", "constant"):
         raise BadInput(f"optim.lr_end is {lr_end}, but the schedule {name!r} does not fall to an end; leave it 0.0")
+    if lr_end > lr:
+        raise BadInput(f"optim.lr_end is {lr_end:g}, above optim.lr, {lr:g}, from which the rate falls to it; lower it")
     main = (lambda step: lr_end + fall(step)) if lr_end else fall
+    if not float(main(0)) > 0:  # no schedule rises again
+        raise BadInput(
+            f"the schedule {name!r} gives a learning rate of 0 in all {total_steps - warmup_steps} steps, so that "
+            f"nothing is trained: an epoch has {epoch_steps:g} steps, and the last one runs at 0\n"
+            "train for more epochs, or set config.optim.schedule=linear, which falls with every step"
+        )
     return (
         optax.join_schedules([optax.linear_schedule(0.0, lr, warmup_steps), main], [warmup_steps])
         if warmup_steps
@@ -127,8 +137,8 @@ def make(
       binary: the transformation of the parameters labelled "binary", from `bop.make`; None to train them as the rest.
 
     Raises:
-      BadInput: unknown optimizer or label, `frozen` is found nowhere, or what is for latent weights together with
-        `binary`, which has none.
+      BadInput: unknown optimizer or label, `frozen` is found nowhere or everywhere, or what is for latent weights
+        together with `binary`, which has none.
     """
     for label in decay_on:
         if label not in LABELS:
@@ -166,6 +176,8 @@ def _found(pattern, params):
         )
     except re.error as error:
         raise BadInput(f"optim.frozen={pattern!r} is no regular expression: {error}") from None
+    if all(jax.tree.leaves(found)):
+        raise BadInput(f"optim.frozen={pattern!r} is found in every parameter, so that nothing is trained; narrow it")
     if not any(jax.tree.leaves(found)):
         some = ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)[:3]]
         raise BadInput(f"optim.frozen={pattern!r} is found in no parameter; they are called {', '.join(some)} ...")

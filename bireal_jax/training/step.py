@@ -241,6 +241,35 @@ class Plan:
         self.loading = {"threads": config.data.threads, "workers": config.data.workers}
         self.latents = 0 if config.model.weight == "real" else optim.count_latents(self.shapes["params"])
 
+    def check(self, devices: int) -> None:
+        """Raises BadInput where so many devices cannot train on it, or would train nothing."""
+        build.part_size(self.config, devices)
+        size, count = self.config.batch_size, len(self.source.train)
+        if size > count:
+            raise BadInput(
+                f"config.batch_size={size} is more than the {count:,} training images of {self.config.data.name}, so "
+                f"that the same image would come twice in a batch\nuse {count} or fewer"
+            )
+        build.check_statistics(self.config, self.model, self.source, devices)
+
+    def notes(self) -> list[str]:
+        """What can be, and is hardly meant, in a line each."""
+        c, found, epochs = self.config.optim, [], self.total * self.config.batch_size / len(self.source.train)
+        late = [m for m in c.milestones if m >= epochs]
+        if c.milestones and c.schedule != "steps":
+            found.append(f"config.optim.milestones are of the schedule 'steps', and this is {c.schedule!r}")
+        elif late:
+            found.append(f"config.optim.milestones: {late[0]:g} is not reached in {epochs:.4g} epochs")
+        if c.schedule == "steps" and not c.milestones:
+            found.append("config.optim.schedule is 'steps', and without milestones the rate does not fall")
+        left = self.config.ema_decay**self.total
+        if left > 0.5:
+            found.append(
+                f"config.ema_decay={self.config.ema_decay:g}: after {self.total} steps the average that is evaluated "
+                f"is {left:.0%} what the training began with"
+            )
+        return [f"note: {line}" for line in found]
+
     def fresh(self, variables: Any, seed: Any) -> State:
         """The state before the first step."""
         dtype = jnp.promote_types(self.model.dtype, jnp.float32)

@@ -1,7 +1,6 @@
 """The training loop: one loop over stages, and within a stage one over steps."""
 
 import itertools
-import json
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
@@ -46,8 +45,8 @@ def run(config: ConfigDict, directory: Path, signals: preempt.Signals | None = N
         return finished
     stages, offset = [], 0
     for i, stage in enumerate(configs):
-        build.part_size(stage, jax.device_count())
         stages.append(Stage(i, config_lib.stage_name(config, i), stage, directory, offset, signals))
+        stages[-1].check(jax.device_count())
         offset += stages[-1].total
     variables, results, teacher = None, [], parallel.replicate(teacher_arguments(stages))
     if config.init_from and not workdir.begun(directory):
@@ -61,7 +60,7 @@ def run(config: ConfigDict, directory: Path, signals: preempt.Signals | None = N
             results.append(result)
         final = results[-1] | ({"stages": results} if len(results) > 1 else {})
         if jax.process_index() == 0:
-            workdir.write(directory / "result.json", json.dumps(final, indent=1) + "\n")
+            workdir.write(directory / "result.json", workdir.to_json(final, 1) + "\n")
     task = task_of(final)
     best = f"best {task.form.format(final['best_' + task.metric])} at step {final['best_step']}"
     progress.say(f"{stages[-1].source.split} {_judged(final)}  ({best})  {directory}")
@@ -91,7 +90,7 @@ def run_eval(config: ConfigDict, directory: Path, given: Collection[str] | None 
     scores = evaluate(step, parallel.replicate(variables), source, last.batch_size, **loading)
     progress.say(f"{source.split} {task_of(scores).report.format(**scores)}  ({len(source.eval)} images)  {origin}")
     if jax.process_index() == 0:
-        workdir.write(directory / "eval.json", json.dumps(scores, indent=1) + "\n")
+        workdir.write(directory / "eval.json", workdir.to_json(scores, 1) + "\n")
     if source.depth_range and jax.process_index() == 0:
         count = pictures.write(directory / "depth", _predictions(model, variables, source))
         progress.say(f"{directory / 'depth'}: {count} pictures: image, truth, prediction")
@@ -174,7 +173,7 @@ class Stage(Plan):
         train, judged = f"{len(self.source.train):,}", f"{len(self.source.eval):,} {self.source.split}"
         what = "depth maps" if self.source.depth_range else f"{self.source.num_classes} classes"
         begin = f"resuming from step {start} of {self.total:,}" if start else f"{self.total:,} steps"
-        return (
+        return "".join(f"{note}\n" for note in self.notes()) + (
             f"{self.name}: {self.config.model.name} on {train} training and {judged} images, {what}\n"
             f"{begin}, {self.config.batch_size} images a step, {jax.device_count()} x {jax.devices()[0].device_kind}; "
             "compiling ..."
