@@ -106,6 +106,8 @@ def main(argv: list[str]) -> None:
         print_cost(config, style.value)
         return
     keep_freed_memory()
+    if mode not in ("train", "eval"):  # these join the other hosts before JAX looks for devices
+        find_devices()
     if mode == "export":
         from bireal_jax.shipping import export
 
@@ -135,6 +137,7 @@ def main(argv: list[str]) -> None:
 
         if hosts.join(coordinator.value, num_processes.value, process_id.value) and signals:
             signals.disposable = False
+        find_devices()
         if mode == "eval":
             train.run_eval(config, workdir, given=overridden(argv))
         else:
@@ -261,6 +264,20 @@ def cache_compilations():
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     # Whatever took time is kept; JAX's own limit is a second, below which a start spends one on many small programs.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+def find_devices() -> None:
+    """Starts JAX. Raises BadInput where it finds none of the devices that the environment asks for."""
+    import jax
+
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise BadInput(
+            f"JAX finds no device for JAX_PLATFORMS={asked!r}: {' '.join(str(error).split())[:300]}\n"
+            "leave JAX_PLATFORMS out, or set it to cpu; for GPUs pip install -e '.[cuda]', and nvidia-smi must list them"
+        ) from None
 
 
 def keep_freed_memory() -> None:

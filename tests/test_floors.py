@@ -25,7 +25,7 @@ HOUSE = [
         "runtime": ["reference", "verify", "container", "__init__", "__main__"],
         "running": ["metrics parallel preempt progress", "checkpoint health hosts", "known", "workdir"],
     },
-    {"importers": ["readers", "larq pytorch", "__init__", "__main__"]},
+    {"importers": ["values", "readers", "larq pytorch", "__init__", "__main__"]},
     {"build": []},
     {"training": ["bop evaluate optim pictures teacher", "step", "seeds train"]},
     {

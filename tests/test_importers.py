@@ -1,12 +1,14 @@
 import os
 import pickle
 import sys
+import zipfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import traverse_util
 from jax import lax
 
 from bireal_jax import build, config, importers, models
@@ -20,7 +22,9 @@ def random_variables(name, size, channels=3, classes=10):
     model = models.build(name, classes)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32))
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: rng.normal(size=s.shape), shapes)
+    drawn = jax.tree.map(lambda s: rng.normal(size=s.shape), shapes)
+    squared = {"var": np.square}  # no variance is below 0
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: squared.get(path[-1].key, np.array)(leaf), drawn)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +202,105 @@ def test_weights_that_are_no_numbers_are_named(tiny, tmp_path):
     assert {leaf.dtype for leaf in jax.tree.leaves(importers.load("bireal_tiny", path))} == {np.dtype(np.float32)}
 
 
+LATENT, SCALE, VAR = "layer1.0.binary_conv.weight", "layer1.0.bn1.weight", "layer1.0.bn1.running_var"
+
+
+def changed(array, value, index=3):
+    array = array.copy()
+    array.flat[index] = value
+    return array
+
+
+# what is wrong, in which tensor, what is said
+IMPOSSIBLE = [
+    (lambda a: changed(a, -1e-3), VAR, "1 of 32 values cannot be, such as -0.001; a running variance is 0 or more"),
+    (lambda a: changed(a, 1e30), LATENT, r"such as 1e\+30; a latent is at most 10000 in size"),
+    (lambda a: changed(a, 1e30), "conv1.weight", r"such as 1e\+30; a kernel is at most 1e\+06 in size"),
+    (lambda a: changed(a, -1e20), "layer1.0.bn1.running_mean", r"such as -1e\+20; a mean is at most 1e\+12 in size"),
+    (lambda a: a.astype(np.float64) * 1e100, "fc.bias", "a bias is at most"),
+    (lambda a: a * 0, LATENT, "values of the latent are 0; no latent weights were stored"),
+    (lambda a: a * 0, SCALE, "all 32 values of the scale are 0; its layer gives the same for every image"),
+    (lambda a: a.astype(np.int64), SCALE, "has the dtype int64, and weights are real numbers"),
+    (lambda a: a > 0, LATENT, "has the dtype bool"),
+    (lambda a: a.astype(np.complex64), SCALE, "has the dtype complex64"),
+    (lambda a: changed(a, np.nan), VAR, "NaN|such as nan; every number must be finite"),
+]
+
+
+@pytest.mark.parametrize("change, name, message", IMPOSSIBLE)
+def test_numbers_that_cannot_be_are_named(change, name, message, tiny, tmp_path):
+    variables, state = tiny
+    name = name if name in state else f"{name}s"
+    wrong = state | {name: change(state[name])}
+    with pytest.raises(BadInput, match=f"{name}.*({message})"):
+        importers.from_torch("bireal_tiny", wrong)
+    path = write(tmp_path / "a.npz", wrong)
+    with pytest.raises(BadInput, match=f"a.npz: {name}.*({message})"):
+        init_from(path, variables)
+
+
+@pytest.mark.parametrize("change, name, message", IMPOSSIBLE)
+def test_nor_under_our_names_nor_on_the_way_back(change, name, message, tiny, tmp_path):
+    ours = {
+        LATENT: "params/stage1_block1/binary_conv/latent", SCALE: "params/stage1_block1/bn/scale",
+        VAR: "batch_stats/stage1_block1/bn/var", "layer1.0.bn1.running_mean": "batch_stats/stage1_block1/bn/mean",
+        "conv1.weight": "params/stem_conv/kernel", "fc.bias": "params/head/linear/bias",
+    }[name]  # fmt: skip
+    flat = {"/".join(k): v for k, v in importers.pytorch.leaves(tiny[0])}
+    flat[ours] = change(flat[ours])
+    with pytest.raises(BadInput, match=f"a.npz: {ours}.*({message})"):
+        init_from(write(tmp_path / "a.npz", flat), tiny[0])
+    tree = traverse_util.unflatten_dict({tuple(k.split("/")): v for k, v in flat.items()})
+    with pytest.raises(BadInput, match=f"{ours}.*({message})"):
+        importers.to_torch("bireal_tiny", tree)
+
+
+def test_a_gradient_may_be_anything(tiny):
+    gradient = jax.tree.map(np.zeros_like, tiny[0]["params"])
+    assert not any(array.any() for array in importers.to_torch("bireal_tiny", gradient).values())
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("conv1.weight", "module.conv1.weight"),
+        ("module.conv1.weight", "module._orig_mod.conv1.weight"),
+        ("layer1.0.bn1.bias", "layer1._orig_mod.0.bn1.bias"),
+        (LATENT, f"module.{LATENT}"),
+    ],
+)
+def test_two_names_of_one_array(one, other, tiny, tmp_path):
+    variables, state = tiny
+    key = one.removeprefix("module.").replace("_orig_mod.", "")
+    rest = {k: v for k, v in state.items() if k != key}
+    for path, last in ((tmp_path / "a.npz", state[key]), (tmp_path / "b.safetensors", changed(state[key], 7.0))):
+        write(path, rest | {one: state[key], other: last})
+    jax.tree.map(np.testing.assert_array_equal, init_from(tmp_path / "a.npz", variables), variables)
+    with pytest.raises(BadInput, match="b.safetensors: .* and .* are two names of one array") as error:
+        init_from(tmp_path / "b.safetensors", variables)
+    assert one in str(error.value) and other in str(error.value)
+
+
+def test_latent_weights_of_both_steps_of_the_authors():
+    """The first step calls them `weight`, the second `weights` [size, 1]."""
+    ends = {"conv1.weight": np.ones((64, 3, 7, 7)), "fc.weight": np.ones((10, 512))}
+    both = {LATENT: np.ones((64, 64, 3, 3)), f"{LATENT}s": np.zeros((36864, 1))}
+    with pytest.raises(BadInput, match=f"{LATENT} and {LATENT}s are two names of one array"):
+        importers.from_torch("bireal18", ends | both)
+
+
+def test_a_name_twice_in_a_file(tiny, tmp_path):
+    path = write(tmp_path / "a.npz", tiny[1])
+    with zipfile.ZipFile(path, "a") as archive, archive.open("bn1.bias", "w") as file:  # beside bn1.bias.npy
+        np.lib.format.write_array(file, np.ones(32, np.float32))
+    with pytest.raises(BadInput, match="a.npz: holds bn1.bias twice"):
+        readers.read(path)
+    torch = pytest.importorskip("torch", reason="needs torch")
+    torch.save({"state_dict": {"a": torch.ones(2)}, "model": {"a": torch.zeros(2)}}, tmp_path / "a.pt")
+    with pytest.raises(BadInput, match="a.pt: holds two sets of weights, state_dict and model"):
+        readers.read(tmp_path / "a.pt")
+
+
 def fails(capsys, *argv):
     with pytest.raises(SystemExit) as stopped:
         importers.main([str(arg) for arg in argv])
@@ -349,6 +452,12 @@ def test_other_keras_networks_are_refused(larq_state, tmp_path):
     for change, message in (
         ({"prelu/prelu/alpha:0": np.ones(3)}, "layout are not known.*found prelu/prelu/alpha:0"),
         ({"conv2d/conv2d/bias:0": np.ones(64)}, "layout are not known.*found conv2d/conv2d/bias:0"),
+        ({"conv2d/conv2d/kernel": np.ones((7, 7, 3, 64))}, "kernel:0 and conv2d/conv2d/kernel are two names of one"),
+        ({"dense/dense/bias:0": np.full(3, np.inf)}, "dense/dense/bias:0: 3 of 3 values cannot be, such as inf"),
+        (
+            {"batch_normalization/batch_normalization/moving_variance:0": np.full(64, -1e-4)},
+            "moving_variance:0: 64 of 64 values cannot be, such as -0.0001; a running variance",
+        ),
         ({"conv2d_4/conv2d_4/kernel:0": np.ones((1, 1, 64, 64))}, "found 5 conv2d, 16 quant_conv2d.*it has 4 conv2d"),
         ({"dense/dense/bias:0": None}, "a dense has kernel, of kernel, bias"),
         ({"dense/dense/bias:0": np.ones(2)}, r"head/linear/bias has shape \(2,\), the model wants \(3,\)"),

@@ -20,7 +20,7 @@ import numpy as np
 from flax import traverse_util
 
 from bireal_jax.errors import BadInput, first_line, lookup
-from bireal_jax.importers import larq, readers
+from bireal_jax.importers import larq, readers, values
 from bireal_jax.importers.pytorch import FAMILIES, check_names, from_torch, leaves, some, target_shapes, to_torch
 
 __all__ = ["FAMILIES", "convert", "from_flat", "from_torch", "load", "main", "save", "summary", "to_torch"]
@@ -31,7 +31,7 @@ def from_flat(model_name: str, flat: dict[str, np.ndarray]) -> dict:
     """Our variables from arrays under our names, such as "params/stem_conv/kernel", of a model in FAMILIES.
 
     Raises:
-      BadInput: the names or shapes are not those of that model.
+      BadInput: the names or shapes are not those of that model, or a number cannot be.
     """
     lookup(FAMILIES, model_name, "model with an importer")
     kernels = "params/stem_conv/kernel", "params/head/linear/kernel"
@@ -41,6 +41,7 @@ def from_flat(model_name: str, flat: dict[str, np.ndarray]) -> dict:
     for name, shape in wanted.items():
         if flat[name].shape != shape:
             raise BadInput(f"{name} has shape {flat[name].shape}, the model wants {shape}")
+        values.check(name, flat[name], name.rpartition("/")[2])
     return traverse_util.unflatten_dict({tuple(name.split("/")): array for name, array in flat.items()})
 
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bireal_jax.errors import BadInput
+from bireal_jax.importers import values
 from bireal_jax.models.bireal import BIREAL
 
 MODEL = "bireal18"
@@ -64,16 +65,19 @@ def renamed(state: dict[str, np.ndarray], turn: bool = False) -> dict[str, np.nd
       turn: turn all kernels by 180 degrees: exact, for images turned likewise (see above).
 
     Raises:
-      BadInput: the layers are not those of larq's BiRealNet.
+      BadInput: the layers are not those of larq's BiRealNet, two names mean the same array, or a number cannot be.
     """
-    found: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+    rows, found = [], {}
     for name, array in state.items():
         layer, _, weight = name.removesuffix(":0").partition("/")
         match = re.fullmatch(rf"({'|'.join(WEIGHTS)})(?:_v\d)?(?:_(\d+))?", layer)
         weight = weight.rpartition("/")[2]
         if not match or weight not in WEIGHTS[match[1]]:
             raise _unknown(f"found {name}")
-        found.setdefault((match[1], int(match[2] or 0)), {})[weight] = array
+        values.check(name, array, WEIGHTS[match[1]][weight].rpartition("/")[2])
+        rows.append(((match[1], int(match[2] or 0), weight), name, array))
+    for (kind, number, weight), array in values.named_once(rows).items():
+        found.setdefault((kind, number), {})[weight] = array
     layers = list(_layers())
     have, want = (Counter(kind for kind, _ in rows) for rows in (found, layers))
     if have != want:

@@ -17,6 +17,7 @@ from flax import traverse_util
 
 from bireal_jax import models
 from bireal_jax.errors import BadInput, lookup
+from bireal_jax.importers import values
 from bireal_jax.models.bireal import BIREAL
 from bireal_jax.models.reactnet import STEM, WIDTHS
 from bireal_jax.models.resnet import RESNET
@@ -99,30 +100,32 @@ def from_torch(model_name: str, state: dict[str, np.ndarray]) -> dict:
 
     Args:
       model_name: a key of FAMILIES, e.g. "bireal18" or "react_a".
-      state: arrays under the authors' names. A leading `module.` (DataParallel) and `num_batches_tracked` are ignored;
-        latent weights may be called `weight`, as in the authors' first step, or `weights`.
+      state: arrays under the authors' names. A leading `module.` (DataParallel), `_orig_mod.` (torch.compile) and
+        `num_batches_tracked` are ignored; latent weights may be called `weight`, as in the authors' first step, or
+        `weights`.
 
     Returns:
       {"params": tree, "batch_stats": tree} of numpy arrays in the dtype of `state`.
 
     Raises:
-      BadInput: the names or shapes are not those of that model.
+      BadInput: the names or shapes are not those of that model, two names mean the same array, or a number cannot be.
     """
-    state = {
-        k.removeprefix("module."): np.asarray(v) for k, v in state.items() if not k.endswith("num_batches_tracked")
-    }
+    rows = [(_bare(k), k, np.asarray(v)) for k, v in state.items() if not k.endswith("num_batches_tracked")]
+    state = values.named_once(rows)
     names = lookup(FAMILIES, model_name, "model with an importer")()
     target = target_shapes(model_name, state, names["stem_conv"][0] + ".weight", "fc.weight", channels=1, classes=0)
     wanted = {path: _torch_keys(model_name, names, path[1:]) for path, _ in leaves(target)}
     keys = {key for found in wanted.values() for key in found}
     renamed = {key.removesuffix("s"): key for key in keys if key.endswith(".weights")}
-    state = {renamed.get(key, key): array for key, array in state.items()}
+    state = values.named_once((renamed.get(key, key), theirs, array) for key, theirs, array in rows)
     check_names(model_name, keys, state)
     flat = {}
     for path, leaf in leaves(target):
         found = wanted[path]
         shape = (*leaf.shape[:-1], leaf.shape[-1] // len(found))
         flat[path] = np.concatenate([_to_ours(state[key], shape, key) for key in found], -1)
+        for key in found:
+            values.check(key, state[key], path[-1])
     return traverse_util.unflatten_dict(flat)
 
 
@@ -137,19 +140,27 @@ def to_torch(model_name: str, tree: dict) -> dict[str, np.ndarray]:
       numpy arrays under the authors' names.
 
     Raises:
-      BadInput: the tree is not one of that model.
+      BadInput: the tree is not one of that model, or a number of the variables cannot be.
     """
-    if not set(tree) <= {"params", "batch_stats"}:
-        tree = {"params": tree}
+    gradient = not set(tree) <= {"params", "batch_stats"}
+    tree = {"params": tree} if gradient else tree
     names, state = lookup(FAMILIES, model_name, "model with an importer")(), {}
     for path, leaf in leaves(tree):
         try:
             keys = _torch_keys(model_name, names, path[1:])
         except KeyError:
             raise BadInput(f"{'/'.join(path)} is no variable of {model_name}") from None
+        if not gradient:
+            values.check("/".join(path), np.asarray(leaf), path[-1])
         for key, part in zip(keys, np.split(np.asarray(leaf), len(keys), -1), strict=True):
             state[key] = _to_theirs(part, flat=key.endswith(".weights"), shift=path[-1].startswith("shift"))
     return state
+
+
+def _bare(name):
+    """A name without what PyTorch's wrappers add."""
+    parts = [part for part in name.split(".") if part != "_orig_mod"]
+    return ".".join(parts[1:] if parts[0] == "module" else parts)
 
 
 def _to_ours(array, shape, key):

@@ -7,6 +7,7 @@ are needed for their own formats only.
 import importlib
 import pickle
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from bireal_jax.errors import BadInput, first_line, lookup
+from bireal_jax.importers.values import named_once
 
 NESTS = "state_dict", "model"  # keys below which training loops store a state_dict, beside epoch and optimizer
 
@@ -26,7 +28,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
       path: its suffix is a key of FORMATS.
 
     Returns:
-      name -> array, float32 or wider.
+      name -> array, float32 or wider; whole numbers as they are.
 
     Raises:
       BadInput: no such file, an unknown suffix, a missing library, a damaged file, Python objects in it, a weight that
@@ -37,7 +39,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise BadInput(f"no such file: {path}")
     try:
-        arrays = {str(name): np.asarray(array) for name, array in row.read(path).items()}
+        arrays = named_once((str(name), repr(name), np.asarray(array)) for name, array in row.read(path).items())
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
     except Exception as error:  # of a damaged file, four libraries raise what they like
@@ -49,6 +51,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 def _numbers(array, what) -> np.ndarray:
     if not np.can_cast(array.dtype, np.float64):
         raise BadInput(f"{what} has the dtype {array.dtype}, and weights are real numbers\nstore plain float32 arrays")
+    if not np.issubdtype(array.dtype, np.floating):  # a counter, such as num_batches_tracked
+        return array
     wide = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
     bad = int(np.sum(~np.isfinite(wide)))
     if bad:
@@ -61,6 +65,9 @@ def _numbers(array, what) -> np.ndarray:
 
 def _read_npz(path):
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        twice = [name for name, count in Counter(arrays.files).items() if count > 1]
+        if twice:
+            raise BadInput(f"holds {twice[0]} twice\n{_anew(FORMATS['.npz'])}")
         return dict(arrays)
 
 
@@ -88,9 +95,10 @@ def _read_torch(path):
             "holds Python objects that are not tensors, or is damaged; it is never unpickled here\n"
             f"where you trust it, load it and write the tensors alone: {FORMATS['.pt'].write}"
         ) from None
-    for nest in NESTS:
-        if isinstance(found, dict) and isinstance(found.get(nest), dict):
-            found = found[nest]
+    while isinstance(found, dict) and (nests := [n for n in NESTS if isinstance(found.get(n), dict)]):
+        if len(nests) > 1:
+            raise BadInput(f"holds two sets of weights, {' and '.join(nests)}\n{_anew(FORMATS['.pt'])}")
+        found = found[nests[0]]
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         what = (
             f"a dict of {', '.join(sorted(map(str, found))[:6])}" if isinstance(found, dict) else type(found).__name__

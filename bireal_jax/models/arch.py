@@ -12,6 +12,7 @@ from pathlib import Path
 from bireal_jax.errors import BadInput
 
 INLINE = re.compile(r"\w+( \d+)+")
+DIGITS = 9  # of a gene that are read; none has so many
 
 
 def inline(text: str) -> str:
@@ -30,14 +31,20 @@ def read(text: str) -> tuple[str, tuple[int, ...]]:
     """
     if INLINE.fullmatch(text):
         space, *genes = text.split()
-        return space, tuple(map(int, genes))
+        return space, tuple(int(gene[:DIGITS]) for gene in genes)
     path = Path(text)
     try:
         stored = json.loads(path.read_text())
-        return str(stored["space"]), tuple(int(g) for g in stored["genes"])
+        space, genes = stored["space"], stored["genes"]
+        if not isinstance(space, str) or not isinstance(genes, list):
+            raise TypeError(f"a name and a list of whole numbers, not {space!r} and {genes!r}"[:200])
+        for i, gene in enumerate(genes):
+            if type(gene) is not int:  # True is an int to Python, and int(1.5) is 1
+                raise TypeError(f"gene {i} is {json.dumps(gene)[:100]}, no whole number")
+        return space, tuple(genes)
     except OSError as error:
         raise BadInput(f"no architecture at {path}: {error.strerror}; a search writes best_arch.json") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInput(f"{path} is no best_arch.json, which has a space and genes ({error})") from None
 
 

@@ -54,6 +54,19 @@ class Problem:
                 genes = min(options, key=lambda g: sign * self.cost(g))
         return genes
 
+    def nearest(self, seed: int = 0, tries: int = 20) -> str:
+        """In words, what networks near the budget cost of which none is within it: a gap between two of them."""
+        rng, costs = np.random.default_rng(seed), set()
+        for _ in range(tries):
+            genes = tuple(int(v) for v in rng.integers(self.sizes))
+            for limit in (self.high, self.low):  # as near from below as from above
+                below = Problem(self.sizes, self.cost, limit)
+                costs.add(self.cost(walk(below, rng, genes) or self.extreme(1)))
+                above = Problem(self.sizes, self.cost, np.inf, limit)
+                costs.add(self.cost(walk(above, rng, genes) or self.extreme(-1)))
+        under, over = [c for c in costs if c < self.low], [c for c in costs if c > self.high]
+        return " and ".join([*(f"{max(c):.6g}" for c in [under] if c), *(f"{min(c):.6g}" for c in [over] if c)])
+
     def check(self) -> None:
         """Raises BadInput if no candidate is within the budget."""
         least, most = (self.cost(self.extreme(sign)) for sign in (1, -1))

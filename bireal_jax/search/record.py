@@ -74,6 +74,11 @@ def search(
     found = load(directory / STATE, identity)
     algorithm, number = make(problem, settings, seed), 0
     generation = next(algorithm, {})
+    if not generation and not found:
+        raise BadInput(
+            f"no network was found that costs between {problem.low:g} and {problem.high:g}; near to that there are "
+            f"networks of {problem.nearest(seed)}\nset config.search.min_cost and max_cost to have one of them between"
+        )
     while generation:
         fresh = [genes for genes in generation if genes not in found]
         for begin in range(0, len(fresh), together):
@@ -128,6 +133,9 @@ def load(path: Path, identity: Mapping[str, Any] = MappingProxyType({})) -> dict
         stored = json.loads(path.read_text())
         listed: list[dict[str, Any]] = stored.pop("candidates")
         rows = [Candidate(**(row | {"genes": tuple(row["genes"])})) for row in listed]
+        odd = [row for row in rows if not _sound(row)]
+        if odd:
+            raise ValueError(f"no candidate: {odd[0]}"[:200])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path} is damaged ({error}); delete it to search anew") from None
     differ = [key for key in identity if stored.get(key) != identity[key]]
@@ -138,6 +146,12 @@ def load(path: Path, identity: Mapping[str, Any] = MappingProxyType({})) -> dict
             "use another --workdir, or what that file says"
         )
     return {row.genes: row for row in rows}
+
+
+def _sound(row):
+    """Whether a candidate that was read has whole numbers for genes, and figures."""
+    figures = all(type(v) in (int, float) and math.isfinite(v) for v in (row.cost, row.score))
+    return figures and all(type(v) is int for v in (row.generation, *row.genes))
 
 
 def _save(directory, identity, candidates, values):
