@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from bireal_jax.config import check_field, default
-from bireal_jax.errors import BadInput, lookup
+from bireal_jax.errors import BadInput, first_line, lookup
 from bireal_jax.running import preempt
 
 HELP = """1-bit convolutional networks: train, evaluate, count what they cost, pack.
@@ -272,11 +272,11 @@ def find_devices() -> None:
 
     try:
         jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter where the plugin is not even installed
         asked = os.environ.get("JAX_PLATFORMS", "")
         raise BadInput(
-            f"JAX finds no device for JAX_PLATFORMS={asked!r}: {' '.join(str(error).split())[:300]}\n"
-            "leave JAX_PLATFORMS out, or set it to cpu; for GPUs pip install -e '.[cuda]', and nvidia-smi must list them"
+            f"JAX finds no device for JAX_PLATFORMS={asked!r}: {first_line(error)}\n"
+            "leave it out, or set it to cpu; for GPUs pip install -e '.[cuda]', and nvidia-smi must list them"
         ) from None
 
 

@@ -28,6 +28,14 @@ def command(*arguments, **options):
     ("arguments", "message"),
     [
         ([], "--config is missing; for a first run: --config=configs/digits.py"),
+        (["--config="], "--config is empty; for a first run: --config=configs/digits.py"),
+        (["--config"], "--config is empty"),
+        ([DIGITS, "--config.optim.lr="], "config.optim.lr=: could not convert"),
+        ([DIGITS, "--config.batch_size="], "config.batch_size=: invalid literal"),
+        ([DIGITS, "--config.batch_size=" + "9" * 5000], "config.batch_size=999"),
+        ([DIGITS, "--mode=cost", "--config.optim.lr=1e400"], "config.optim.lr is inf; it must be above 0 and finite"),
+        ([DIGITS, "--mode=cost", "--config.optim.lr=1e-45"], "config.optim.lr is 1e-45; float32 holds"),
+        ([DIGITS, "--mode=cost", "--config.batch_size=1000000000000"], "config.batch_size is 1000000000000; its size"),
         (["--config=configs/digit.py"], "no recipe configs/digit.py; did you mean configs/digits.py?"),
         (["--config=nowhere/x.py"], "no recipe nowhere/x.py; recipes there: none"),
         ([DIGITS, "--config.optim.rl=0.1"], "no field config.optim.rl; did you mean config.optim.lr?"),
@@ -44,7 +52,15 @@ def command(*arguments, **options):
 def test_mistakes_are_named_in_three_lines(arguments, message):
     with pytest.raises(BadInput) as error:
         main.main(["main", *arguments])
-    assert message in str(error.value) and len(str(error.value).splitlines()) <= 3
+    assert message in str(error.value) and len(str(error.value).splitlines()) <= 3 and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("mode", ["train", "doctor"])
+def test_a_device_that_is_not_there(mode, tmp_path):
+    arguments = [DIGITS, f"--workdir={tmp_path / 'w'}", f"--mode={mode}"]
+    result = command(*arguments, env=os.environ | {"JAX_PLATFORMS": "nonsense"})
+    assert result.returncode == 2 and "error: JAX finds no device for JAX_PLATFORMS='nonsense'" in result.stderr
+    assert "Traceback" not in result.stderr and not (tmp_path / "w").exists()
 
 
 def test_a_recipe_that_fails_is_named_with_its_line(tmp_path):

@@ -233,6 +233,26 @@ def test_files(tmp_path):
     assert (tmp_path / "candidates.png").read_bytes().startswith(b"\x89PNG")
 
 
+STEPS = Problem((3, 3, 3), lambda genes: 10.0 * sum(genes), 25.0, 21.0)  # costs 0, 10, ... 60
+
+
+@pytest.mark.parametrize("make", [evolve, pareto.nsga2, pareto.ga])
+def test_a_budget_between_two_networks(make, tmp_path):
+    with pytest.raises(BadInput, match="costs between 21 and 25; near to that there are networks of 20 and 30\n"):
+        record.search(STEPS, make, lambda group: [1.0], tmp_path, space="steps", settings=SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("change", [{"genes": [1.5, 0, 0]}, {"genes": [True, 0, 0]}, {"score": None}, {"cost": np.nan}])
+def test_a_state_with_what_is_no_candidate_is_damaged(change, tmp_path):
+    row = {"generation": 0, "source": "random", "genes": [1, 0, 0], "cost": 10.0, "score": 50.0}
+    (tmp_path / "state.json").write_text(json.dumps({"candidates": [row]}))
+    assert list(record.load(tmp_path / "state.json")) == [(1, 0, 0)]
+    (tmp_path / "state.json").write_text(json.dumps({"candidates": [row | change]}))
+    with pytest.raises(BadInput, match="state.json is damaged"):
+        record.load(tmp_path / "state.json")
+
+
 def test_bad_input(tmp_path):
     with pytest.raises(BadInput, match="budget 14 is below the smallest network, which costs 14.09"):
         problem(14.0).check()
@@ -260,6 +280,13 @@ def test_bad_input(tmp_path):
         ('{"space": "r50", "genes": [1]}', "is of the space 'r50', the model takes one of 'mbv1'"),
         ('{"space": "mbv1", "genes": [1, 2]}', "has 2 genes, mbv1 has 13"),
         (json.dumps({"space": "mbv1", "genes": [31] * 13}), "gene 0 is 31, it must be in 0..30"),
+        (json.dumps({"space": "mbv1", "genes": [1, 1.5, *[1] * 11]}), "gene 1 is 1.5, no whole number"),
+        (json.dumps({"space": "mbv1", "genes": [True] * 13}), "gene 0 is true, no whole number"),
+        (json.dumps({"space": "mbv1", "genes": [1, 2, "3", *[1] * 10]}), 'gene 2 is "3", no whole number'),
+        (json.dumps({"space": "mbv1", "genes": [1, float("nan"), *[1] * 11]}), "gene 1 is NaN, no whole number"),
+        (json.dumps({"space": "mbv1", "genes": "1" * 13}), "a name and a list of whole numbers"),
+        (json.dumps({"space": 1, "genes": [1] * 13}), "a name and a list of whole numbers"),
+        ("[" * 10**5, "is no best_arch.json"),
     ],
 )  # fmt: skip
 def test_architectures_of_another_space_are_refused(tmp_path, text, message):

@@ -20,7 +20,11 @@ def ga(problem: Problem, settings: Settings, seed: int) -> Algorithm:
 
 def _run(name, problem: Problem, settings: Settings, seed: int) -> Algorithm:
     """Asks pymoo for populations; candidates over budget and known ones are not scored, but count as its own."""
-    algorithm, scores = _setup(name, problem, settings, seed), {}
+    rng = np.random.default_rng([seed, 0])
+    first = [genes for genes in (draw(problem, rng) for _ in range(settings.population)) if genes is not None]
+    if not first:  # nothing is within the budget
+        return
+    algorithm, scores = _setup(name, problem, settings, seed, first), {}
     for _ in range(settings.generations):
         asked: Any = algorithm.ask()
         rows = [tuple(int(v) for v in row) for row in asked.get("X")]
@@ -39,7 +43,7 @@ def _run(name, problem: Problem, settings: Settings, seed: int) -> Algorithm:
         algorithm.tell(infills=asked)
 
 
-def _setup(name, problem, settings, seed):
+def _setup(name, problem, settings, seed, first):
     try:
         from pymoo.algorithms.moo.nsga2 import NSGA2
         from pymoo.algorithms.soo.nonconvex.ga import GA
@@ -49,8 +53,6 @@ def _setup(name, problem, settings, seed):
         from pymoo.operators.repair.rounding import RoundingRepair
     except ImportError:
         raise BadInput(f"the algorithm {name!r} needs pymoo; pip install 'bireal-jax[search]'") from None
-    rng = np.random.default_rng([seed, 0])
-    first = [genes for genes in (draw(problem, rng) for _ in range(settings.population)) if genes is not None]
     high = np.asarray(problem.sizes) - 1
     box = Box(n_var=len(high), n_obj=2 if name == "nsga2" else 1, n_ieq_constr=1, xl=0, xu=high, vtype=int)
     whole = {"vtype": float, "repair": RoundingRepair()}

@@ -242,8 +242,7 @@ class Plan:
         self.latents = 0 if config.model.weight == "real" else optim.count_latents(self.shapes["params"])
 
     def check(self, devices: int) -> None:
-        """Raises BadInput where so many devices cannot train on it, or would train nothing."""
-        build.part_size(self.config, devices)
+        """Raises BadInput where so many devices would train on one image twice, or batch norms on one value."""
         size, count = self.config.batch_size, len(self.source.train)
         if size > count:
             raise BadInput(

@@ -45,6 +45,7 @@ def run(config: ConfigDict, directory: Path, signals: preempt.Signals | None = N
         return finished
     stages, offset = [], 0
     for i, stage in enumerate(configs):
+        build.part_size(stage, jax.device_count())
         stages.append(Stage(i, config_lib.stage_name(config, i), stage, directory, offset, signals))
         stages[-1].check(jax.device_count())
         offset += stages[-1].total
