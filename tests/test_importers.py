@@ -1,5 +1,6 @@
 import os
 import pickle
+import subprocess
 import sys
 import zipfile
 
@@ -351,6 +352,13 @@ def test_the_command(tiny, tmp_path, capsys, monkeypatch):
     out.write_bytes(b"")
     importers.main(["--model=bireal_tiny", str(weights), str(out), "--force"])
     assert out.read_bytes() == before
+
+
+def test_the_command_needs_no_accelerator(tiny, tmp_path):
+    weights = write(tmp_path / "a.npz", tiny[1])
+    command = [sys.executable, "-m", "bireal_jax.importers", "--model=bireal_tiny", weights, tmp_path / "b.npz"]
+    found = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "nonsense"})
+    assert found.returncode == 0 and "10 classes" in found.stdout, found.stderr
 
 
 class LarqBiRealNet:

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import traverse_util
 
@@ -116,6 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--turn", action="store_true", help="larq: kernels turned by 180 degrees, for turned images")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
     arguments = parser.parse_args(argv)
+    jax.config.update("jax_platforms", "cpu")  # it is asked for shapes alone; an accelerator is left to others
     try:
         convert(arguments.model, arguments.weights, arguments.out, arguments.turn, arguments.force)
     except BadInput as error:
