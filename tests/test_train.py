@@ -349,6 +349,6 @@ def test_an_image_size_that_does_not_divide_is_named(digits, size):
 
 
 def test_event_files_need_no_pytorch_and_hide_none():
-    code = "import sys; from bireal_jax import workdir; workdir._event_writer(); print('torch' in sys.modules)"
+    code = "import sys; from bireal_jax.running import workdir; workdir._event_writer(); print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
