@@ -150,7 +150,7 @@ def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
             f"use config.data.image_size of {total_stride} or more, or a smaller model such as bireal_tiny"
         )
     try:
-        return module, jax.eval_shape(module.init, jax.random.key(0), blank(source))
+        return module, jax.eval_shape(lambda key: module.init(key, blank(source)), jax.random.key(0))
     except (TypeError, ValueError) as error:  # maps of odd size, halved by a convolution and by a pooling
         below, above = size // total_stride * total_stride, -(-size // total_stride) * total_stride
         if below == above:

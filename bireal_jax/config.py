@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from bireal_jax import places
 from bireal_jax.errors import BadInput, first_line
 
 
@@ -136,12 +137,12 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
         (lambda v: v in ("auto", "float32", "bfloat16", "float64")),
         "auto, float32, bfloat16 or float64",
     ),
-    "data.image_size": _at_least(1),
-    "data.resize": _at_least(1),
+    "data.image_size": _between(1, 2**14),  # XLA ends the process where a shape overflows, and asks nobody
+    "data.resize": _between(1, 2**14),
     "data.mean": NUMBERS,
     "data.std": ((lambda v: NUMBERS[0](v) and all(s > 0 for s in v)), "numbers above 0, one for each channel"),
-    "data.threads": _at_least(1),
-    "data.workers": _at_least(0),
+    "data.threads": _between(1, 2**10),
+    "data.workers": _between(0, 2**10),
     "data.depth.unit": POSITIVE,
     "data.depth.low": POSITIVE,
     "data.depth.high": POSITIVE,
@@ -192,6 +193,7 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+PATHS = ("data.dir", "init_from", "teacher.weights", "search.latency")  # "" where there is none
 WHOLE = ("arch", "init_from", "stages", "reinit_step2")  # fields of the run that no stage overrides
 
 
@@ -267,10 +269,10 @@ def stages(config: ConfigDict) -> Iterator[ConfigDict]:
 
 
 def stage(config: ConfigDict, index: int) -> ConfigDict:
-    """The config of stage `index`: the overrides of config.stages[index] applied to the rest.
+    """The config of stage `index`: the overrides of config.stages[index] applied to the rest, `~` in paths expanded.
 
     Raises:
-      BadInput: an override names no field, or has another type than the field.
+      BadInput: an override names no field, or has another type than the field; a path that can be none.
     """
     result = ConfigDict(copy.deepcopy(config.to_dict()))
     result.stages = ()
@@ -283,6 +285,9 @@ def stage(config: ConfigDict, index: int) -> ConfigDict:
         result.update_from_flattened_dict(overrides)
     except (KeyError, AttributeError, TypeError, ValueError, OverflowError) as error:
         raise BadInput(f"stage {stage_name(config, index)!r}: {first_line(error)}") from None
+    for field in PATHS:
+        if named := get(result, field):
+            result.update_from_flattened_dict({field: str(places.local(named, f"config.{field}"))})
     return result
 
 
@@ -301,6 +306,8 @@ def steps(config: ConfigDict, prefix: str, num_train: int) -> int:
     """
     exact, epochs = get(config, f"{prefix}_steps"), get(config, f"{prefix}_epochs")
     count = epochs / config.batch_size * num_train
+    if exact > MOST:
+        raise BadInput(f"config.{prefix}_steps is {exact}; at most {MOST} are possible")
     if not exact and count > MOST:
         raise BadInput(
             f"config.{prefix}_epochs is {epochs:g}, which makes {count:.3g} steps; at most {MOST} are possible"

@@ -20,6 +20,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from bireal_jax import output, places
 from bireal_jax.config import check_field, default
 from bireal_jax.errors import BadInput, first_line, lookup
 from bireal_jax.running import preempt
@@ -53,6 +54,11 @@ def run() -> None:
     """The console entry. Exit status: 0 done or stopped by a signal, 2 an input that cannot work, 130 interrupted."""
     sys.unraisablehook = _unraisable
     logging.getLogger("asyncio").addFilter(_is_news)
+    with output.steady():
+        _run()
+
+
+def _run():
     try:
         main(sys.argv)
     except BadInput as error:
@@ -97,7 +103,7 @@ def main(argv: list[str]) -> None:
     cache_compilations()  # before the recipe, which may import jax
     values = flags.FlagValues()
     style = flags.DEFINE_enum("format", "text", ["text", "csv", "md"], "", flag_values=values)
-    out = flags.DEFINE_string("out", "", "", flag_values=values)
+    out = flags.DEFINE_string("out", None, "", flag_values=values)
     coordinator = flags.DEFINE_string("coordinator", "", "", flag_values=values)
     num_processes = flags.DEFINE_integer("num_processes", 0, "", flag_values=values)
     process_id = flags.DEFINE_integer("process_id", -1, "", flag_values=values)
@@ -111,7 +117,8 @@ def main(argv: list[str]) -> None:
     if mode == "export":
         from bireal_jax.shipping import export
 
-        export.run(config, workdir, Path(out.value) if out.value else None, given=overridden(argv))
+        file = None if out.value is None else places.local(out.value, "--out", "file")
+        export.run(config, workdir, file, given=overridden(argv))
         return
     if mode == "verify":
         from bireal_jax.checks import verify
@@ -166,7 +173,7 @@ def print_cost(config: ConfigDict, style: str) -> None:
     rows = cost.rows(module, shapes, source.image_shape)
     for note in cost.notes(rows):
         print(note, file=sys.stderr)
-    print(cost.FORMATS[style](rows), end="")
+    output.deliver(cost.FORMATS[style](rows).removesuffix("\n"))
 
 
 def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[ConfigDict, Path, str]:
@@ -179,9 +186,7 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     Raises:
       BadInput: no recipe, a recipe that fails, an unknown flag or field, a value of another type.
     """
-    file, _, variant = _recipe(argv).partition(":")
-    if not file:
-        raise BadInput("--config is empty; for a first run: --config=configs/digits.py (--help shows more)")
+    argv, file, variant = _recipe(argv)
     recipe = Path(file)
     recipe_config = load_recipe(recipe, variant)
     for field in overridden(argv):
@@ -196,14 +201,13 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     mode = flags.DEFINE_enum("mode", "train", modes, "", **options)
     try:
         rest = values(argv)
-        flags.FLAGS(argv[:1])  # Grain's worker processes ask whether the global flags are parsed
         if rest[1:]:
             raise BadInput(f"unexpected argument {rest[1]!r}; write --FLAG=VALUE")
         if config.value.arch:
             from bireal_jax.models import arch  # with Flax
 
             config.value.arch = arch.inline(config.value.arch)
-        return config.value, Path(workdir.value), mode.value
+        return config.value, places.workdir(workdir.value), mode.value
     except flags.UnrecognizedFlagError as error:
         raise BadInput(f"{error}; flags: --config --config.FIELD --workdir --mode --format --out --help") from None
     except (flags.Error, TypeError, AttributeError, KeyError) as error:
@@ -249,19 +253,29 @@ def load_recipe(path: Path, variant: str = "") -> ConfigDict:
 
 
 def _recipe(argv):
-    for arg, after in itertools.pairwise([*argv[1:], ""]):
-        if arg.lstrip("-") == "config":
-            return after
-        if arg.lstrip("-").startswith("config="):
-            return arg.split("=", 1)[1]
+    """The command line with `~` expanded in the path of the recipe, that path, and the variant."""
+    for i, (arg, after) in enumerate(itertools.pairwise([*argv, ""])):
+        name, given, value = arg.lstrip("-").partition("=")
+        if i and name == "config":
+            file, colon, variant = (value if given else after).partition(":")
+            if not file:
+                raise BadInput("--config is empty; for a first run: --config=configs/digits.py (--help shows more)")
+            path = str(places.local(file, "--config", "file"))
+            at = slice(i, i + 1 if given else i + 2)
+            return [*argv[: at.start], f"--config={path}{colon}{variant}", *argv[at.stop :]], path, variant
     raise BadInput("--config is missing; for a first run: --config=configs/digits.py (--help shows more)")
 
 
 def cache_compilations():
     """Compiled steps are kept on disk, so that a run that was cut off continues in seconds."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bireal_jax" / "compiled"
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+        try:
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bireal_jax" / "compiled"
+            cache.mkdir(parents=True, exist_ok=True)
+            if os.access(cache, os.W_OK):
+                os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+        except (RuntimeError, OSError):
+            pass  # no home, or none to write to, as in a container of another user: every start compiles
     # Whatever took time is kept; JAX's own limit is a second, below which a start spends one on many small programs.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 

@@ -7,14 +7,12 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / 
 
 import jax
 import pytest
-from absl import flags
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 # Compiling is most of the work here. Unoptimized code is compiled in half the time and computes the same mathematics;
 # test_parity.py and the runs of test_end_to_end.py are optimized as for a user.
 jax.config.update("jax_disable_most_optimizations", True)
-flags.FLAGS(["pytest"])  # Grain's worker processes ask for parsed flags
 
 SHARED = Path(__file__).parents[2] / "shared"
 

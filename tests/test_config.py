@@ -117,3 +117,18 @@ def test_stages_that_are_none():
         c.stages = stages
         with pytest.raises(BadInput, match=message):
             config.validate(c)
+
+
+def test_steps_are_no_more_than_can_be_counted():
+    for field, value in (("total_steps", 2**31), ("total_epochs", 1e30)):
+        c = config.default()
+        c[field] = value
+        with pytest.raises(BadInput, match="2147483647"):
+            config.steps(c, "total", 1000)
+
+
+def test_a_shape_that_would_overflow_is_refused():
+    c = config.default()
+    c.data.image_size = 10**12
+    with pytest.raises(BadInput, match="config.data.image_size is 1000000000000; it must be in"):
+        config.validate(c)

@@ -3,6 +3,8 @@ import io
 import subprocess
 import sys
 import time
+import types
+from functools import partial
 
 import numpy as np
 import pytest
@@ -99,11 +101,35 @@ def test_examples_in_memory_belong_to_their_labels_and_are_shifted_anew_every_ep
 
 
 @KINDS
-def test_processes_share_the_global_batch_in_its_order(kind):
+@pytest.mark.parametrize("size", [8, 2])
+def test_processes_share_the_global_batch_in_its_order(kind, size):
     source = kind(numbered(16))
-    whole = next(batching.train_batches(source, 8, 0, 3, devices=1))
-    parts = [next(batching.train_batches(source, 8, 0, 3, devices=1, process=p, processes=2)) for p in (0, 1)]
+    whole = next(batching.train_batches(source, size, 0, 3, devices=1))
+    parts = [next(batching.train_batches(source, size, 0, 3, devices=1, process=p, processes=2)) for p in (0, 1)]
     assert ids(whole) == ids(parts[0]) + ids(parts[1])
+
+
+@KINDS
+def test_a_batch_may_be_of_one_image(kind):
+    source = kind(data.build("digits", image_size=8))
+    stream = batching.train_batches(source, 1, 3, 0, devices=1)
+    ones = [next(stream) for _ in range(6)]
+    assert [tuple(ones[0][name].shape) for name in ("image", "label", "mask")] == [(1, 1, 8, 8, 1), (1, 1), (1, 1)]
+    names = ["image", "label"] if kind is one_by_one else ["label"]  # whole batches in memory are augmented together
+    whole = next(batching.train_batches(source, 6, 3, 0, devices=1))
+    for name in names:
+        np.testing.assert_array_equal(whole[name], np.concatenate([b[name] for b in ones], 1))
+
+
+def test_a_program_that_worker_processes_would_run_again_is_refused(tmp_path, monkeypatch):
+    source, program = one_by_one(numbered(4)), types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", program)
+    (tmp_path / "mine.py").write_text("train.run(config, place)\n")
+    for file in (str(tmp_path / "mine.py"), "<stdin>"):
+        program.__file__ = file
+        for make in (partial(batching.train_batches, source, 2, 0), partial(batching.eval_batches, source, 2)):
+            with pytest.raises(BadInput, match=rf"import {file} again.*\nput what it does below `if __name__"):
+                next(make(0, devices=1, workers=1))
 
 
 def test_a_worker_ends_soon_after_its_parent_was_killed():

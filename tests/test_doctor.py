@@ -17,6 +17,24 @@ def test_a_recipe_that_works_is_found_to_work_and_nothing_is_left_behind(tmp_pat
     assert not bad and to_mend == (not runtime.available()) and not list(tmp_path.iterdir())
 
 
+def test_batches_are_drawn_as_the_run_draws_them(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "CHECKS", {name: doctor.CHECKS[name] for name in ("data set", "decoder")})
+    for split in ("train_batches", "eval_batches"):
+
+        def fails(source, batch_size, *_, split=split, **loading):
+            assert (batch_size, loading) == (8, {"devices": 8, "threads": 3, "workers": 2})
+            raise RuntimeError(f"Worker process was terminated unexpectedly with exit code -7. {split}")
+            yield
+
+        with monkeypatch.context() as patch:
+            patch.setattr(doctor.batching, split, fails)
+            config = small(batch_size=8, **{"data.threads": 3, "data.workers": 2})
+            assert doctor.run(config, tmp_path) == 1
+        assert "FIX  decoder           a data worker process ran out of shared memory, of which /dev/shm has" in (
+            capsys.readouterr().out
+        )
+
+
 def test_what_does_not_work_is_named_with_what_mends_it(tmp_path, capsys, monkeypatch):
     quick = {name: check for name, check in doctor.CHECKS.items() if name not in ("training step", "memory", "weights")}
     monkeypatch.setattr(doctor, "CHECKS", quick)

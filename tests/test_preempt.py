@@ -106,6 +106,14 @@ def test_a_dead_worker_is_named_and_made_up_for_when_a_signal_killed_it():
     assert list(preempt.unbroken(make, 7, lambda: False)) == [7, 8], "evaluations end"
     with pytest.raises(BadInput, match="a data worker process was killed"):
         list(preempt.unbroken(make, 0, lambda: False))
+    for code, said in ((-7, r"shared memory, of which /dev/shm has .*\n.*--shm-size"), (1, "and said why above")):
+
+        def ends(step, code=code):
+            raise RuntimeError(f"Worker process was terminated unexpectedly with exit code {code}. Search the logs")
+            yield
+
+        with pytest.raises(BadInput, match=said):
+            list(preempt.unbroken(ends, 0, lambda: False))
 
 
 def digits_folder(place):

@@ -21,17 +21,17 @@ from packaging.requirements import Requirement
 from PIL import features
 
 from bireal_jax import build, models, runtime
+from bireal_jax.checks import sizes, stand_in
+from bireal_jax.data import batching
 from bireal_jax.data.source import Arrays, check_labels
 from bireal_jax.errors import BadInput, first_line
-from bireal_jax.running import checkpoint, health, parallel, progress, workdir
+from bireal_jax.running import checkpoint, health, parallel, preempt, progress, workdir
 from bireal_jax.shipping import cost, export
 from bireal_jax.training.step import Plan, State, teacher_arguments
 
 SAMPLE = 8  # images of each split that are decoded
 MARGIN = 1.5  # XLA takes 1.4 times the outputs of all modules for bireal_tiny, on the CPU, 256 images of 32 pixels
 SMALL = 32  # pixels, and this many or the least that the network takes are trained on
-MOST = 130  # parameter arrays; networks of more are stood for by a tiny one of their kind
-TINY = ((models.REACTNET, "react_tiny"), (models.REAL_MODELS, "resnet_tiny"), (models.MODELS, "bireal_tiny"))
 SHOWN = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -115,6 +115,7 @@ class Visit:
         source = self.source
         if not self.found:
             raise BadInput("there is no data set to decode\nmend the line above first")
+        self._draw()
         if isinstance(source.train, Arrays):
             return "not needed: the images lie in memory"
         rng, began, count = np.random.default_rng(0), time.monotonic(), 0
@@ -144,6 +145,17 @@ class Visit:
         notes = [note for plan in self.plans for note in plan.notes()]
         return "; ".join([" + ".join(f"{plan.total:,}" for plan in self.plans) + " steps", *notes])
 
+    def _draw(self):
+        """The first batch of training and of evaluation, as the run will draw them."""
+        c, source = self.last, self.source
+        loading = {"devices": jax.local_device_count(), "threads": c.data.threads, "workers": c.data.workers}
+        for make in (
+            lambda step, **more: batching.train_batches(source, c.batch_size, c.seed, step, **(loading | more)),
+            lambda step, **more: batching.eval_batches(source, c.batch_size, step, **(loading | more)),
+        ):
+            with contextlib.closing(preempt.unbroken(make, 0, lambda: False)) as batches:
+                next(batches)
+
     def weights(self) -> str:
         """Those that the run starts from, and the teacher's."""
         first = self.plans[0]
@@ -162,7 +174,14 @@ class Visit:
         workdir.finished(self.directory, self.config)  # or it belongs to another config
         with self._scratch() as place:
             workdir.write(place / "probe", "")
-        return f"{self.directory} can be written"
+            with open(place / "lock", "w") as file:
+                unlocked = workdir.hold(file, self.directory)
+        said = [f"{self.directory} can be written", unlocked]
+        if not jax.config.jax_compilation_cache_dir:  # pyrefly: ignore[missing-attribute]
+            said += [
+                "compiled steps are not kept, for want of a home directory; JAX_COMPILATION_CACHE_DIR names another"
+            ]
+        return "; ".join(filter(None, said))
 
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[Path]:
@@ -181,11 +200,11 @@ class Visit:
 
     def disk_space(self) -> str:
         """For the checkpoints that are there at a time, of all stages."""
-        sizes = [_bytes(_template(plan).trees()) for plan in self.plans]
-        needed = sum(sizes) * (self.config.keep_last + 2)  # the best one, and one that is being written
+        each = [sizes.bytes_of(sizes.template(plan).trees()) for plan in self.plans]
+        needed = sum(each) * (self.config.keep_last + 2)  # the best one, and one that is being written
         with self._scratch() as place:
             free = shutil.disk_usage(place).free
-        said = f"{_size(free)} free at {self.directory}; checkpoints take up to {_size(needed)}"
+        said = f"{sizes.size(free)} free at {self.directory}; checkpoints take up to {sizes.size(needed)}"
         if free < needed:
             raise BadInput(f"{said}\nfree some space, or --workdir=DIR on a larger disk (df -h lists them)")
         return said
@@ -194,13 +213,15 @@ class Visit:
         """For the state, its copy in a save, and what the backward pass keeps."""
         plan = self.plans[-1]
         each = self.last.batch_size // jax.device_count()
-        state, maps = _bytes(_template(plan)), MARGIN * each * _bytes(_maps(plan))
+        state, maps = sizes.bytes_of(sizes.template(plan)), MARGIN * each * sizes.bytes_of(sizes.maps(plan))
         stats = jax.local_devices()[0].memory_stats() or {}
         limit = stats.get("bytes_limit")
         needed = 2 * state + maps if limit else 2 * state + maps * jax.local_device_count()
-        free = limit or _available()
+        free = limit or sizes.available()
         where = "on each device" if limit else "of the machine"
-        said = f"about {_size(needed)} for the state and {each} images a device; {_size(free)} {where} are free"
+        said = (
+            f"about {sizes.size(needed)} for the state and {each} images a device; {sizes.size(free)} {where} are free"
+        )
         if needed > free:
             better = max(1, int(each * max(0, free - 2 * state) / maps)) * jax.device_count()
             raise BadInput(f"{said}\n--config.batch_size={better}, with a learning rate lower in proportion")
@@ -208,7 +229,7 @@ class Visit:
 
     def training_step(self) -> str:
         """One, on noise: a few images, no larger than they must be."""
-        c, instead = _small(self.last, self.plans[-1])
+        c, instead = stand_in.config_of(self.last, self.plans[-1])
         if c.teacher.weights:
             c.teacher.weights = "zeros"  # of no run: the images are not those that its run knew
         stride = Plan(c, self.source).model.total_stride
@@ -219,11 +240,11 @@ class Visit:
             self.source, image_shape=(size, size, self.source.image_shape[-1]), label_shape=shape
         )
         plan = Plan(c, source)
-        batch = _noise(source, jax.local_device_count(), each)
+        batch = stand_in.noise(source, jax.local_device_count(), each)
         teacher = (
             () if plan.teacher is None else (jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), plan.teacher_shapes),)
         )
-        with _quick_compilation():
+        with stand_in.quick_compilation():
             state = jax.jit(partial(plan.fresh, seed=0))(plan.initial(0))
             step = parallel.pmap(health.guard(plan.train_step, 0), more=len(teacher))
             inputs = parallel.replicate(state), batch, *(parallel.replicate(t) for t in teacher)
@@ -250,7 +271,8 @@ class Visit:
                 raise BadInput(
                     f"{error}\nuse --workdir=DIR on another disk: this one does not keep its bytes"
                 ) from None
-        return f"{_size(_bytes(trees))} written and read back in {time.monotonic() - began:.1f} s, every checksum right"
+        size, took = sizes.size(sizes.bytes_of(trees)), time.monotonic() - began
+        return f"{size} written and read back in {took:.1f} s, every checksum right"
 
     def export(self) -> str:
         """To a packed file, which the engine runs."""
@@ -259,8 +281,8 @@ class Visit:
         variables, plan = parallel.fetch(self._trained().variables), self.plan
         assert plan
         made = export.program(self.last.model.name, plan.model, variables, plan.source)
-        images = _noise(plan.source, 1, 2)["image"][0]
-        with self._scratch() as place, _quick_compilation():
+        images = stand_in.noise(plan.source, 1, 2)["image"][0]
+        with self._scratch() as place, stand_in.quick_compilation():
             size = export.write(made, place / "net.safetensors")
             found = export.compare(plan.model, variables, plan.source, place / "net.safetensors", images)
         if not runtime.available():
@@ -297,63 +319,3 @@ def _fits(requirement):
         return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
     except metadata.PackageNotFoundError:
         return False
-
-
-@contextlib.contextmanager
-def _quick_compilation():
-    """Code that runs once is compiled without most optimizations: in half the time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
-
-
-def _small(config, plan):
-    """The config with a network that is compiled in half a minute, and in words what it stands for."""
-    c = ConfigDict(config.to_dict())
-    parameters = jax.tree.leaves((plan.shapes["params"], (plan.teacher_shapes or {}).get("params")))
-    if len(parameters) <= MOST:
-        return c, ""
-    name = c.model.name
-    c.model.name = next(tiny for table, tiny in TINY if name in table)
-    c.teacher.name = "resnet_tiny"
-    return c, f", with {c.model.name} for {name}, which takes minutes to compile"
-
-
-def _template(plan):
-    return jax.eval_shape(partial(plan.fresh, seed=0), plan.shapes)
-
-
-def _maps(plan):
-    """Shapes of the outputs of all modules for one image: about what the backward pass keeps."""
-    images = jax.ShapeDtypeStruct((1, *plan.source.image_shape), plan.model.dtype)
-    apply = partial(plan.model.apply, capture_intermediates=True, mutable=["intermediates"])
-    return jax.eval_shape(apply, plan.shapes, images)[1]
-
-
-def _noise(source, devices, each):
-    """A training batch, [devices, each, ...]: of class 0, or 1 m far everywhere."""
-    images = np.random.default_rng(0).integers(0, 256, (devices, each, *source.image_shape)).astype(np.uint8)
-    label = np.zeros((devices, each), np.int32)
-    if source.depth_range:
-        label = np.ones((devices, each, *source.label_shape), np.float32)
-    return {"image": images, "label": label, "mask": np.ones((devices, each), bool)}
-
-
-def _bytes(tree):
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _size(count):
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def _available():
-    """Bytes of memory that the machine has to give."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

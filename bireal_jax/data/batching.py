@@ -3,13 +3,16 @@
 import functools
 import itertools
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from bireal_jax.data.source import Arrays, Source, check_labels
 from bireal_jax.errors import BadInput
@@ -59,11 +62,40 @@ def train_batches(
 
 def _grain_batches(source, batch_size, seed, start, process, processes, threads, workers):
     stream = grain.MapDataset.source(source.train).seed(seed).shuffle().repeat().random_map(_Augment(source.augment))
-    batches = stream.batch(batch_size // processes)[process::processes][start:]
+    size = batch_size // processes
+    # Grain counts batches in floating point, and of a stream of single images one too many for Python
+    batches = (stream.batch(size) if size > 1 else stream.map(_batch_of_one))[process::processes][start:]
+    return _decoded(batches, threads, workers)
+
+
+def _decoded(batches, threads, workers):
+    """Iterates over a MapDataset with so many threads, or in worker processes.
+
+    Raises:
+      BadInput: worker processes, which import the program that started them, would run it again.
+    """
     iterable = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2)))
-    if workers:
-        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), end_with_the_parent)
-    return iterable
+    if not workers:
+        return iterable
+    program = sys.modules["__main__"]
+    file, spec = getattr(program, "__file__", None), getattr(program, "__spec__", None)
+    if file and not (spec and spec.name.endswith("__main__")):  # not in a notebook, nor of `python -m PACKAGE`
+        try:
+            guarded = "__name__" in Path(file).read_text(errors="replace")
+        except OSError:
+            guarded = not file.startswith("<")  # standard input, which cannot be read again
+        if not guarded:
+            raise BadInput(
+                f"config.data.workers is {workers}, and worker processes import {file} again, which would train anew\n"
+                'put what it does below `if __name__ == "__main__":` in a file, or leave the workers at 0'
+            )
+    if not flags.FLAGS.is_parsed():  # Grain asks a flag of absl's, which programs without absl never parse
+        flags.FLAGS.mark_as_parsed()
+    return iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), end_with_the_parent)
+
+
+def _batch_of_one(example):
+    return {name: np.asarray(value)[None] for name, value in example.items()}
 
 
 def end_with_the_parent(*_) -> None:
@@ -107,12 +139,8 @@ def eval_batches(
     per_process = -(-batch_size // (devices * processes)) * devices
     rounds = -(-len(source.eval) // (per_process * processes))
     examples = grain.MapDataset.source(source.eval).map(source.prepare)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, 2))
     shares = examples.batch(per_process, drop_remainder=False)[process::processes][start:]
-    iterable = shares.to_iter_dataset(options)
-    if workers:
-        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), end_with_the_parent)
-    batches = iter(iterable)
+    batches = iter(_decoded(shares, threads, workers))
     empty = {"image": np.zeros((0, *source.image_shape), np.uint8), "label": np.zeros((0, *source.label_shape))}
     for _ in range(start, rounds):
         yield _finish(next(batches, empty), source, per_process, devices)

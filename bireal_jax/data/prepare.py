@@ -11,7 +11,6 @@ the one PNG, which are stored as RGB JPEG (quality 100), as tensorflow-datasets 
 import argparse
 import io
 import re
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.datasets.imagenet2012 import imagenet_common
 from tensorflow_datasets.datasets.imagenet2012.imagenet2012_dataset_builder import Builder as Stock
 
+from bireal_jax import output, places
 from bireal_jax.data.images import decode
 from bireal_jax.errors import BadInput
 
@@ -115,14 +115,11 @@ def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m bireal_jax.data.prepare", description=__doc__.split("\n")[0])
     parser.add_argument("dataset", choices=["imagenet2012"])
-    parser.add_argument("--tars", type=Path, required=True, help=f"folder with {TRAIN} and {VAL}")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the result: config.data.dir")
+    parser.add_argument("--tars", required=True, help=f"folder with {TRAIN} and {VAL}")
+    parser.add_argument("--out", required=True, help="folder for the result: config.data.dir")
     arguments = parser.parse_args(argv)
-    try:
-        imagenet2012(arguments.tars, arguments.out)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with output.command():
+        imagenet2012(places.local(arguments.tars, "--tars"), places.local(arguments.out, "--out", "folder"))
 
 
 if __name__ == "__main__":

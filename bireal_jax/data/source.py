@@ -115,12 +115,14 @@ def open_tfds(directory: str, name: str, how: str) -> tuple[Any, tuple[Any, str]
     Raises:
       BadInput: it is not there, or not readable.
     """
-    found = sorted(Path(directory).glob(f"{name}/*/dataset_info.json")) if directory else []
+    places = [path.parent for path in Path(directory).glob(f"{name}/*/dataset_info.json")] if directory else []
+    split = {place: place.name.split(".") for place in places}
+    found = {place: [int(n) for n in parts] for place, parts in split.items() if all(map(str.isdecimal, parts))}
     if not found:
         raise BadInput(f"no prepared {name} at config.data.dir={directory!r}\n{how}")
     import tensorflow_datasets as tfds
 
-    version = found[-1].parent
+    version = max(found, key=found.__getitem__)  # 10.0.0 is behind 5.1.0; a copy of one, 5.1.0_old, is none
     try:
         builder: Any = tfds.builder_from_directory(str(version))
         raw = {"image": tfds.decode.SkipDecoding()}

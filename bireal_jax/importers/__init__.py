@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from bireal_jax import output, places
 from bireal_jax.errors import BadInput, first_line, lookup
 from bireal_jax.importers import larq, readers, values
 from bireal_jax.importers.pytorch import FAMILIES, check_names, from_torch, leaves, some, target_shapes, to_torch
@@ -110,19 +110,18 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m bireal_jax.importers", description="Makes weights of PyTorch or larq ours.", allow_abbrev=False,
         epilog="Then: python -m bireal_jax.main --config=RECIPE --mode=eval --config.init_from=OUT.npz",
     )  # fmt: skip
-    parser.add_argument("weights", type=Path, help=f"a file of the authors' or larq's: {', '.join(readers.FORMATS)}")
-    parser.add_argument("out", type=Path, help="an .npz to write")
+    parser.add_argument("weights", help=f"a file of the authors' or larq's: {', '.join(readers.FORMATS)}")
+    parser.add_argument("out", help="an .npz to write")
     parser.add_argument("--model", required=True, help="the network that these are weights of; --list shows all")
     parser.add_argument("--list", action="version", version=" ".join(FAMILIES), help="shows the models, and exits")
     parser.add_argument("--turn", action="store_true", help="larq: kernels turned by 180 degrees, for turned images")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
     arguments = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # it is asked for shapes alone; an accelerator is left to others
-    try:
-        convert(arguments.model, arguments.weights, arguments.out, arguments.turn, arguments.force)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with output.command():
+        weights = places.local(arguments.weights, "WEIGHTS", "file")
+        out = places.local(arguments.out, "OUT", "file")
+        convert(arguments.model, weights, out, arguments.turn, arguments.force)
 
 
 def convert(model_name: str, weights: Path, out: Path, turn: bool = False, force: bool = False) -> None:

@@ -7,8 +7,8 @@ has the genes and the run does not depend on a file elsewhere.
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
+from bireal_jax import places
 from bireal_jax.errors import BadInput
 
 INLINE = re.compile(r"\w+( \d+)+")
@@ -32,9 +32,9 @@ def read(text: str) -> tuple[str, tuple[int, ...]]:
     if INLINE.fullmatch(text):
         space, *genes = text.split()
         return space, tuple(int(gene[:DIGITS]) for gene in genes)
-    path = Path(text)
+    path = places.local(text, "config.arch", "file")
     try:
-        stored = json.loads(path.read_text())
+        stored = places.read_json(path)
         space, genes = stored["space"], stored["genes"]
         if not isinstance(space, str) or not isinstance(genes, list):
             raise TypeError(f"a name and a list of whole numbers, not {space!r} and {genes!r}"[:200])
@@ -44,7 +44,7 @@ def read(text: str) -> tuple[str, tuple[int, ...]]:
         return space, tuple(genes)
     except OSError as error:
         raise BadInput(f"no architecture at {path}: {error.strerror}; a search writes best_arch.json") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path} is no best_arch.json, which has a space and genes ({error})") from None
 
 

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import re
 import shutil
 import zlib
 from collections.abc import Mapping
@@ -251,6 +252,13 @@ class Checkpoints:
         else:
             return error
         return BadInput(f"cannot save a checkpoint below {self.directory}: {reason}\n{way_out}")
+
+
+def directories(workdir: Path) -> dict[int, Path]:
+    """stage -> directory of its checkpoints, ascending, of the stages in a workdir. A stage_0_backup is none."""
+    found = {path.parent.name.removeprefix("stage_"): path for path in workdir.glob("stage_*/checkpoints")}
+    numbered = {int(stage): path for stage, path in found.items() if re.fullmatch(r"0|[1-9]\d*", stage, re.ASCII)}
+    return {stage: numbered[stage] for stage in sorted(numbered) if numbered[stage].is_dir()}
 
 
 class Damaged(Exception):

@@ -14,7 +14,6 @@ Arrays alone mean nothing. The rule for whoever uses those of a run stands here:
 """
 
 import dataclasses
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from bireal_jax import config as config_lib
+from bireal_jax import places
 from bireal_jax.data import Source
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.running import checkpoint
@@ -185,8 +185,8 @@ def read(directory: Path) -> Known | None:
             raise _damaged(path, error) from None
         if len(sources) != count:
             raise _damaged(path, ValueError(f"{len(sources)} stages, config.json has {count}"))
-    places = (directory / f"stage_{index}" / "checkpoints" for index in range(count))
-    begun = [index for index, place in enumerate(places) if any(p.name.isdigit() for p in place.glob("*"))]
+    there = {index: place for index, place in checkpoint.directories(directory).items() if index < count}
+    begun = [index for index, place in there.items() if any(p.name.isdecimal() and p.is_dir() for p in place.iterdir())]
     path = directory / "registered.json"
     registered = _json(path) if path.exists() else {}
     return Known(directory, config, sources, begun[-1] if begun else count - 1, registered)
@@ -200,8 +200,7 @@ def best_variables(directory: Path, shapes: Any, newest: bool = False) -> tuple[
     Raises:
       BadInput: there is none, it is damaged, or it is not of this model.
     """
-    places = sorted(directory.glob("stage_*/checkpoints"), key=lambda p: int(p.parent.name.removeprefix("stage_")))
-    for place in reversed(places):
+    for place in reversed(checkpoint.directories(directory).values()):
         with checkpoint.Checkpoints(place, read_only=True) as checkpoints:
             if checkpoints.steps():
                 best = None if newest else checkpoints.best_step()
@@ -254,7 +253,7 @@ def _first(theirs, ours):
 
 def _json(path):
     try:
-        return json.loads(path.read_text())
+        return places.read_json(path)
     except (ValueError, OSError) as error:
         raise _damaged(path, error) from None
 

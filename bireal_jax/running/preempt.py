@@ -3,18 +3,20 @@
 Standard library only, so that the command can listen before JAX is imported.
 """
 
+import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from bireal_jax.errors import BadInput
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(Exception):
@@ -22,7 +24,7 @@ class Stopped(Exception):
 
 
 class Signals:
-    """Used as a context manager, turns SIGTERM and Ctrl-C from the end of the process into a request.
+    """Used as a context manager, turns SIGTERM, Ctrl-C and a closed terminal from the process's end into a request.
 
     While `disposable` is True, the process leaves at once with status 0: nothing would be lost. A thread sees to that,
     since Python runs no handler while XLA compiles. A second Ctrl-C raises KeyboardInterrupt. Outside the context
@@ -41,7 +43,7 @@ class Signals:
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
         self.disposable = True
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS if not _under_nohup(number)}
         self._fd_before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
         return self
@@ -66,15 +68,36 @@ class Signals:
         self._woken.close()
 
 
+def _under_nohup(number):
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
+
+
 def leave(status: int, message: str) -> None:
     """Ends the process from any thread, at once, with one line and without a wait for other threads or hosts."""
-    print(message, file=sys.stderr if status else sys.stdout, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it, perhaps
+        print(message, file=sys.stderr if status else sys.stdout, flush=True)
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(status)
 
 
-def unbroken(make: Callable[..., Iterable[Any]], start: int, asked: Callable[[], bool]) -> Iterator[Any]:
+def _why_dead(message):
+    """What ended a worker process, from Grain's message: its exit status, or the number of a signal behind a minus."""
+    if "exit code -7" in message:  # SIGBUS: a page of a file in memory that could not be had
+        size = shutil.disk_usage("/dev/shm").total if os.path.isdir("/dev/shm") else 0
+        return (
+            f"a data worker process ran out of shared memory, of which /dev/shm has {size / 1e6:,.0f} MB\n"
+            "enlarge it (docker run --shm-size=8g), or use fewer config.data.workers; 0 needs none"
+        )
+    if "exit code -" in message:
+        return (
+            "a data worker process was killed, for want of memory perhaps\n"
+            "start the same command again, with a lower config.data.workers if memory is short"
+        )
+    return "a data worker process ended before its work, and said why above\nconfig.data.workers=0 does without them"
+
+
+def unbroken(make: Callable[..., Iterable[Any]], start: int, asked: Callable[[], bool]) -> Generator[Any, None, None]:
     """The batches of make(start), also when a signal to the whole process group has killed the worker processes.
 
     Args:
@@ -95,10 +118,7 @@ def unbroken(make: Callable[..., Iterable[Any]], start: int, asked: Callable[[],
             if "Worker process was terminated" not in str(error):  # Grain has no error class of its own for it
                 raise
             if not asked():
-                raise BadInput(
-                    "a data worker process was killed, for want of memory perhaps\n"
-                    "start the same command again, with a lower config.data.workers if memory is short"
-                ) from error
+                raise BadInput(_why_dead(str(error))) from error
             batches = iter(make(step, workers=0))
             continue
         yield batch

@@ -3,16 +3,20 @@
 import contextlib
 import sys
 import time
+from typing import Any
 
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from bireal_jax import output
+
 
 def say(*words) -> None:
-    """A line for the user, from the first host alone."""
+    """A line for the user, from the first host alone. That nobody can read it ends nothing."""
     if jax.process_index() == 0:
-        print(*words, flush=True)
+        with output.steady():
+            print(*words, flush=True)
 
 
 def verdict(ok: bool, what: str, said: str) -> None:
@@ -29,12 +33,13 @@ class Bar:
     def __init__(self, name: str, start: int, total: int):
         self.name, self.total = name, total
         self._bar = None
-        if jax.process_index() == 0 and sys.stdout.isatty():
+        shown: Any = output.Steady(sys.stdout)
+        if jax.process_index() == 0 and shown.isatty():
             columns = (
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                 TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False),
             )  # fmt: skip
-            self._bar = Progress(*columns, console=Console(), refresh_per_second=4)
+            self._bar = Progress(*columns, console=Console(file=shown), refresh_per_second=4)
             self._task = self._bar.add_task(name, total=total, completed=start)
 
         self.restart(start)

@@ -15,15 +15,16 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 from ml_collections import ConfigDict
 
 from bireal_jax import config as config_lib
+from bireal_jax import places
 from bireal_jax.data import Source
-from bireal_jax.errors import BadInput
-from bireal_jax.running import known
+from bireal_jax.errors import BadInput, first_line
+from bireal_jax.running import known, progress
 
 
 def begun(workdir: Path) -> bool:
@@ -39,11 +40,11 @@ def changes(workdir: Path, config: ConfigDict) -> list[str]:
 
 def _changes(path, differences):
     try:
-        return differences(path.read_text()) if path.exists() else []
+        return differences(json.dumps(places.read_json(path))) if os.path.lexists(path) else []
     except BadInput:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path} is not readable ({error}); use another --workdir") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise BadInput(f"{path} is not readable ({first_line(error)}); use another --workdir") from None
 
 
 def _data_changes(workdir, data):
@@ -83,9 +84,14 @@ def finished(workdir: Path, config: ConfigDict) -> dict[str, Any] | None:
     _refuse(workdir, workdir / "config.json", changes(workdir, config))
     path = workdir / "result.json"
     try:
-        return json.loads(path.read_text()) if path.exists() else None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is damaged ({error})\ndelete it; the same command writes it anew") from None
+        if not os.path.lexists(path):
+            return None
+        found = places.read_json(path)
+        if not isinstance(found, dict):
+            raise ValueError("it holds no names and values")
+        return found
+    except (ValueError, OSError) as error:
+        raise BadInput(f"{path} is damaged ({first_line(error)})\ndelete it; the same command writes it anew") from None
 
 
 @contextlib.contextmanager
@@ -113,10 +119,8 @@ def claim(
     except OSError as error:
         raise unwritable(workdir, error) from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BadInput(f"another process trains in {workdir}; wait for it, or use another --workdir") from None
+        if said := hold(lock, workdir):
+            progress.say(f"note: {said}")
         check(workdir, config, sources)
         for name, text in texts.items():
             if not (workdir / name).exists():
@@ -124,6 +128,29 @@ def claim(
         if registered:
             write(workdir / "registered.json", json.dumps(dict(registered), indent=1) + "\n")
         yield
+
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+def hold(file: IO, workdir: Path) -> str:
+    """Locks a file of a workdir, so that no other process trains there until it is closed.
+
+    Returns:
+      "", or that the file system has no locks: no reason not to train.
+
+    Raises:
+      BadInput: another process holds it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BadInput(f"another process trains in {workdir}; wait for it, or use another --workdir") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise unwritable(workdir, error) from None
+        return f"the file system of {workdir} has no locks ({error.strerror}); see that no other process trains there"
+    return ""
 
 
 def write(path: Path, text: str) -> None:
@@ -146,14 +173,18 @@ def to_json(values: dict[str, Any], indent: int | None = None) -> str:
         raise BadInput(f"a figure to be written down is not finite: {', '.join(bad) or str(values)[:300]}") from None
 
 
-def unwritable(place: Path, error: OSError) -> BadInput:
+class Unwritable(BadInput):
+    """A place cannot be written."""
+
+
+def unwritable(place: Path, error: OSError) -> Unwritable:
     """The message for an OSError while writing below `place`."""
     hint = (
         "free some space and start the same command again"
         if error.errno == errno.ENOSPC
         else "choose another --workdir"
     )
-    return BadInput(f"cannot write to {place}: {error.strerror}\n{hint}")
+    return Unwritable(f"cannot write to {place}: {error.strerror}\n{hint}")
 
 
 def _head(path, number, line):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bireal_jax import runtime
+from bireal_jax import output, places, runtime
 from bireal_jax.data import images
 from bireal_jax.errors import BadInput
 from bireal_jax.runtime import container
@@ -25,28 +25,29 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--precision", default="float32", choices=runtime.PRECISIONS, help="of real-valued layers")
     parser.add_argument("--kernels", choices=runtime.KERNELS, help="default: the best that this CPU has")
     arguments = parser.parse_args(argv)
-    try:
+    with output.command():
+        path = places.local(arguments.net, "NET", "file")
         if not arguments.photos:
-            print(describe(container.read(arguments.net)))
+            output.deliver(describe(container.read(path)))
             return
-        net = runtime.load(arguments.net, arguments.threads, arguments.precision, arguments.kernels)
+        net = runtime.load(path, arguments.threads, arguments.precision, arguments.kernels)
+        failed = sum(not _show(net, path) for path in arguments.photos)  # one that is broken does not stop the others
+        if failed:
+            sys.exit(2)
+
+
+def _show(net, path):
+    """Prints what is in a photo; False, with a message, where it is broken. Leaves where nobody reads."""
+    whole = len(net.output_shape) > 1
+    try:
+        image = photo(path, net.image_shape, net.resize, whole)
+        text = f"{path}\n{values(net, image) if whole else top5(net, image)}"
     except BadInput as error:
-        _fail(error)
-        sys.exit(2)
-    whole, failed = len(net.output_shape) > 1, False
-    for path in arguments.photos:  # one that is broken does not stop the others
-        try:
-            image = photo(path, net.image_shape, net.resize, whole)
-            print(f"{path}\n{values(net, image) if whole else top5(net, image)}", flush=True)
-        except BadInput as error:
-            _fail(error)
-            failed = True
-    if failed:
-        sys.exit(2)
-
-
-def _fail(error):
-    print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
+        return False
+    if not output.deliver(text):
+        sys.exit(0)
+    return True
 
 
 def photo(path: Path, shape: tuple[int, int, int], resize: int, whole: bool = False) -> np.ndarray:

@@ -5,7 +5,6 @@ search_state.json (every score; what is in it is never scored again), candidates
 
 import csv
 import io
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bireal_jax.errors import BadInput
+from bireal_jax import places
+from bireal_jax.errors import BadInput, first_line
 from bireal_jax.running import workdir
 from bireal_jax.search.evolve import Algorithm, Genes, Problem, Settings
 
@@ -130,14 +130,14 @@ def load(path: Path, identity: Mapping[str, Any] = MappingProxyType({})) -> dict
     if not path.exists():
         return {}
     try:
-        stored = json.loads(path.read_text())
+        stored = places.read_json(path)
         listed: list[dict[str, Any]] = stored.pop("candidates")
         rows = [Candidate(**(row | {"genes": tuple(row["genes"])})) for row in listed]
         odd = [row for row in rows if not _sound(row)]
         if odd:
             raise ValueError(f"no candidate: {odd[0]}"[:200])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path} is damaged ({error}); delete it to search anew") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise BadInput(f"{path} is damaged ({first_line(error)}); delete it to search anew") from None
     differ = [key for key in identity if stored.get(key) != identity[key]]
     if differ:
         key = differ[0]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, models
+from bireal_jax import build, models, places
 from bireal_jax import config as config_lib
 from bireal_jax.binary import losses
 from bireal_jax.binary.layers import MOMENTUM
@@ -41,7 +41,7 @@ def run(config: ConfigDict, directory: Path) -> Candidate:
     Raises:
       BadInput: the config, the supernet or the budget cannot be used.
     """
-    config = build.stages(config)[-1]
+    config, directory = build.stages(config)[-1], places.workdir(directory)
     name = config.model.name.removesuffix("_supernet")
     trained = _check(config)
     source = build.source(config)

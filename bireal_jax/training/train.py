@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build
+from bireal_jax import build, places
 from bireal_jax import config as config_lib
 from bireal_jax.binary import losses
 from bireal_jax.data import batching
@@ -38,7 +38,7 @@ def run(config: ConfigDict, directory: Path, signals: preempt.Signals | None = N
       BadInput: the config or what it points to cannot work; before anything is compiled, where possible.
       preempt.Stopped: `signals` asked for it, and the state is saved.
     """
-    configs = build.stages(config)
+    configs, directory = build.stages(config), places.workdir(directory)
     finished = workdir.finished(directory, config)
     if finished:
         progress.say(f"{directory} is finished: {_judged(finished)}. Another --workdir trains again.")
@@ -83,6 +83,7 @@ def run_eval(config: ConfigDict, directory: Path, given: Collection[str] | None 
     Raises:
       BadInput: the config, the data set or the weights cannot be used.
     """
+    directory = places.workdir(directory)
     use = build.used(config, directory, given)
     last, source, model, variables, origin = use.config, use.source, use.model, use.variables, use.origin
     replica = build.part_size(last, jax.device_count()) if last.deterministic else 0
@@ -91,10 +92,14 @@ def run_eval(config: ConfigDict, directory: Path, given: Collection[str] | None 
     scores = evaluate(step, parallel.replicate(variables), source, last.batch_size, **loading)
     progress.say(f"{source.split} {task_of(scores).report.format(**scores)}  ({len(source.eval)} images)  {origin}")
     if jax.process_index() == 0:
-        workdir.write(directory / "eval.json", workdir.to_json(scores, 1) + "\n")
-    if source.depth_range and jax.process_index() == 0:
-        count = pictures.write(directory / "depth", _predictions(model, variables, source))
-        progress.say(f"{directory / 'depth'}: {count} pictures: image, truth, prediction")
+        text = workdir.to_json(scores, 1) + "\n"
+        try:
+            workdir.write(directory / "eval.json", text)
+            if source.depth_range:
+                count = pictures.write(directory / "depth", _predictions(model, variables, source))
+                progress.say(f"{directory / 'depth'}: {count} pictures: image, truth, prediction")
+        except workdir.Unwritable as error:  # a run in an archive can be evaluated, too
+            progress.say(f"note: {str(error).splitlines()[0]}; the result stands above alone")
     return scores
 
 

@@ -1,0 +1,106 @@
+"""Paths that a user names: what no file system can hold, or what is none of ours, is said before anything is begun."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from bireal_jax.errors import BadInput
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # with one slash as well, which is what pathlib makes of two
+LONGEST_NAME = 255  # bytes, of Linux and macOS
+LONGEST_PATH = 3500  # bytes: below the 4,096 of Linux, since checkpoints lie deeper
+
+
+def local(named: str | Path, what: str, kind: str = "") -> Path:
+    """The path that a user named, with `~` for the home directory, which a shell leaves alone behind a `=`.
+
+    URLs are refused, not written to: checkpoints could go there, but locks, logs and whole-or-nothing files could not,
+    and half a run elsewhere is none.
+
+    Args:
+      named: what was given.
+      what: the flag or field, for the message.
+      kind: "folder" or "file": what is there, if anything is, must be one.
+
+    Raises:
+      BadInput: it can be no path, or nothing that can be read or made.
+    """
+    text = os.fspath(named)
+    given = f"{what}={text}" if len(text) < 200 else f"{what}={text[:60]}..."
+    if not text.strip():
+        raise BadInput(f"{what} is empty; name a path, or leave it out")
+    if URL.match(text):
+        raise BadInput(
+            f"{given} is a URL, and files are read and written on this machine alone\n"
+            "mount it (gcsfuse mounts gs://) and name the folder where it is mounted, or name a local path"
+        )
+    try:
+        path = Path(text).expanduser()
+        whole = os.fsencode(path.absolute())
+        if "\0" in text:
+            raise ValueError("a name has no NUL")
+        there = os.path.exists(path)
+    except RuntimeError:
+        raise BadInput(f"{given}: there is no home directory here, or no such user; write the whole path") from None
+    except (ValueError, OSError) as error:  # a character that is none, or a working directory that is gone
+        raise BadInput(f"{given!r} can be no path: {error}") from None
+    if len(whole) > LONGEST_PATH or max(map(len, whole.split(b"/"))) > LONGEST_NAME:
+        raise BadInput(f"{given} is too long: a name has at most {LONGEST_NAME} bytes, a path {LONGEST_PATH}")
+    if not there:
+        _can_be_made(path, given)
+        if text != text.strip():
+            raise BadInput(f"{what}={text!r} begins or ends with a space, and there is no such path; leave it out")
+    if kind and there and path.is_dir() != (kind == "folder"):
+        raise BadInput(f"{given} is a {'folder' if path.is_dir() else 'file'}; it must be a {kind}")
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      ValueError: it is damaged.
+      OSError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("brackets within brackets without an end") from None
+
+
+def _can_be_made(path, given):
+    """Raises BadInput for what is in the way of a path that is not there."""
+    for part in (path, *path.parents):
+        if part.is_symlink() and not os.path.exists(part):
+            raise BadInput(f"{given}: {part} is a link to {os.readlink(part)}, which is not there\nmend the link")
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise BadInput(f"{given} cannot be reached: {error.strerror}") from None
+
+
+def workdir(named: str | Path, what: str = "--workdir") -> Path:
+    """The same for the folder of a run, whose path must also mean one thing to Python, Orbax and TensorStore.
+
+    Raises:
+      BadInput: as `local`; no UTF-8, which is all that TensorStore takes; or with a [, which is a pattern to Orbax: it
+        would write a checkpoint that nobody can read.
+    """
+    path = local(named, what, "folder")
+    whole = path.absolute()
+    try:
+        same = str(whole).encode() == os.fsencode(whole)
+    except UnicodeEncodeError:
+        same = False
+    if not same:
+        raise BadInput(
+            f"{what}={str(named)!a} lies at a path that is not UTF-8, and checkpoints need it\n"
+            "name another one; where the locale is not UTF-8, start with PYTHONUTF8=1 in the environment"
+        )
+    if "[" in str(whole):
+        raise BadInput(f"{what}={named} lies at a path with a [, which checkpoints cannot have; name another one")
+    return path
