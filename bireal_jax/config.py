@@ -6,7 +6,6 @@ type is refused.
 
 import copy
 import difflib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -208,8 +207,8 @@ def validate(config: ConfigDict) -> None:
     if config.reinit_step2 and len(config.stages) < 2:
         raise BadInput("config.reinit_step2 is True, and there is no second stage; leave it False, or add stages")
     for stage in stages(config):
-        fields = _flat(stage.to_dict())
-        for field, kind in _flat(default().to_dict()).items():
+        fields = flat(stage.to_dict())
+        for field, kind in flat(default().to_dict()).items():
             _check_kind(field, fields[field], kind)
         for field, (test, wanted) in LIMITS.items():
             if not test(fields[field]):
@@ -256,7 +255,7 @@ def get(config: ConfigDict, field: str) -> Any:
 
 def check_field(field: str, config: ConfigDict, where: str = "") -> None:
     """Raises BadInput, with the nearest field there is, unless config.<field> exists."""
-    known = list(_flat(config.to_dict()))
+    known = list(flat(config.to_dict()))
     if field not in known:
         last = field.split(".")[-1]
         close = [k for k in known if k.split(".")[-1] == last] or difflib.get_close_matches(field, known, 1)
@@ -315,67 +314,11 @@ def steps(config: ConfigDict, prefix: str, num_train: int) -> int:
     return exact or (max(1, round(epochs * num_train / config.batch_size)) if epochs else 0)
 
 
-# Fields that may change between two starts of a run: where things lie and how fast they come, not what is computed.
-FREE = (
-    "data.dir", "data.threads", "data.workers", "keep_last", "profile_steps", "search.together", "skip_nonfinite",
-    "watchdog_seconds",
-)  # fmt: skip
-
-
-def to_json(config: ConfigDict) -> str:
-    """The config as text, sorted, one field a line."""
-    return json.dumps(config.to_dict(), indent=1, sort_keys=True) + "\n"
-
-
-def filled(stored: Any, where: str) -> ConfigDict:
-    """The config that `to_json` wrote, parsed: what it lacks is newer than it is, and has its default.
-
-    Raises:
-      BadInput: a field that there is no more, or a value of another type.
-    """
-    config = default()
-    try:
-        config.update(_filled(stored, config.to_dict()))
-    except (KeyError, AttributeError, TypeError, ValueError) as error:
-        raise BadInput(
-            f"{where} cannot be used: {first_line(error)}\nanother version of bireal_jax has written it; use that one"
-        ) from None
-    return config
-
-
-def _filled(stored, defaults, prefix=""):
-    if not isinstance(stored, dict):
-        raise ValueError(f"{prefix.rstrip('.') or 'all of it'} is {stored!r}, no fields")
-    for field in stored:
-        if field not in defaults:
-            raise ValueError(f"no field config.{prefix}{field}")
-    return {
-        field: _filled(stored.get(field, {}), value, f"{prefix}{field}.")
-        if isinstance(value, dict)
-        else stored.get(field, value)
-        for field, value in defaults.items()
-    }
-
-
-def differences(old: str, new: str, where: str = "the stored config") -> list[str]:
-    """Fields in which two results of `to_json` differ, as "optim.lr 0.001 -> 0.01", without FREE ones.
-
-    What the old one lacks has its default. Raises BadInput for a field that there is no more.
-    """
-    return apart(json.loads(to_json(filled(json.loads(old), where))), json.loads(new))
-
-
-def apart(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Fields in which two trees of the same fields differ, without FREE ones."""
-    before, after = _flat(before), _flat(after)
-    fields = sorted(k for k in before | after if before.get(k) != after.get(k) and k not in FREE)
-    return [f"{k} {before.get(k, '(none)')} -> {after.get(k, '(none)')}" for k in fields]
-
-
-def _flat(tree, prefix=""):
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optim.lr": 0.001, ...} of a tree of fields."""
     result = {}
     for key, value in tree.items():
         if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
             value = dict(enumerate(value))
-        result |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return result

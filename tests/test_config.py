@@ -4,6 +4,7 @@ import pytest
 
 from bireal_jax import config
 from bireal_jax.errors import BadInput
+from bireal_jax.running import settings
 
 
 def test_steps_win_over_epochs():
@@ -96,12 +97,12 @@ def test_every_limit_belongs_to_a_field_and_the_default_keeps_them():
 
 def test_differences_name_fields_and_leave_out_where_things_lie():
     c = config.default()
-    stored = config.to_json(c)
+    stored = settings.to_json(c)
     assert json.loads(stored)["optim"]["lr"] == 1e-3
     c.data.dir, c.data.workers = "elsewhere", 3
-    assert config.differences(stored, config.to_json(c)) == []
+    assert settings.differences(stored, settings.to_json(c)) == []
     c.optim.lr, c.stages = 0.01, ({"name": "a"},)
-    assert config.differences(stored, config.to_json(c)) == [
+    assert settings.differences(stored, settings.to_json(c)) == [
         "optim.lr 0.001 -> 0.01",
         "stages [] -> (none)",
         "stages.0.name (none) -> a",

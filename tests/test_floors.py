@@ -24,11 +24,11 @@ HOUSE = [
     {
         "models": ["arch layouts network", "alexnet bireal depth metaprune resnet vgg", "reactnet", "ebn", "__init__"],
         "runtime": ["reference", "verify", "container", "__init__", "__main__"],
-        "running": ["metrics parallel preempt progress", "checkpoint health hosts", "known", "workdir"],
+        "running": ["metrics parallel preempt progress settings", "checkpoint health hosts", "known", "workdir"],
     },
     {"importers": ["values", "readers", "larq pytorch", "__init__", "__main__"]},
     {"build": []},
-    {"training": ["bop evaluate optim pictures teacher", "step", "seeds train"]},
+    {"training": ["bop division evaluate optim pictures teacher", "step", "seeds train"]},
     {
         "shipping": ["constants ops", "operations", "graph", "cost", "export"],
         "search": ["evolve spaces", "latency pareto record", "run"],

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from small import small
 
-from bireal_jax import build, config, importers, main, runtime
+from bireal_jax import build, importers, main, runtime
 from bireal_jax.binary import binarize, losses
 from bireal_jax.checks import doctor, verify
 from bireal_jax.data import Source, batching
 from bireal_jax.errors import BadInput
-from bireal_jax.running import known, parallel, workdir
+from bireal_jax.running import known, parallel, settings, workdir
 from bireal_jax.shipping import export
 from bireal_jax.training import seeds, teacher, train
 from bireal_jax.training.step import Plan
@@ -229,4 +229,4 @@ def test_a_stored_config_of_another_type_is_named():
         ({"batch_size": "many"}, "batch_size"),
     ):
         with pytest.raises(BadInput, match=f"x.json cannot be used: .*{message}"):
-            config.filled(stored, "x.json")
+            settings.filled(stored, "x.json")

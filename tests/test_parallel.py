@@ -23,7 +23,7 @@ from bireal_jax.binary.pool import global_avg_pool
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
 from bireal_jax.running import parallel
-from bireal_jax.training import optim
+from bireal_jax.training import division, optim
 from bireal_jax.training.evaluate import evaluate, make_eval_step
 from bireal_jax.training.step import Plan, make_state, make_train_step
 
@@ -163,10 +163,10 @@ def test_recomputation_keeps_less_for_the_backward_pass(monkeypatch):
 def test_what_does_not_divide_is_named(fields, message):
     c = small(**fields)
     if message is None:
-        assert [build.part_size(c, devices) for devices in (1, 2, 4, 8)] == [9] * 4
+        assert [division.part_size(c, devices) for devices in (1, 2, 4, 8)] == [9] * 4
         with pytest.raises(BadInput, match="8 logical replicas, which 3 devices cannot share"):
-            build.part_size(c, 3)
+            division.part_size(c, 3)
         return
     with pytest.raises(BadInput, match=message):
         config.validate(c)
-        build.part_size(c, 8)
+        division.part_size(c, 8)

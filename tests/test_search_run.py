@@ -18,7 +18,7 @@ from bireal_jax.data.source import Arrays
 from bireal_jax.errors import BadInput
 from bireal_jax.models import arch
 from bireal_jax.models.ebn import EBN, GroupSupernet
-from bireal_jax.running import checkpoint, known
+from bireal_jax.running import checkpoint, known, settings
 from bireal_jax.search import latency, record, spaces
 from bireal_jax.search import run as search
 from bireal_jax.shipping import cost, export
@@ -155,7 +155,7 @@ def supernet(tmp_path_factory):
     place, c = tmp_path_factory.mktemp("supernet"), recipe()
     module, _ = build.model(c, build.source(c))
     drawn = jax.tree.map(np.float32, packed.drawn(module, (8, 8, 1)))
-    (place / "config.json").write_text(config.to_json(c))
+    (place / "config.json").write_text(settings.to_json(c))
     with checkpoint.Checkpoints(place / "stage_0" / "checkpoints") as checkpoints:
         checkpoints.save(1, {"variables": drawn, "rest": {"step": np.int32(1)}}, None)
         checkpoints.wait()

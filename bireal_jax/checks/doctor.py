@@ -27,6 +27,7 @@ from bireal_jax.data.source import Arrays, check_labels
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.running import checkpoint, health, parallel, preempt, progress, workdir
 from bireal_jax.shipping import cost, export
+from bireal_jax.training import division
 from bireal_jax.training.step import Plan, State, teacher_arguments
 
 SAMPLE = 8  # images of each split that are decoded
@@ -95,7 +96,7 @@ class Visit:
             if jax.default_backend() == "cpu" and Path(hint).exists() and not os.environ.get("JAX_PLATFORMS"):
                 raise BadInput(f"JAX sees the CPU alone, and there is {hint}\npip install -e '.[{extra}]'")
         for stage in self.stages:
-            build.part_size(stage, len(devices))
+            division.part_size(stage, len(devices))
         each = self.last.batch_size // len(devices)
         return f"{len(devices)} x {devices[0].device_kind}, {each} images a step on each"
 

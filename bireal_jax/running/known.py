@@ -24,12 +24,12 @@ from bireal_jax import config as config_lib
 from bireal_jax import places
 from bireal_jax.data import Source
 from bireal_jax.errors import BadInput, first_line
-from bireal_jax.running import checkpoint
+from bireal_jax.running import checkpoint, settings
 
 NETWORK = ("model.name", "model.decoder")
 MEANT = ("model.act", "model.weight", "model.decoder", "arch")
 AGAIN = (
-    *config_lib.FREE, "batch_size", "deterministic", "accumulate", "model.dtype", "data.name", "data.image_size",
+    *settings.FREE, "batch_size", "deterministic", "accumulate", "model.dtype", "data.name", "data.image_size",
     "data.resize", "data.held_out", "data.depth.unit", "data.depth.crop",
 )  # fmt: skip
 
@@ -113,7 +113,7 @@ class Known:
         there = [Path(c.data.dir) for c in (last, config) if c.data.dir]
         if "data.dir" not in given and len(there) == 2 and not there[0].exists() and there[1].exists():
             given.append("data.dir")  # it moved
-        apart = config_lib.differences(config_lib.to_json(last), config_lib.to_json(config))
+        apart = settings.differences(settings.to_json(last), settings.to_json(config))
         if last.data.dir != config.data.dir and config.data.dir:
             apart.append(f"data.dir {last.data.dir} -> {config.data.dir}")
         apart = [text for text in apart if not text.startswith("init_from")]
@@ -175,7 +175,7 @@ def read(directory: Path) -> Known | None:
     path = directory / "config.json"
     if not path.exists():
         return None
-    config = config_lib.filled(_json(path), str(path))
+    config = settings.filled(_json(path), str(path))
     count = max(1, len(config.stages))
     sources: tuple[Source, ...] = ()
     if (path := directory / "data.json").exists():

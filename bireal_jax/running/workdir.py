@@ -20,11 +20,10 @@ from typing import IO, Any
 import jax
 from ml_collections import ConfigDict
 
-from bireal_jax import config as config_lib
 from bireal_jax import places
 from bireal_jax.data import Source
 from bireal_jax.errors import BadInput, first_line
-from bireal_jax.running import known, progress
+from bireal_jax.running import known, progress, settings
 
 
 def begun(workdir: Path) -> bool:
@@ -35,7 +34,7 @@ def begun(workdir: Path) -> bool:
 def changes(workdir: Path, config: ConfigDict) -> list[str]:
     """Fields in which the config of the run that lives in the workdir differs from this one; [] where none lives."""
     path = workdir / "config.json"
-    return _changes(path, lambda old: config_lib.differences(old, config_lib.to_json(config), str(path)))
+    return _changes(path, lambda old: settings.differences(old, settings.to_json(config), str(path)))
 
 
 def _changes(path, differences):
@@ -53,7 +52,7 @@ def _data_changes(workdir, data):
     def differences(old):
         rows = zip(json.loads(old)["stages"], data["stages"], strict=True)
         pairs = [(a, {name: value for name, value in b.items() if name in a}) for a, b in rows]
-        return config_lib.apart(*({"stages": list(side)} for side in zip(*pairs, strict=True)))
+        return settings.apart(*({"stages": list(side)} for side in zip(*pairs, strict=True)))
 
     return _changes(workdir / "data.json", differences)
 
@@ -110,7 +109,7 @@ def claim(
         yield
         return
     texts = {
-        "config.json": config_lib.to_json(config),
+        "config.json": settings.to_json(config),
         "data.json": json.dumps(_data(sources), indent=1) + "\n",
     }
     try:

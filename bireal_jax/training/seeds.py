@@ -47,7 +47,6 @@ def train(config: ConfigDict, seeds: Sequence[int], variables: Any = None) -> tu
 
     plans = [Plan(stage) for stage in build.stages(config)]
     for plan in plans:
-        build.part_size(plan.config, 1)
         plan.check(1)
     for before, after in itertools.pairwise(plans):
         known.check_order(before.source, after.source, "of the stage before")

@@ -20,7 +20,7 @@ from bireal_jax.data import Source
 from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput
 from bireal_jax.running import metrics, parallel
-from bireal_jax.training import bop, optim
+from bireal_jax.training import bop, division, optim
 from bireal_jax.training import teacher as teacher_lib
 from bireal_jax.training.evaluate import make_eval_step
 
@@ -232,7 +232,7 @@ class Plan:
         taught = teacher_lib.network(config, source) if asks else (None, None, None)
         self.teacher, self.teacher_shapes, self.teacher_source = taught
         loss = losses.get(config.loss, config.label_smoothing)
-        replica = config.batch_size // (build.REPLICAS * config.accumulate) if config.deterministic else 0
+        replica = config.batch_size // (division.REPLICAS * config.accumulate) if config.deterministic else 0
         self.train_step = make_train_step(
             self.model, loss, self.tx, source, config.ema_decay, self.total, self.teacher,
             config.accumulate, replica, config.remat, self.teacher_source,
@@ -249,7 +249,7 @@ class Plan:
                 f"config.batch_size={size} is more than the {count:,} training images of {self.config.data.name}, so "
                 f"that the same image would come twice in a batch\nuse {count} or fewer"
             )
-        build.check_statistics(self.config, self.model, self.source, devices)
+        division.check_statistics(self.config, self.model, self.source, devices)
 
     def notes(self) -> list[str]:
         """What can be, and is hardly meant, in a line each."""

@@ -18,7 +18,7 @@ from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput
 from bireal_jax.running import checkpoint, health, hosts, known, parallel, preempt, progress, workdir
 from bireal_jax.running.metrics import task_of
-from bireal_jax.training import pictures
+from bireal_jax.training import division, pictures
 from bireal_jax.training.evaluate import evaluate, make_eval_step
 from bireal_jax.training.step import Plan, State, close_window, teacher_arguments
 
@@ -45,7 +45,7 @@ def run(config: ConfigDict, directory: Path, signals: preempt.Signals | None = N
         return finished
     stages, offset = [], 0
     for i, stage in enumerate(configs):
-        build.part_size(stage, jax.device_count())
+        division.part_size(stage, jax.device_count())
         stages.append(Stage(i, config_lib.stage_name(config, i), stage, directory, offset, signals))
         stages[-1].check(jax.device_count())
         offset += stages[-1].total
@@ -86,7 +86,7 @@ def run_eval(config: ConfigDict, directory: Path, given: Collection[str] | None 
     directory = places.workdir(directory)
     use = build.used(config, directory, given)
     last, source, model, variables, origin = use.config, use.source, use.model, use.variables, use.origin
-    replica = build.part_size(last, jax.device_count()) if last.deterministic else 0
+    replica = division.part_size(last, jax.device_count()) if last.deterministic else 0
     step = parallel.pmap(make_eval_step(model, losses.evaluation(last.loss), source, replica))
     loading = {"threads": last.data.threads, "workers": last.data.workers}
     scores = evaluate(step, parallel.replicate(variables), source, last.batch_size, **loading)

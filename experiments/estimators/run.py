@@ -22,10 +22,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bireal_jax import config as config_lib
 from bireal_jax.errors import BadInput
 from bireal_jax.main import cache_compilations, keep_freed_memory
 from bireal_jax.main import parse as parse_recipe
+from bireal_jax.running import settings
 from experiments.estimators import rows as rows_lib
 
 PRETRAINED = ("relu", "clip")
@@ -206,11 +206,11 @@ class Grid:
         self.args.out.mkdir(parents=True, exist_ok=True)
         place = self.args.out / "base.json"
         lengths = {name: getattr(self.args, name) for name in ("epochs", "pretrain_epochs", "pretrain_optimizer")}
-        wanted = {"config": json.loads(config_lib.to_json(self.base)), **lengths}
+        wanted = {"config": json.loads(settings.to_json(self.base)), **lengths}
         with rows_lib.lock(self.args.out / "lock"):
             if place.exists():
                 found = json.loads(place.read_text())
-                changes = config_lib.differences(*(json.dumps(d["config"]) for d in (found, wanted)))
+                changes = settings.differences(*(json.dumps(d["config"]) for d in (found, wanted)))
                 changes = [change for change in changes if change.split()[0] not in OVERRIDDEN]
                 changes += [
                     f"{name} {found[name]} -> {wanted[name]}" for name in lengths if found[name] != wanted[name]
