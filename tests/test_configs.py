@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from flax import traverse_util
 
-from bireal_jax import config, models
+from bireal_jax import config, data, models
 from bireal_jax.binary import losses
 from bireal_jax.data import DATASETS, WITH_DEPTH
 from bireal_jax.main import load_recipe
@@ -65,7 +65,13 @@ def test_the_default_is_the_released_recipe():
         "uniform_001",
     )
     assert (c.optim.name, c.optim.lr, c.optim.schedule, c.optim.weight_decay) == ("adam", 1e-3, "linear", 0.0)
-    assert (c.batch_size, c.total_epochs, c.label_smoothing, c.data.image_size, c.data.resize) == (
+    assert (
+        c.batch_size,
+        c.total_epochs,
+        c.label_smoothing,
+        c.data.image_size,
+        data.short_side(224, c.data.resize),
+    ) == (
         512,
         256.0,
         0.1,

@@ -8,10 +8,11 @@ from typing import Any
 
 from bireal_jax.data import cifar, depth, digits, folder, imagenet
 from bireal_jax.data.held_out import hold_out
+from bireal_jax.data.images import short_side
 from bireal_jax.data.source import Source
 from bireal_jax.errors import BadInput, lookup
 
-__all__ = ["DATASETS", "Source", "build", "hold_out"]
+__all__ = ["DATASETS", "Source", "build", "hold_out", "short_side"]
 
 # name -> build(directory, image_size, resize) -> Source
 DATASETS = {"cifar10": cifar.build, "digits": digits.build, "folder": folder.build, "imagenet2012": imagenet.build}
@@ -22,7 +23,7 @@ WITH_DEPTH = {"depth_folder": depth.folder, "nyu_depth_v2": depth.nyu}
 
 
 def build(
-    name: str, directory: str = "", image_size: int = 224, resize: int = 256, rules: Mapping[str, Any] | None = None
+    name: str, directory: str = "", image_size: int = 224, resize: int = 0, rules: Mapping[str, Any] | None = None
 ) -> Source:
     """The data set of that name.
 
@@ -30,7 +31,7 @@ def build(
       name: a key of DATASETS or of WITH_DEPTH.
       directory: where it lies; what is expected there is the data set's business.
       image_size: side of the square input, in pixels.
-      resize: short side before the centre crop of evaluation, in pixels.
+      resize: short side before the centre crop of evaluation, in pixels; 0 for 8/7 of `image_size`.
       rules: fields of `depth.Rules` for a data set with depth; others do not use them.
 
     Raises:
@@ -39,9 +40,10 @@ def build(
     make = lookup(DATASETS | WITH_DEPTH, name, "data set")
     if name in WITH_DEPTH:
         return make(directory, image_size, **(rules or {}))
+    resize = short_side(image_size, resize)
     if resize < image_size and make in (folder.build, imagenet.build):
         raise BadInput(
             f"config.data.resize is {resize}, smaller than the crop config.data.image_size={image_size}; "
-            f"use {image_size * 8 // 7}"
+            f"leave it at 0, for {short_side(image_size, 0)}"
         )
     return make(directory, image_size, resize)

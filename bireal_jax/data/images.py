@@ -12,13 +12,18 @@ import warnings
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from bireal_jax.data import jpeg
+from bireal_jax.data import jpeg, window
 from bireal_jax.data.jpeg import Box
 from bireal_jax.errors import BadInput, first_line
 
+# Of the others that Pillow knows some start programs (EPS), and none holds photos that networks are trained on.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+BITS, PHOTOMETRIC = 258, 262  # tags of TIFF
+FAR = 16  # a whole of so many times the pixels that are kept is not made
+
 
 def decode(data: bytes, name: str) -> Image.Image:
-    """An RGB image from the bytes of a JPEG, PNG or other file, whatever the file is called.
+    """An RGB image from the bytes of a file of FORMATS, whatever the file is called.
 
     Greyscale, CMYK, palette and 16-bit files become 8-bit RGB; an alpha channel is dropped.
 
@@ -27,19 +32,46 @@ def decode(data: bytes, name: str) -> Image.Image:
       name: of the file, for the message.
 
     Raises:
-      BadInput: the bytes are no complete image.
+      BadInput: the bytes are no complete image, or of pixels whose range the file does not say.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata and palettes, which do not matter here
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
             image.load()
-            if image.mode.startswith("I"):  # 16 bit; convert("RGB") would clip everything above 255
-                image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+            if image.mode.startswith("I;16"):
+                image = _eight_bits(image)
+            elif image.mode in ("I", "F"):
+                raise BadInput(
+                    f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range; store 8 or 16 bits"
+                )
             return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else first_line(error)
+    except Exception as error:  # files hold anything, and Pillow raises anything for it
+        reason = first_line(error)
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"not an image ({', '.join(FORMATS)})"
         raise BadInput(f"{name} cannot be decoded: {reason}\nreplace the file, or leave it out") from None
+
+
+def _eight_bits(image):
+    """Of one channel of 16; convert("RGB") would clip everything above 255. Some TIFF files have 12, or 0 for white."""
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(BITS, (16,))[0]
+    grey = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+    return Image.fromarray(255 - grey if tags.get(PHOTOMETRIC, 1) == 0 else grey)
+
+
+def damage(data: bytes) -> str:
+    """What is missing in a JPEG or PNG file that decodes nevertheless, in part to grey or noise; "" if nothing is."""
+    if data[:2] == b"\xff\xd8":
+        return jpeg.damage(data)
+    if data[:4] == b"\x89PNG":
+        try:
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+                image.verify()  # the checksums, which decoding skips
+        except Exception as error:
+            return first_line(error)
+    return ""
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
@@ -70,9 +102,17 @@ def centre_crop(image: Image.Image, resize: int, size: int) -> np.ndarray:
     """Short side to `resize`, then the middle square of `size`: uint8 [size, size, 3]."""
     width, height = image.size
     short = min(width, height)
-    image = image.resize((int(resize * width / short), int(resize * height / short)), Image.Resampling.BILINEAR)
-    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    new_width, new_height = int(resize * width / short), int(resize * height / short)
+    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
+    box = left, top, left + size, top + size
+    if new_width * new_height > FAR * size * size and resize >= size:
+        return window.resized(image, (new_width, new_height), box)
+    return np.asarray(image.resize((new_width, new_height), Image.Resampling.BILINEAR).crop(box))
+
+
+def short_side(size: int, resize: int) -> int:
+    """`resize`, of a centre crop of `size`; where it is 0, 8/7 of `size`, as the papers' 256 is of their 224."""
+    return resize or size * 8 // 7
 
 
 def flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include <jpeglib.h>
+// after it
+#include <jerror.h>
 
 #if !defined(JCS_EXTENSIONS) || !defined(LIBJPEG_TURBO_VERSION_NUMBER)
 #error "only libjpeg-turbo decodes parts of an image"
@@ -157,6 +159,29 @@ void leave_at_warning(j_common_ptr info, int level) {
   if (level < 0) leave(info);
 }
 
+// Leaves at a warning that pixels are made up, with what it says; other warnings are about what does not matter.
+struct Listener {
+  Errors errors;  // first, as above
+  char* text;
+};
+
+[[noreturn]] void tell(j_common_ptr info) {
+  info->err->format_message(info, reinterpret_cast<Listener*>(info->err)->text);
+  leave(info);
+}
+void tell_what_is_lost(j_common_ptr info, int level) {
+  if (level >= 0) return;
+  switch (info->err->msg_code) {
+    case JWRN_HIT_MARKER:
+    case JWRN_EXTRANEOUS_DATA:  // a hole of zeros leaves bytes over
+    case JWRN_HUFF_BAD_CODE:
+    case JWRN_ARITH_BAD_CODE:
+    case JWRN_JPEG_EOF:
+    case JWRN_MUST_RESYNC:
+      tell(info);
+  }
+}
+
 // What is asked for, and memory for it. Everything with a destructor lives here: longjmp does not leave this.
 struct Crop {
   const int width, height, size;
@@ -264,6 +289,32 @@ __attribute__((visibility("default"))) int bireal_jpeg_crop(const uint8_t* data,
   } catch (...) {  // no memory
     return 0;
   }
+}
+
+// Whether something is missing in a JPEG file of any kind: 1, and what in text [JMSG_LENGTH_MAX = 200], or 0. Every
+// number in the file is read, few pixels are made of them.
+__attribute__((visibility("default"))) int bireal_jpeg_damage(const uint8_t* data, size_t length, char* text) {
+  jpeg_decompress_struct info;
+  Listener listener;
+  listener.text = text;
+  info.err = jpeg_std_error(&listener.errors.manager);
+  listener.errors.manager.error_exit = tell;
+  listener.errors.manager.emit_message = tell_what_is_lost;
+  if (setjmp(listener.errors.jump)) {
+    jpeg_destroy_decompress(&info);
+    return 1;
+  }
+  jpeg_create_decompress(&info);
+  jpeg_mem_src(&info, data, static_cast<unsigned long>(length));
+  jpeg_read_header(&info, TRUE);
+  info.scale_num = 1, info.scale_denom = 8;
+  jpeg_start_decompress(&info);
+  JSAMPARRAY row = (*info.mem->alloc_sarray)(reinterpret_cast<j_common_ptr>(&info), JPOOL_IMAGE,
+                                             info.output_width * JDIMENSION(info.output_components), 1);
+  while (info.output_scanline < info.output_height) jpeg_read_scanlines(&info, row, 1);
+  jpeg_finish_decompress(&info);
+  jpeg_destroy_decompress(&info);
+  return 0;
 }
 
 }  // extern "C"

@@ -7,12 +7,13 @@ without it Pillow does everything.
 """
 
 import ctypes
-import functools
 import importlib.util
 import math
 
 import numpy as np
 from PIL import Image
+
+from bireal_jax.data.window import rows_first_if_tall
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
@@ -31,15 +32,6 @@ _library = _load()
 def available() -> bool:
     """Whether jpeg.cc was compiled."""
     return _library is not None
-
-
-@functools.cache
-def _rows_first_if_tall() -> bool:
-    """Whether this Pillow resizes rows before columns where an image is tall: 13.0 does, 12.0 does not."""
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 8, 3), np.uint8))
-    columns = image.resize((16, 64), Image.Resampling.BILINEAR)
-    both = (i.resize((16, 16), Image.Resampling.BILINEAR).tobytes() for i in (image, columns))
-    return next(both) != next(both)
 
 
 def size(data: bytes) -> tuple[int, int] | None:
@@ -71,6 +63,17 @@ def crop(data: bytes, whole: tuple[int, int], box: Box, size: int, mirror: bool)
     out = np.empty((size, size, 3), np.uint8)
     done = _library.bireal_jpeg_crop(
         data, ctypes.c_size_t(len(data)), *whole, (ctypes.c_int * 4)(*box), size, int(mirror),
-        int(_rows_first_if_tall()), out.ctypes.data_as(ctypes.c_void_p),
+        int(rows_first_if_tall()), out.ctypes.data_as(ctypes.c_void_p),
     )  # fmt: skip
     return out if done else None
+
+
+def damage(data: bytes) -> str:
+    """What libjpeg finds missing in a JPEG file, where Pillow says nothing and gives grey; "" if nothing is.
+
+    Without jpeg.cc nothing is ever found.
+    """
+    text = ctypes.create_string_buffer(256)
+    if not _library or not _library.bireal_jpeg_damage(data, ctypes.c_size_t(len(data)), text):
+        return ""
+    return text.value.decode("utf-8", "replace")

@@ -61,6 +61,12 @@ def differences(old: str, new: str, where: str = "the stored config") -> list[st
 
 def apart(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Fields in which two trees of the same fields differ, without FREE ones."""
-    before, after = config_lib.flat(before), config_lib.flat(after)
+    before, after = (_with_resize(config_lib.flat(tree)) for tree in (before, after))
     fields = sorted(k for k in before | after if before.get(k) != after.get(k) and k not in FREE)
     return [f"{k} {before.get(k, '(none)')} -> {after.get(k, '(none)')}" for k in fields]
+
+
+def _with_resize(flat):
+    """Where all images are of 224, a resize of 0 is 256 and no other."""
+    sizes = {value for field, value in flat.items() if field.endswith("data.image_size")}
+    return flat | {"data.resize": flat.get("data.resize") or 256} if sizes == {224} else flat

@@ -67,7 +67,8 @@ def photo(path: Path, shape: tuple[int, int, int], resize: int, whole: bool = Fa
         raise BadInput(f"{path} cannot be read: {error.strerror}") from None
     if whole:
         image = image.resize((width, height), images.Image.Resampling.BILINEAR)
-    return images.centre_crop(image if channels == 3 else image.convert("L"), resize or height, height).reshape(shape)
+    grey_or_colour = image if channels == 3 else image.convert("L")
+    return images.centre_crop(grey_or_colour, max(resize, height), height).reshape(shape)
 
 
 def top5(net: runtime.Network, image: np.ndarray) -> str:

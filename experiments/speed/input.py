@@ -94,7 +94,7 @@ def torch_loader(paths, batch, real):
             return len(paths)
 
         def __getitem__(self, index):
-            with Image.open(paths[index]) as image:
+            with Image.open(paths[index], formats=("JPEG",)) as image:
                 return transform(image.convert("RGB"))
 
     loader = torch.utils.data.DataLoader(Images(), batch, shuffle=True, drop_last=True)
@@ -139,7 +139,7 @@ def encode(paths, size, directory):
 
     found = []
     for path in paths:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("JPEG",)) as image:
             if (image.width > image.height) == (size[0] > size[1]):
                 found.append(str(Path(directory) / f"{len(found)}.jpg"))
                 image.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(found[-1], quality=92)
