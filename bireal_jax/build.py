@@ -6,6 +6,7 @@ All that can be wrong with it shows here, early.
 import dataclasses
 import runpy
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 from bireal_jax import config as config_lib
 from bireal_jax import data, importers, models
 from bireal_jax.binary import losses
-from bireal_jax.data.normalize import normalize
+from bireal_jax.data.normalize import prepared
 from bireal_jax.errors import BadInput
 from bireal_jax.importers import readers
 from bireal_jax.models import arch
@@ -225,7 +226,7 @@ def trained(directory: str | Path, recipe: str | Path = "") -> tuple[nn.Module, 
     widen([run.last])
     source = run.source
     module, shapes = model(run.last, source)
-    return module, known.best_variables(directory, shapes)[0], lambda images: normalize(images, source, module.dtype)
+    return module, known.best_variables(directory, shapes)[0], partial(prepared, source=source, dtype=module.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

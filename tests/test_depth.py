@@ -207,11 +207,33 @@ def test_bad_pairs(tmp_path):
     refused("a has no depth map", lambda f: (f / "val" / "a_depth.png").unlink())
     refused("b has no image", lambda f: (f / "train" / "b.png").unlink())
     refused("cannot be decoded", lambda f: (f / "val" / "a_depth.png").write_bytes(b"no picture"))
+    refused(
+        "a has two depth maps, a_depth.npy and a_depth.png",
+        lambda f: np.save(f / "val" / "a_depth.npy", ramp().astype(np.float32)),
+    )
+    refused(
+        "b has two images, b.jpg and b.png",
+        lambda f: Image.new("RGB", (60, 40)).save(f / "train" / "b.jpg"),
+    )
     refused("crop=.* is beyond", nothing, crop=(0, 41, 0, 60))
     with pytest.raises(BadInput, match="python -m experiments.depth.render"):
         data.build("depth_folder", str(tmp_path / "none"), 32)
     with pytest.raises(BadInput, match="no prepared nyu_depth_v2"):
         data.build("nyu_depth_v2", str(tmp_path), 32)
+
+
+def test_what_is_no_pair_is_left_out_and_named(tmp_path):
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            pair(tmp_path / split, name, ramp())
+        for name in (".DS_Store", "._a.png", "._a_depth.png", "a_depth.txt"):
+            (tmp_path / split / name).write_bytes(b"junk")
+        (tmp_path / split / ".ipynb_checkpoints").mkdir()
+    Image.new("L", (60, 40)).save(tmp_path / "val" / "a_depth.jpg")
+    (tmp_path / "train" / "c.webp").write_bytes(b"")
+    source = data.build("depth_folder", str(tmp_path), 32)
+    assert len(source.train) == len(source.eval) == 2
+    assert source.left_out == (str(tmp_path / "train" / "c.webp"), str(tmp_path / "val" / "a_depth.jpg"))
 
 
 def test_recipes_that_do_not_fit(rooms):

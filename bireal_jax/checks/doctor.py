@@ -109,7 +109,7 @@ class Visit:
             workdir.check(self.directory, self.config, sources)
         what = "depth maps" if source.depth_range else f"{source.num_classes} classes"
         judged = f"{len(source.eval):,} {source.split} images"
-        return f"{self.last.data.name}: {len(source.train):,} training and {judged}, {what}"
+        return f"{self.last.data.name}: {len(source.train):,} training and {judged}, {what}\n{source.note}"
 
     def decoder(self) -> str:
         """A few images of both splits, as training and evaluation take them."""

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bireal_jax import build
-from bireal_jax.data import Source
+from bireal_jax.data import Source, images, jpeg, listing
 from bireal_jax.data.source import check_labels
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.running import progress
@@ -56,6 +56,8 @@ def run(config: ConfigDict) -> int:
 def check(source: Source, threads: int = 4) -> int:
     """The same for one data set; `threads` decode."""
     broken, mislabelled, twice = [], [], []
+    if not jpeg.available():
+        progress.say("JPEG files that are grey in part are not found: jpeg.cc was not compiled with the package")
     counts = np.zeros((2, source.num_classes), np.int64)
     test: dict[bytes, str] = {}
     for part, split in enumerate(("test", "train")):
@@ -82,6 +84,10 @@ def check(source: Source, threads: int = 4) -> int:
             "take them out of one split",
         ),
     )
+    if source.left_out:
+        left_out = [listing.shown(path) for path in source.left_out]
+        way_out = "convert them to JPEG or PNG and put them into the folders of their classes, or take them away"
+        checks += (("left out", left_out, "images are not read", way_out),)
     for what, found, limit, way_out in checks:
         some = ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else "")
         progress.verdict(not found, what, f"{len(found):,} {limit}" + (f": {some}; {way_out}" if found else ""))
@@ -110,6 +116,8 @@ def _look(source, examples, split, index):
         stored = example["bytes"] if "bytes" in example else example["image"]
         digest = hashlib.blake2b(memoryview(stored), digest_size=16).digest()
         label = source.prepare(example)["label"]
+        if isinstance(stored, bytes) and (lost := images.damage(stored)):
+            return Look(name, broken=f"{name} is damaged: {lost}")
     except Exception as error:  # files hold anything, and libraries raise anything for it
         return Look(name, broken=first_line(error) if isinstance(error, BadInput) else f"{name}: {first_line(error)}")
     if source.depth_range:

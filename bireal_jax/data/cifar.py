@@ -1,18 +1,18 @@
 """CIFAR-10: 50,000 + 10,000 images of 32x32, from an .npz file or as tensorflow-datasets prepared it."""
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bireal_jax.data.images import flip, shift
-from bireal_jax.data.source import Arrays, Source, check_labels
+from bireal_jax.data.source import Arrays, Source, check_labels, read_record
+from bireal_jax.data.stored import Npz
 from bireal_jax.errors import BadInput, first_line
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PARTS = ("x_train", "y_train", "x_test", "y_test")
+MOST = 600_000  # images, ten times those of CIFAR-10: they lie in memory
 HOW = (
     "set config.data.dir to an .npz file with x_train, y_train, x_test, y_test (uint8, NHWC) or to a "
     "tensorflow-datasets\ndirectory that holds cifar10 as array_record; configs/digits.py needs no download"
@@ -34,13 +34,9 @@ def build(directory: str, image_size: int, resize: int) -> Source:
         raise BadInput(f"no CIFAR-10 at config.data.dir={directory!r}: {HOW}")
     arrays = _from_npz(directory) if Path(directory).is_file() else _from_tfds(directory)
     for split in ("train", "test"):
-        images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
-        if images.dtype != np.uint8 or images.shape != (len(labels), 32, 32, 3) or not len(labels):
-            wanted = f"uint8 ({len(labels) or 'n'}, 32, 32, 3)"
-            raise BadInput(f"{directory}: x_{split} is {images.dtype} {images.shape}, wanted {wanted}")
-        if labels.ndim != 1 or labels.dtype.kind not in "iu":
-            raise BadInput(f"{directory}: y_{split} is {labels.dtype} {labels.shape}, wanted integers ({len(images)},)")
-        check_labels(labels, 10, f"{directory}, y_{split}")
+        _check(directory, split, arrays[f"x_{split}"], arrays[f"y_{split}"])
+        arrays[f"y_{split}"] = arrays[f"y_{split}"].reshape(-1)
+        check_labels(arrays[f"y_{split}"], 10, f"{directory}, y_{split}")
     return Source(
         train=Arrays(arrays["x_train"], arrays["y_train"], _augment), eval=Arrays(arrays["x_test"], arrays["y_test"]),
         prepare=dict, image_shape=(32, 32, 3), num_classes=10,
@@ -48,16 +44,30 @@ def build(directory: str, image_size: int, resize: int) -> Source:
     )  # fmt: skip
 
 
+def _check(path, split, images, labels):
+    """Of arrays, or of what is claimed of them, before they are read: kind and size."""
+    count = labels.shape[0] if labels.shape else 0
+    if images.dtype != np.uint8 or images.shape != (count, 32, 32, 3) or not count:
+        wanted = f"uint8 ({count or 'n'}, 32, 32, 3)"
+        raise BadInput(f"{path}: x_{split} is {images.dtype} {images.shape}, wanted {wanted}")
+    if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "iu":  # Keras stores (n, 1)
+        raise BadInput(f"{path}: y_{split} is {labels.dtype} {labels.shape}, wanted integers ({count},)")
+    if count > MOST:
+        raise BadInput(f"{path}: x_{split} has {count:,} images, at most {MOST:,} are read; store them as a folder")
+
+
 def _from_npz(path):
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in PARTS}
-    except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        with Npz(path) as stored:
+            if missing := [name for name in PARTS if name not in stored.claims]:
+                raise ValueError(f"there is no {missing[0]}")
+            for split in ("train", "test"):
+                _check(path, split, stored.claims[f"x_{split}"], stored.claims[f"y_{split}"])
+            return {name: stored.read(name) for name in PARTS}
+    except BadInput:
+        raise
+    except Exception as error:  # files hold anything, and zipfile, zlib and numpy raise anything for it
         raise BadInput(f"{path} is not CIFAR-10: {first_line(error)}\n{HOW}") from None
-    for name in ("y_train", "y_test"):  # Keras stores labels as (n, 1)
-        if arrays[name].ndim == 2 and arrays[name].shape[1] == 1:
-            arrays[name] = arrays[name][:, 0]
-    return arrays
 
 
 def _from_tfds(directory):
@@ -70,7 +80,7 @@ def _from_tfds(directory):
         raise BadInput(f"no prepared cifar10 in {directory}: {first_line(error)}\n{HOW}") from None
     arrays = {}
     for split, source in (("train", train), ("test", test)):
-        examples = [source[i] for i in range(len(source))]
+        examples = [read_record(source, i, f"cifar10 {split}") for i in range(len(source))]
         arrays[f"x_{split}"] = np.stack([e["image"] for e in examples])
         arrays[f"y_{split}"] = np.asarray([e["label"] for e in examples], np.int64)
     return arrays

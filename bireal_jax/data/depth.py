@@ -6,7 +6,9 @@ big_vision does with NYU Depth v2, whose protocol this is: the crop is taken fro
 prediction is compared at the size of the depth map, and what is not within (low, high) does not count.
 """
 
+import dataclasses
 import io
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,11 +17,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bireal_jax.data import listing
 from bireal_jax.data.images import decode
 from bireal_jax.data.source import Source, open_tfds, read_record
+from bireal_jax.data.stored import read_npy
 from bireal_jax.errors import BadInput, first_line
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+MAPS = (".png", ".npy")
 HOW = (
     "config.data.dir must hold train/ and val/ with NAME.jpg (or .png) and NAME_depth.png (16 bit) or NAME_depth.npy;\n"
     "python -m experiments.depth.render DIR makes such a folder"
@@ -83,25 +87,19 @@ def _stored(depth, name):
     """What a depth file holds, [h, w], from its bytes; an array as it is."""
     if isinstance(depth, np.ndarray):
         return depth
-    if depth[:6] == b"\x93NUMPY":
-        try:
-            stored = np.load(io.BytesIO(depth), allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise BadInput(f"{name}: its depth cannot be read: {first_line(error)}") from None
-        if stored.ndim != 2 or stored.dtype.kind not in "fui":
-            raise BadInput(f"{name}: its depth is {stored.dtype} {stored.shape}; wanted numbers [h, w]")
-        return stored
     try:
-        with Image.open(io.BytesIO(depth)) as image:
+        if depth[:6] == b"\x93NUMPY":
+            stored = read_npy(depth)
+            if stored.ndim != 2 or stored.dtype.kind not in "fui":
+                raise BadInput(f"its depth is {stored.dtype} {stored.shape}; wanted numbers [h, w]")
+            return stored
+        with Image.open(io.BytesIO(depth), formats=("PNG",)) as image:
             if not image.mode.startswith("I"):
-                raise BadInput(
-                    f"{name}: its depth is a picture of mode {image.mode}; wanted one grey channel of 16 bits"
-                )
+                raise BadInput(f"its depth is a picture of mode {image.mode}; wanted one grey channel of 16 bits")
             return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput(f"{name}: its depth cannot be decoded: {first_line(error)}") from None
+    except Exception as error:  # files hold anything, and Pillow and numpy raise anything for it
+        known = isinstance(error, BadInput)
+        raise BadInput(f"{name}: {'' if known else 'its depth cannot be decoded: '}{first_line(error)}") from None
 
 
 def augment(example: dict, rng: np.random.Generator, *, rules: Rules) -> dict:
@@ -172,23 +170,39 @@ def folder(directory: str, image_size: int, **fields: Any) -> Source:
     """The folder as a data set; `fields` are those of `Rules`. Raises BadInput for what cannot work."""
     if not directory:
         raise BadInput(f"config.data.dir is empty: {HOW}")
-    train, val = (Pairs(_list(Path(directory) / split)) for split in ("train", "val"))
-    return _source(train, val, Rules(image_size, **fields))
+    (train, train_left), (val, val_left) = (_list(Path(directory) / split) for split in ("train", "val"))
+    source = _source(Pairs(train), Pairs(val), Rules(image_size, **fields))
+    return dataclasses.replace(source, left_out=(*train_left, *val_left))
 
 
 def _list(root):
-    """(image, depth) of every pair in a folder, sorted, so that the order does not depend on the file system."""
+    """(image, depth) of every pair in a folder, sorted, and the paths of images that are left out."""
     if not root.is_dir():
         raise BadInput(f"no folder {root}: {HOW}")
-    files = {p.name: p for p in root.iterdir()}
-    depths = {p.stem.removesuffix("_depth"): p for p in files.values() if p.stem.endswith("_depth")}
-    images = {p.stem: p for p in files.values() if p.suffix.lower() in SUFFIXES and not p.stem.endswith("_depth")}
+    images, depths, left = {}, {}, []
+    for entry in listing.entries(root):
+        stem, suffix = os.path.splitext(entry.name)
+        if stem.endswith("_depth") and suffix.lower() in MAPS and not entry.is_dir():
+            _add(depths, stem.removesuffix("_depth"), entry, "depth map")
+        elif not stem.endswith("_depth") and listing.is_read(entry):
+            _add(images, stem, entry, "image")
+        else:
+            left += listing.images(entry)
     if alone := sorted(images.keys() ^ depths.keys()):
         missing = "image" if alone[0] in depths else "depth map"
         raise BadInput(f"{root}: {len(alone)} files without their other half; {alone[0]} has no {missing}\n{HOW}")
     if not images:
         raise BadInput(f"no image in {root}: {HOW}")
-    return [(str(images[name]), str(depths[name])) for name in sorted(images)]
+    return [(images[name].path, depths[name].path) for name in sorted(images)], left
+
+
+def _add(found, name, entry, what):
+    if name in found:
+        raise BadInput(
+            f"{os.path.dirname(entry.path)}: {name} has two {what}s, {found[name].name} and {entry.name}; "
+            "take one of them away"
+        )
+    found[name] = entry
 
 
 class Records:

@@ -3,11 +3,11 @@
 from functools import partial
 from pathlib import Path
 
+from bireal_jax.data import listing
 from bireal_jax.data.images import augment_file, prepare_file
 from bireal_jax.data.source import Source
 from bireal_jax.errors import BadInput
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 HOW = (
     "config.data.dir must hold train/CLASS/ and val/CLASS/ with JPEG or PNG files; configs/digits.py needs no download"
 )
@@ -43,25 +43,50 @@ def build(directory: str, image_size: int, resize: int) -> Source:
             raise BadInput(f"config.data.dir is empty: {HOW}")
         if not (root / split).is_dir():
             raise BadInput(f"no folder {root / split}: {HOW}")
-    names = sorted(p.name for p in (root / "train").iterdir() if p.is_dir())
-    strangers = sorted(p.name for p in (root / "val").iterdir() if p.is_dir() and p.name not in set(names))
+    names = _classes(root / "train")
+    strangers = sorted(set(_classes(root / "val")) - set(names))
     if strangers:
         raise BadInput(f"{root / 'val'} has classes that train lacks: {', '.join(strangers[:4])}")
-    train, val = (_list(root / split, names) for split in ("train", "val"))
+    (train, train_left), (val, val_left) = (_list(root / split, names) for split in ("train", "val"))
+    _check_classes(root, names, train, val, train_left)
     return Source(
         train=Files(train), eval=Files(val), augment=partial(augment_file, size=image_size),
         prepare=partial(prepare_file, size=image_size, resize=resize), image_shape=(image_size, image_size, 3),
-        num_classes=len(names), label_names=tuple(names),
+        num_classes=len(names), label_names=tuple(names), left_out=(*train_left, *val_left),
     )  # fmt: skip
 
 
+def _classes(root):
+    names = [entry.name for entry in listing.entries(root) if entry.is_dir()]
+    for name in names:
+        if name != listing.shown(name):
+            raise BadInput(f"{root}: the class {listing.shown(name)} has a name that is not UTF-8; rename the folder")
+    return names
+
+
 def _list(root, names):
-    """(path, label) of every image below root, sorted, so that the order does not depend on the file system."""
-    pairs = []
-    for label, name in enumerate(names):
-        if (root / name).is_dir():
-            files = sorted(str(p) for p in (root / name).iterdir() if p.suffix.lower() in SUFFIXES)
-            pairs += [(path, label) for path in files]
+    """(path, label) of every image of a class, sorted, and the paths of images that are left out."""
+    labels, pairs, left = {name: label for label, name in enumerate(names)}, [], []
+    for entry in listing.entries(root):
+        files = listing.entries(entry.path) if entry.is_dir() else [entry]
+        for file in files:
+            if entry.is_dir() and listing.is_read(file):
+                pairs.append((file.path, labels[entry.name]))
+            else:
+                left += listing.images(file)
     if not pairs:
-        raise BadInput(f"no image files below {root}: {HOW}")
-    return pairs
+        raise BadInput(f"no image files below {root}: {HOW}" + ("\n" + listing.note(left) if left else ""))
+    return pairs, left
+
+
+def _check_classes(root, names, train, val, left):
+    """A folder without images would be a class that no image has, and shift the numbers of the others."""
+    trained, judged = ({label for _, label in pairs} for pairs in (train, val))
+    for label in sorted(set(range(len(names))) - trained):
+        place = root / "train" / names[label]
+        lost = [path for path in left if place in Path(path).parents]
+        if lost or label not in judged:
+            raise BadInput(
+                f"the class {place} has no image that is read\n{listing.note(lost) or 'the folder is empty'}\n"
+                "put JPEG or PNG files (.jpg, .jpeg, .png) into it, not into folders below it; or remove the folder"
+            )

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bireal_jax.data.source import Arrays, Examples, Source
+from bireal_jax.data.source import Arrays, Examples, Source, check_labels
 from bireal_jax.errors import BadInput
 
 
@@ -34,7 +34,7 @@ def hold_out(source: Source, per_class: int) -> Source:
       per_class: how many of each; MetaPruning has 50 of ImageNet.
 
     Raises:
-      BadInput: the labels are maps.
+      BadInput: the labels are maps, or one is out of range.
     """
     if source.depth_range:
         raise BadInput("config.data.held_out is for classes; this data set has depth maps: leave it at 0")
@@ -43,6 +43,7 @@ def hold_out(source: Source, per_class: int) -> Source:
     order = np.random.default_rng(0).permutation(len(train))
     for index in order[: len(order) // 2]:
         label = train.label(int(index))
+        check_labels(np.asarray(label), source.num_classes, f"training image {index}")
         if counts[label] < per_class:
             counts[label] += 1
             held.append(index)

@@ -22,7 +22,7 @@ class Records:
 
     def label(self, index: int) -> int:
         """Of one record."""
-        return int(self.records[index]["label"])
+        return int(read_record(self.records, index, self.name)["label"])
 
     def __getitem__(self, index):
         record = read_record(self.records, index, self.name)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bireal_jax.data import listing
 from bireal_jax.errors import BadInput, first_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -35,6 +36,7 @@ class Source:
       label_shape: [H, W] of the maps that evaluation compares with; () where labels are classes.
       depth_range: labels are maps in metres within this range, 0 where there is no depth; None for classes.
       split: what the evaluation examples are called.
+      left_out: paths of images that lie there and are none of the examples.
     """
 
     train: Examples | Sequence[Any]
@@ -49,6 +51,12 @@ class Source:
     label_shape: tuple[int, ...] = ()
     depth_range: tuple[float, float] | None = None
     split: str = "test"
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """A line that counts and names what is left out, with its end; "" for nothing."""
+        return f"{listing.note(self.left_out)}\n" if self.left_out else ""
 
 
 class Arrays:
