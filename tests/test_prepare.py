@@ -85,3 +85,51 @@ def test_missing_tar_and_broken_image_are_named(tmp_path, capsys):
     (tmp_path / prepare.TRAIN).write_bytes(b"no tar at all")
     with pytest.raises(BadInput, match="is damaged"):
         prepare.imagenet2012(tmp_path, tmp_path / "out2")
+
+
+def test_strange_names_and_strangers_in_the_tars(tmp_path, capsys):
+    """Paths before names, what file managers leave behind, sparse files; nothing is asked for again."""
+    with tarfile.open(tmp_path / prepare.TRAIN, "w") as outer:
+        add(outer, "./._n01440764.tar", b"junk")
+        add(outer, "./.DS_Store", b"junk")
+        for i, synset in enumerate(SYNSETS[:2]):
+            inner = io.BytesIO()
+            with tarfile.open(fileobj=inner, mode="w") as tar:
+                add(tar, f"../../{synset}/{synset}_1.JPEG", jpeg(i))
+                add(tar, f"._{synset}_1.JPEG", b"junk")
+                add(tar, "Thumbs.db", b"junk")
+                add(tar, "list.txt", b"a list")
+            add(outer, ("./", "train/")[i] + f"{synset}.tar", inner.getvalue())
+        add(outer, "README", b"no tar")
+    with tarfile.open(tmp_path / prepare.VAL, "w", format=tarfile.GNU_FORMAT) as tar:
+        add(tar, ".DS_Store", b"junk")
+        add(tar, "./val/ILSVRC2012_val_00000001.JPEG", jpeg(3))
+        member = tarfile.TarInfo("ILSVRC2012_val_00000002.JPEG")
+        member.type = tarfile.GNUTYPE_SPARSE
+        block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+        block[483:495] = b"77777777777\0"  # 8 GiB, of which nothing is stored
+        block[148:156] = b" " * 8
+        block[148:156] = b"%06o\0 " % sum(block)
+        tar.fileobj.write(block)
+    prepare.main(["imagenet2012", "--tars", str(tmp_path), "--out", str(tmp_path / "out")])
+    source = data.build("imagenet2012", str(tmp_path / "out"), 32, 40)
+    names = {(e["name"], source.label_names[e["label"]]) for e in (source.train[i] for i in range(len(source.train)))}
+    assert names == {(f"{synset}_1.JPEG", synset) for synset in SYNSETS[:2]}
+    assert (len(source.eval), source.eval[0]["name"]) == (1, "ILSVRC2012_val_00000001.JPEG")
+    said = capsys.readouterr().out
+    assert "2 train and 1 validation images; ILSVRC2012 has 1,281,167 and 50,000" in said
+    assert "left out: 4 files that are no images of ILSVRC2012: " in said
+    for stranger in ("n01440764.tar: list.txt", "n01443537.tar: list.txt", f"{prepare.TRAIN}: README"):
+        assert stranger in said
+
+
+def test_a_damaged_tar_is_named(tmp_path):
+    write_tars(tmp_path)
+    with tarfile.open(tmp_path / prepare.TRAIN, "w") as outer:
+        add(outer, "n01440764.tar", b"no tar")
+    with pytest.raises(BadInput, match=r"ILSVRC2012_img_train.tar, n01440764.tar is damaged: "):
+        prepare.imagenet2012(tmp_path, tmp_path / "out")
+    with tarfile.open(tmp_path / prepare.TRAIN, "w") as outer:
+        add(outer, "README", b"nothing else")
+    with pytest.raises(BadInput, match=r"ILSVRC2012_img_train.tar holds nothing of the kind n"):
+        prepare.imagenet2012(tmp_path, tmp_path / "out2")

@@ -34,7 +34,6 @@ def build(directory: str, image_size: int, resize: int) -> Source:
         raise BadInput(f"no CIFAR-10 at config.data.dir={directory!r}: {HOW}")
     arrays = _from_npz(directory) if Path(directory).is_file() else _from_tfds(directory)
     for split in ("train", "test"):
-        _check(directory, split, arrays[f"x_{split}"], arrays[f"y_{split}"])
         arrays[f"y_{split}"] = arrays[f"y_{split}"].reshape(-1)
         check_labels(arrays[f"y_{split}"], 10, f"{directory}, y_{split}")
     return Source(
@@ -44,16 +43,16 @@ def build(directory: str, image_size: int, resize: int) -> Source:
     )  # fmt: skip
 
 
-def _check(path, split, images, labels):
+def _check(split, images, labels):
     """Of arrays, or of what is claimed of them, before they are read: kind and size."""
     count = labels.shape[0] if labels.shape else 0
     if images.dtype != np.uint8 or images.shape != (count, 32, 32, 3) or not count:
         wanted = f"uint8 ({count or 'n'}, 32, 32, 3)"
-        raise BadInput(f"{path}: x_{split} is {images.dtype} {images.shape}, wanted {wanted}")
+        raise BadInput(f"x_{split} is {images.dtype} {images.shape}, wanted {wanted}")
     if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "iu":  # Keras stores (n, 1)
-        raise BadInput(f"{path}: y_{split} is {labels.dtype} {labels.shape}, wanted integers ({count},)")
+        raise BadInput(f"y_{split} is {labels.dtype} {labels.shape}, wanted integers ({count},)")
     if count > MOST:
-        raise BadInput(f"{path}: x_{split} has {count:,} images, at most {MOST:,} are read; store them as a folder")
+        raise BadInput(f"x_{split} has {count:,} images, at most {MOST:,} are read; store them as a folder")
 
 
 def _from_npz(path):
@@ -62,10 +61,10 @@ def _from_npz(path):
             if missing := [name for name in PARTS if name not in stored.claims]:
                 raise ValueError(f"there is no {missing[0]}")
             for split in ("train", "test"):
-                _check(path, split, stored.claims[f"x_{split}"], stored.claims[f"y_{split}"])
+                _check(split, stored.claims[f"x_{split}"], stored.claims[f"y_{split}"])
             return {name: stored.read(name) for name in PARTS}
-    except BadInput:
-        raise
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
     except Exception as error:  # files hold anything, and zipfile, zlib and numpy raise anything for it
         raise BadInput(f"{path} is not CIFAR-10: {first_line(error)}\n{HOW}") from None
 
@@ -83,4 +82,8 @@ def _from_tfds(directory):
         examples = [read_record(source, i, f"cifar10 {split}") for i in range(len(source))]
         arrays[f"x_{split}"] = np.stack([e["image"] for e in examples])
         arrays[f"y_{split}"] = np.asarray([e["label"] for e in examples], np.int64)
+        try:
+            _check(split, arrays[f"x_{split}"], arrays[f"y_{split}"])
+        except BadInput as error:
+            raise BadInput(f"{directory}: {error}") from None
     return arrays

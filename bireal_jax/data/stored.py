@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bireal_jax.errors import BadInput
+
 
 class Claim(NamedTuple):
     """What a header says of an array."""
@@ -58,7 +60,7 @@ def read_npy(data: bytes) -> np.ndarray:
 
 
 class Npz:
-    """An .npz file: `claims` by name, and the arrays one by one. Raises what zipfile, zlib and `claim` raise."""
+    """An .npz file: `claims` by name, and the arrays one by one. Raises BadInput for a name twice, and what zipfile, zlib and `claim` raise."""
 
     def __init__(self, path: str | Path):
         self._archive = zipfile.ZipFile(path)
@@ -66,7 +68,7 @@ class Npz:
         for info in self._archive.infolist():
             name = info.filename.removesuffix(".npy")
             if name in self.claims:
-                raise ValueError(f"two arrays are called {name}")
+                raise BadInput(f"holds {name} twice; write it anew: numpy.savez(FILE, **arrays)")
             with self._archive.open(info) as member:
                 self.claims[name] = claim(member, info.file_size)
 

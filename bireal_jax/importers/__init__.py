@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def load(model_name: str, path: str | Path, turn: bool = False) -> dict:
     Raises:
       BadInput: the file cannot be read, or its weights are not of that model.
     """
-    state = readers.read(path)
+    state = readers.read(path, partial(_look, model_name, path))
     try:
         keras = larq.is_keras(state)
         if turn and not keras:
@@ -72,6 +73,24 @@ def load(model_name: str, path: str | Path, turn: bool = False) -> dict:
         return (from_flat if ours else from_torch)(model_name, state)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
+
+
+def _look(model_name, path, claims):
+    """Raises BadInput, before an array is read, for names of no such model, and for far more numbers than it has."""
+    if larq.is_keras(claims):
+        return
+    names = lookup(FAMILIES, model_name, "model with an importer")()
+    found = {name.removeprefix("module."): jax.ShapeDtypeStruct(c.shape, np.float32) for name, c in claims.items()}
+    claimed = sum(leaf.size for leaf in found.values())
+    if claimed <= Path(path).stat().st_size:  # it is no larger than what was stored
+        return
+    if any(name.startswith(("params/", "batch_stats/")) for name in claims):
+        target = target_shapes(model_name, found, "params/stem_conv/kernel", "params/head/linear/kernel", -2, -1)
+    else:
+        target = target_shapes(model_name, found, names["stem_conv"][0] + ".weight", "fc.weight", 1, 0)
+    has = sum(leaf.size for leaf in jax.tree.leaves(target))
+    if claimed > 2 * has:
+        raise BadInput(f"its arrays are to have {claimed:,} numbers; {model_name} has {has:,}")
 
 
 def save(variables: dict, path: Path) -> None:

@@ -5,27 +5,32 @@ are needed for their own formats only.
 """
 
 import importlib
+import math
 import pickle
 import warnings
-from collections import Counter
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import load_file
 
+from bireal_jax.data.stored import Claim, Npz
 from bireal_jax.errors import BadInput, first_line, lookup
 from bireal_jax.importers.values import named_once
 
+MOST = 1 << 30  # bytes of the arrays of a file; ResNet-152 has 60 million numbers
 NESTS = "state_dict", "model"  # keys below which training loops store a state_dict, beside epoch and optimizer
 
 
-def read(path: str | Path) -> dict[str, np.ndarray]:
+def read(path: str | Path, look: Callable[[Mapping[str, Any]], None] | None = None) -> dict[str, np.ndarray]:
     """The arrays of a weights file.
 
     Args:
       path: its suffix is a key of FORMATS.
+      look: raises BadInput unless these are wanted: called with names and what has a shape and a size, before an array
+        is read, since a small file can claim to hold large ones.
 
     Returns:
       name -> array, float32 or wider; whole numbers as they are.
@@ -38,8 +43,17 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     row = lookup(FORMATS, path.suffix.lower(), f"kind of weights file: {path} ends in")
     if not path.is_file():
         raise BadInput(f"no such file: {path}")
+
+    def claimed(arrays):
+        total = sum(math.prod(array.shape) * max(4, array.dtype.itemsize) for array in arrays.values())
+        if total > MOST:
+            raise BadInput(f"its arrays are to take {total:,} bytes; no network here takes {MOST:,}")
+        if look:
+            look(arrays)
+
     try:
-        arrays = named_once((str(name), repr(name), np.asarray(array)) for name, array in row.read(path).items())
+        found = row.read(path, claimed).items()
+        arrays = named_once((str(name), repr(name), np.asarray(array)) for name, array in found)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
     except Exception as error:  # of a damaged file, four libraries raise what they like
@@ -63,30 +77,40 @@ def _numbers(array, what) -> np.ndarray:
     return wide
 
 
-def _read_npz(path):
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-        twice = [name for name, count in Counter(arrays.files).items() if count > 1]
-        if twice:
-            raise BadInput(f"holds {twice[0]} twice\n{_anew(FORMATS['.npz'])}")
-        return dict(arrays)
+def _read_npz(path, look):
+    with Npz(path) as stored:
+        look(stored.claims)
+        return {name: stored.read(name) for name in stored.claims}
 
 
-def _read_hdf5(path):
+def _read_safetensors(path, look):
+    arrays = load_file(path)  # which are as long as the file
+    look(arrays)
+    return arrays
+
+
+def _read_hdf5(path, look):
     """Every data set under its path; of a whole Keras model, the weights alone."""
     h5py = _library("h5py")
     found = {}
 
     def visit(name, node):
         if isinstance(node, h5py.Dataset):
-            found[name] = node[()]
+            found[name] = node
 
     with h5py.File(path, "r") as file:
         file.get("model_weights", file).visititems(visit)
-    return found
+        look(found)
+        return {name: node[()] for name, node in found.items()}
 
 
-def _read_torch(path):
+def _read_torch(path, look):
     torch = _library("torch")
+    if zipfile.is_zipfile(path):  # which PyTorch does not compress
+        with zipfile.ZipFile(path) as archive:
+            total = sum(info.file_size for info in archive.infolist())
+        if total > max(MOST, 2 * path.stat().st_size):
+            raise BadInput(f"its parts are to take {total:,} bytes; no network here takes {MOST:,}")
     try:
         with warnings.catch_warnings(action="ignore"):  # of pickle protocols that PyTorch's own files do not have
             found = torch.load(path, map_location="cpu", weights_only=True)
@@ -104,6 +128,7 @@ def _read_torch(path):
             f"a dict of {', '.join(sorted(map(str, found))[:6])}" if isinstance(found, dict) else type(found).__name__
         )
         raise BadInput(f"holds no state_dict but {what}\n{_anew(FORMATS['.pt'])}")
+    look({name: Claim(tuple(value.shape), np.dtype(np.float32)) for name, value in found.items()})
     small = torch.bfloat16  # which numpy lacks
     return {k: (v.float() if v.dtype == small else v).detach().numpy() for k, v in found.items()}
 
@@ -123,7 +148,7 @@ class Format(NamedTuple):
     """What a file is called in messages, its reader, and how one is written."""
 
     what: str
-    read: Callable[[Path], dict[str, Any]]
+    read: Callable[[Path, Callable[[Mapping[str, Any]], None]], dict[str, Any]]
     write: str
 
 
@@ -133,7 +158,9 @@ _TORCH = Format("PyTorch file", _read_torch, "torch.save(model.state_dict(), FIL
 # suffix -> row. The authors' training code writes .pth.tar.
 FORMATS = {
     ".npz": Format(".npz file of plain arrays", _read_npz, "numpy.savez(FILE, **arrays)"),
-    ".safetensors": Format(".safetensors file", load_file, "safetensors.numpy.save_file(arrays, FILE), in float32"),
+    ".safetensors": Format(
+        ".safetensors file", _read_safetensors, "safetensors.numpy.save_file(arrays, FILE), in float32"
+    ),
     ".h5": _KERAS,
     ".hdf5": _KERAS,
     ".pt": _TORCH,

@@ -179,13 +179,8 @@ class Stage(Plan):
         train, judged = f"{len(self.source.train):,}", f"{len(self.source.eval):,} {self.source.split}"
         what = "depth maps" if self.source.depth_range else f"{self.source.num_classes} classes"
         begin = f"resuming from step {start} of {self.total:,}" if start else f"{self.total:,} steps"
-<<<<<<< HEAD
         return "".join(f"{note}\n" for note in self.notes()) + (
-            f"{self.name}: {self.config.model.name} on {train} training and {judged} images, {what}\n"
-=======
-        return (
             f"{self.name}: {self.config.model.name} on {train} training and {judged} images, {what}\n{self.source.note}"
->>>>>>> 3c5844c (Data sets: hidden files are nothing, images left out are counted and named, two maps of one photo are refused, headers of arrays come first)
             f"{begin}, {self.config.batch_size} images a step, {jax.device_count()} x {jax.devices()[0].device_kind}; "
             "compiling ..."
         )
