@@ -16,8 +16,8 @@ HOUSE = [
     {
         "binary": ["binarize conv norm pool", "losses packed", "layers"],
         "data": [
-            "jpeg source", "batching held_out images normalize", "cifar depth digits folder imagenet", "__init__",
-            "prepare",
+            "listing stored window", "jpeg source", "batching held_out images normalize",
+            "cifar depth digits folder imagenet", "__init__", "prepare",
         ],
         "config": [],
     },

@@ -60,7 +60,10 @@ def read_npy(data: bytes) -> np.ndarray:
 
 
 class Npz:
-    """An .npz file: `claims` by name, and the arrays one by one. Raises BadInput for a name twice, and what zipfile, zlib and `claim` raise."""
+    """An .npz file: `claims` by name, and the arrays one by one.
+
+    Raises BadInput for a name twice, and what zipfile, zlib and `claim` raise.
+    """
 
     def __init__(self, path: str | Path):
         self._archive = zipfile.ZipFile(path)
