@@ -97,16 +97,16 @@ def test_every_limit_belongs_to_a_field_and_the_default_keeps_them():
 
 def test_a_resize_that_follows_is_the_256_of_before():
     c = config.default()
-    text = config.to_json(c)
+    text = settings.to_json(c)
     before = text.replace('"resize": 0', '"resize": 256')
-    assert before != text and config.differences(before, text) == config.differences(text, before) == []
-    assert config.differences(before.replace("256", "240"), text.replace("256", "240"))[0] == "data.resize 240 -> 256"
+    assert before != text and settings.differences(before, text) == settings.differences(text, before) == []
+    assert settings.differences(before.replace("256", "240"), text.replace("256", "240"))[0] == "data.resize 240 -> 256"
     c.data.image_size = 64  # here 256 was another crop, which is kept to
-    text = config.to_json(c)
-    assert config.differences(text.replace('"resize": 0', '"resize": 256'), text) == ["data.resize 256 -> 0"]
+    text = settings.to_json(c)
+    assert settings.differences(text.replace('"resize": 0', '"resize": 256'), text) == ["data.resize 256 -> 0"]
     c.data.image_size, c.stages = 224, ({"data.image_size": 128},)
-    text = config.to_json(c)
-    assert config.differences(text.replace('"resize": 0', '"resize": 256'), text) == ["data.resize 256 -> 0"]
+    text = settings.to_json(c)
+    assert settings.differences(text.replace('"resize": 0', '"resize": 256'), text) == ["data.resize 256 -> 0"]
 
 
 def test_differences_name_fields_and_leave_out_where_things_lie():
