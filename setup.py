@@ -7,6 +7,7 @@ from setuptools import Extension, setup
 ENGINE = Path("bireal_jax/runtime/engine")
 # Or a line elsewhere moves the kernels' loops, and they take up to 2 % more or less time.
 ALIGNED = ["-falign-functions=64", "-falign-loops=32"]
+BINARY = Path("bireal_jax/binary")
 
 setup(
     ext_modules=[
@@ -21,8 +22,8 @@ setup(
         ),
         Extension(
             "bireal_jax.binary._packed",
-            ["bireal_jax/binary/packed.cc"],
-            depends=["bireal_jax/binary/xla.h"],
+            [str(path) for path in sorted(BINARY.glob("*.cc"))],
+            depends=[str(path) for path in sorted(BINARY.glob("*.h")) + sorted(BINARY.glob("*.inc"))],
             language="c++",
             extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-pthread"],
             extra_link_args=["-pthread"],

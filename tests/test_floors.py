@@ -14,7 +14,7 @@ HOUSE = [
     {"_version": [], "errors": []},
     {"output": [], "places": []},
     {
-        "binary": ["binarize conv norm pool", "losses packed", "layers"],
+        "binary": ["binarize conv norm pool", "losses packed", "tables", "layers"],
         "data": [
             "listing stored window", "jpeg source", "batching held_out images normalize",
             "cifar depth digits folder imagenet", "__init__", "prepare",

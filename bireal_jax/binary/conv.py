@@ -8,6 +8,7 @@ platforms, are XLA's own.
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,28 +41,50 @@ def one_after_the_other(function):
     return result
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+class Gradients(NamedTuple):
+    """The two gradients of a convolution: functions of (x, w, g, *, strides, padding) for g = dL/dy."""
+
+    by_input: Callable
+    by_kernel: Callable
+
+
+def input_gradient(x, w, g, *, strides, padding):
+    """dL/dx, as XLA computes it."""
+    return jax.vjp(lambda v: xla_conv(v, w, strides, padding), x)[1](g)[0]
+
+
+def kernel_gradient(x, w, g, **how):
+    """dL/dw, on CPUs unfolded."""
+    platforms = {"cpu": partial(weight_gradient_unfolded, **how), "default": partial(weight_gradient, **how)}
+    return lax.platform_dependent(x, w, g, **platforms)
+
+
+PLAIN = Gradients(input_gradient, kernel_gradient)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def conv(
-    x: jax.Array, w: jax.Array, strides: tuple[int, int], padding: Padding, product: Callable = xla_conv
+    x: jax.Array,
+    w: jax.Array,
+    strides: tuple[int, int],
+    padding: Padding,
+    product: Callable = xla_conv,
+    gradients: Gradients = PLAIN,
 ) -> jax.Array:
     """Convolution of x [n, h, w, cin] with w [kh, kw, cin, cout], zero padding: [n, h', w', cout].
 
     `product`, with the same first four arguments, is what the forward pass does.
     """
-    return _forward(x, w, strides, padding, product)[0]
+    return _forward(x, w, strides, padding, product, gradients)[0]
 
 
-def _forward(x, w, strides, padding, product):
+def _forward(x, w, strides, padding, product, gradients):
     return one_after_the_other(partial(product, strides=strides, padding=padding))(x, w), (x, w)
 
 
-def _backward(strides, padding, product, residuals, g):
-    x, w = residuals
+def _backward(strides, padding, product, gradients, residuals, g):
     how = {"strides": strides, "padding": padding}
-    platforms = {"cpu": partial(weight_gradient_unfolded, **how), "default": partial(weight_gradient, **how)}
-    dx = one_after_the_other(lambda x, w, g: jax.vjp(lambda v: xla_conv(v, w, **how), x)[1](g)[0])(x, w, g)
-    dw = one_after_the_other(lambda *args: lax.platform_dependent(*args, **platforms))(x, w, g)
-    return dx, dw
+    return tuple(one_after_the_other(partial(gradient, **how))(*residuals, g) for gradient in gradients)
 
 
 conv.defvjp(_forward, _backward)

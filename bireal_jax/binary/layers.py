@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from bireal_jax.binary import packed
+from bireal_jax.binary import packed, tables
 from bireal_jax.binary.binarize import WeightBinarizer
-from bireal_jax.binary.conv import Padding, conv, xla_conv
+from bireal_jax.binary.conv import PLAIN, Padding, conv, xla_conv
 from bireal_jax.binary.norm import Over, normalize_batch
 
 MOMENTUM = 0.9  # share of the old running statistics that a batch norm keeps (PyTorch's momentum is 1 - this)
@@ -38,20 +38,20 @@ def conv2d(
     On CPUs groups of more than one channel are convolved one after the other, which is 10 to 100 times faster than what
     XLA makes of them, forward and backward (3x3, 32 to 512 channels, 2 to 32 groups).
     """
-    return _convolution(x, w, strides, padding, groups, xla_conv)
+    return _convolution(x, w, strides, padding, groups, xla_conv, PLAIN)
 
 
-def _convolution(x, w, strides, padding, groups, product):
+def _convolution(x, w, strides, padding, groups, *products):
     def together(x, w):
         numbers = ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, feature_group_count=groups)
 
     def apart(x, w):
         pairs = zip(jnp.split(x, groups, -1), jnp.split(w, groups, -1), strict=True)
-        return jnp.concatenate([conv(*pair, strides, padding, product) for pair in pairs], -1)
+        return jnp.concatenate([conv(*pair, strides, padding, *products) for pair in pairs], -1)
 
     if groups == 1:
-        y = conv(x, w, strides, padding, product)
+        y = conv(x, w, strides, padding, *products)
     elif w.shape[2] == 1:
         y = together(x, w)
     else:
@@ -78,7 +78,8 @@ def binary_conv2d(
     Returns:
       [n, h', w', cout] in the dtype of x.
     """
-    return (_convolution(x, b, strides, padding, groups, packed.product) * alpha).astype(x.dtype)
+    y = _convolution(x, b, strides, padding, groups, packed.product, tables.GRADIENTS)
+    return (y * alpha).astype(x.dtype)
 
 
 def uniform_001(key, shape, dtype=jnp.float32):

@@ -1,13 +1,14 @@
 // Convolutions of ±1 with ±1 for training on CPUs, 64 multiplications in a word: packed into bits, products are exclusive
 // ors, and the mismatches are counted. Weights may be 0, too, as where groups are masks. The results are whole numbers, so
 // they equal any other way exactly.
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <exception>
-#include <thread>
 #include <vector>
 
+#include "conv.h"
 #include "xla.h"
 
 #if defined(__x86_64__)
@@ -27,16 +28,9 @@ namespace {
 
 constexpr int filters = 16, word = 64;  // filters of a block; channels of a word
 
-// x [n, h, w, c], weights [kh, kw, c, co], out [n, ho, wo, co]; zeros beyond the border. newest: the instructions that may be
-// used if the CPU has them, 2 for AVX-512, 1 for AVX2, 0 for neither.
-struct Conv {
-  int32_t n, h, w, c, ho, wo, co, kh, kw, sh, sw, top, left, threads, newest;
-
+struct Sizes : Conv {
   int words() const { return (c + word - 1) / word; }
   int blocks() const { return (co + filters - 1) / filters; }
-  int taps() const { return kh * kw; }
-  int rows() const { return (ho - 1) * sh + kh; }  // of an image with its border
-  int columns() const { return (wo - 1) * sw + kw; }
 };
 
 struct Weights {
@@ -62,7 +56,7 @@ void plain_column(const float* w, size_t pitch, int channels, int count, uint64_
 
 // Mismatches of `pixels` windows, `step` words apart, with the filters of a block: counts [pixels][filters]. mask: which
 // weights count, null for all.
-POPCNT void plain_tile(const Conv& v, const uint64_t* window, int step, int pixels, const uint64_t* w,
+POPCNT void plain_tile(const Sizes& v, const uint64_t* window, int step, int pixels, const uint64_t* w,
                        const uint64_t* mask, int32_t* counts) {
   const int row = v.columns() * v.words(), length = v.kw * v.words();
   for (int p = 0; p < pixels; p++, window += step, counts += filters) {
@@ -106,7 +100,7 @@ AVX512 void avx512_column(const float* w, size_t pitch, int channels, int count,
 }
 
 template <int P, bool masked>
-AVX512 void avx512_pixels(const Conv& v, const uint64_t* window, int step, const uint64_t* w, const uint64_t* mask,
+AVX512 void avx512_pixels(const Sizes& v, const uint64_t* window, int step, const uint64_t* w, const uint64_t* mask,
                           int32_t* counts) {
   constexpr int differ_and_count = 0x28;  // (a, w, mask) -> (a ^ w) & mask
   const int row = v.columns() * v.words(), length = v.kw * v.words();
@@ -138,7 +132,7 @@ AVX512 void avx512_pixels(const Conv& v, const uint64_t* window, int step, const
 }
 
 template <bool masked>
-AVX512 void avx512_tile(const Conv& v, const uint64_t* window, int step, int pixels, const uint64_t* w,
+AVX512 void avx512_tile(const Sizes& v, const uint64_t* window, int step, int pixels, const uint64_t* w,
                         const uint64_t* mask, int32_t* counts) {
   switch (pixels) {
     case 6: return avx512_pixels<6, masked>(v, window, step, w, mask, counts);
@@ -150,7 +144,7 @@ AVX512 void avx512_tile(const Conv& v, const uint64_t* window, int step, int pix
   }
 }
 
-AVX512 void avx512_any_tile(const Conv& v, const uint64_t* window, int step, int pixels, const uint64_t* w,
+AVX512 void avx512_any_tile(const Sizes& v, const uint64_t* window, int step, int pixels, const uint64_t* w,
                             const uint64_t* mask, int32_t* counts) {
   if (mask) avx512_tile<true>(v, window, step, pixels, w, mask, counts);
   else avx512_tile<false>(v, window, step, pixels, w, mask, counts);
@@ -165,7 +159,7 @@ AVX2 inline __m256i bytes_of(__m256i bits) {  // how many bits of each byte are 
 }
 
 // One pixel; counts fill bytes for a while, then words of 64 bits.
-AVX2 void avx2_pixel(const Conv& v, const uint64_t* window, const uint64_t* w, const uint64_t* mask, int32_t* counts) {
+AVX2 void avx2_pixel(const Sizes& v, const uint64_t* window, const uint64_t* w, const uint64_t* mask, int32_t* counts) {
   constexpr int quarter = filters / 4, fill = 255 / 8;
   const int row = v.columns() * v.words(), length = v.kw * v.words();
   __m256i sums[4] = {};
@@ -193,7 +187,7 @@ AVX2 void avx2_pixel(const Conv& v, const uint64_t* window, const uint64_t* w, c
   }
 }
 
-AVX2 void avx2_tile(const Conv& v, const uint64_t* window, int step, int pixels, const uint64_t* w,
+AVX2 void avx2_tile(const Sizes& v, const uint64_t* window, int step, int pixels, const uint64_t* w,
                     const uint64_t* mask, int32_t* counts) {
   for (int p = 0; p < pixels; p++) avx2_pixel(v, window + p * step, w, mask, counts + p * filters);
 }
@@ -222,7 +216,7 @@ struct Kernels {
   decltype(&plain_tile) tile;
 };
 
-POPCNT Weights pack_weights(const Conv& v, const Kernels& kernels, const float* w) {
+POPCNT Weights pack_weights(const Sizes& v, const Kernels& kernels, const float* w) {
   const int words = v.words(), taps = v.taps();
   const size_t counts = size_t(v.blocks()) * taps * filters, bits = counts * words;
   Weights packed = {std::vector<uint64_t>(bits), std::vector<uint64_t>(bits), std::vector<int32_t>(counts),
@@ -248,7 +242,7 @@ POPCNT Weights pack_weights(const Conv& v, const Kernels& kernels, const float* 
 }
 
 // The sums of an output pixel of a block. Taps beyond the border were taken for -1: their mismatches are taken back.
-void finish(const Conv& v, const Weights& weights, int block, int y, int x, const int32_t* mismatches, float* out) {
+void finish(const Sizes& v, const Weights& weights, int block, int y, int x, const int32_t* mismatches, float* out) {
   const int32_t* positive = weights.num_positive.data() + size_t(block) * v.taps() * filters;
   const int32_t* nonzero = weights.num_nonzero.data() + size_t(block) * v.taps() * filters;
   const int top = y * v.sh - v.top, left = x * v.sw - v.left, first = block * filters;
@@ -269,7 +263,7 @@ void finish(const Conv& v, const Weights& weights, int block, int y, int x, cons
 }
 
 // An output row of a block of filters from `bits`, an image with its border.
-void conv_row(const Conv& v, const Kernels& kernels, const uint64_t* bits, const Weights& weights, int block, int y,
+void conv_row(const Sizes& v, const Kernels& kernels, const uint64_t* bits, const Weights& weights, int block, int y,
               float* out) {
   const size_t from = size_t(block) * v.taps() * v.words() * filters;
   const uint64_t* mask = weights.nonzero.empty() ? nullptr : weights.nonzero.data() + from;
@@ -283,7 +277,7 @@ void conv_row(const Conv& v, const Kernels& kernels, const uint64_t* bits, const
   }
 }
 
-void conv_image(const Conv& v, const Kernels& kernels, const float* x, const Weights& weights,
+void conv_image(const Sizes& v, const Kernels& kernels, const float* x, const Weights& weights,
                 std::vector<uint64_t>& bits, float* out) {
   const int words = v.words(), columns = v.columns();
   for (int y = 0; y < v.rows(); y++) {
@@ -301,7 +295,7 @@ void conv_image(const Conv& v, const Kernels& kernels, const float* x, const Wei
     for (int y = 0; y < v.ho; y++) conv_row(v, kernels, bits.data(), weights, block, y, out);
 }
 
-void convolve(const Conv& v, const float* x, const float* w, float* out) {
+void convolve(const Sizes& v, const float* x, const float* w, float* out) {
   const Kernels kernels = v.newest >= 2 && has_avx512() ? Kernels{avx512_signs, avx512_column, avx512_any_tile}
                           : v.newest >= 1 && has_avx2() ? Kernels{plain_signs, plain_column, avx2_tile}
                                        : Kernels{plain_signs, plain_column, plain_tile};
@@ -309,19 +303,14 @@ void convolve(const Conv& v, const float* x, const float* w, float* out) {
   const int parts = v.threads < v.n ? (v.threads < 1 ? 1 : v.threads) : v.n;
   std::vector<std::vector<uint64_t>> bits(parts);
   for (auto& part : bits) part.resize(size_t(v.rows()) * v.columns() * v.words());
-  auto work = [&](int part) {
+  std::atomic<int> next{0};
+  const auto work = [&](int part) {
     for (int64_t i = int64_t(v.n) * part / parts, end = int64_t(v.n) * (part + 1) / parts; i < end; i++)
       conv_image(v, kernels, x + size_t(i) * v.h * v.w * v.c, weights, bits[part], out + size_t(i) * v.ho * v.wo * v.co);
   };
-  std::vector<std::thread> team;
-  team.reserve(parts);
-  try {
-    for (int part = 1; part < parts; part++) team.emplace_back(work, part);
-  } catch (const std::exception&) {  // no more threads can be started: this one does their parts
-  }
-  work(0);
-  for (int part = int(team.size()) + 1; part < parts; part++) work(part);
-  for (auto& thread : team) thread.join();
+  together(parts, [&] {
+    for (int part; (part = next++) < parts;) work(part);
+  });
 }
 
 }  // namespace
@@ -330,7 +319,7 @@ void convolve(const Conv& v, const float* x, const float* w, float* out) {
 extern "C" __attribute__((visibility("default"))) void* bireal_packed_conv(xla::Call* call) {
   if (xla::answered(call)) return nullptr;
   xla::Buffer** in = call->arguments.items;
-  Conv conv;
+  Sizes conv;
   std::memcpy(&conv, in[0]->data, sizeof conv);
   try {
     convolve(conv, static_cast<const float*>(in[1]->data), static_cast<const float*>(in[2]->data),

@@ -16,16 +16,17 @@ from jax import lax
 
 from bireal_jax.binary.conv import Padding, xla_conv
 
-TARGET = "bireal_packed_conv"
+CONV, BY_INPUT, BY_KERNEL = TARGETS = "bireal_packed_conv", "bireal_tables_by_input", "bireal_tables_by_kernel"
 NEWEST = 2  # the instructions that may be used: 2 for AVX-512, 1 for AVX2, 0 for neither; of those that there are
+LARGEST = 1 << 27  # numbers of an image, or of a kernel
 WORTH_A_THREAD = 1 << 28  # multiplications, which take one thread 0.5 ms; to start one takes less than 0.05
 
 
 def _load() -> ctypes.CDLL | None:
     spec = importlib.util.find_spec("bireal_jax.binary._packed")
     library = ctypes.CDLL(spec.origin) if spec and spec.origin else None
-    if library:
-        jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(library.bireal_packed_conv), platform="cpu")
+    for target in TARGETS if library else ():
+        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     return library
 
 
@@ -33,8 +34,35 @@ _library = _load()
 
 
 def available() -> bool:
-    """Whether packed.cc was compiled."""
+    """Whether packed.cc and tables.cc were compiled."""
     return _library is not None
+
+
+def fits(*arrays: jax.Array, shape: tuple[int, ...]) -> bool:
+    """Whether the compiled code takes these, and a result of this shape: float32, not empty, images to be counted in 32 bits."""
+    sizes = [np.prod(a.shape[1:]) for a in arrays] + [np.prod(shape[1:])]
+    return available() and all(a.dtype == jnp.float32 for a in arrays) and min(*sizes, shape[0]) > 0 and max(sizes) <= LARGEST
+
+
+def call(target, x, w, arguments, result, output, *, strides, padding, worth_a_thread):
+    """Calls the compiled code.
+
+    Args:
+      target: one of TARGETS.
+      x, w: of the convolution; only their shapes count.
+      arguments: arrays that it reads.
+      result, output: shapes of what it gives and of the convolution's output.
+      strides, padding: of the convolution.
+      worth_a_thread: multiplications for which one more thread is started, up to the cores of this device.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    work = np.prod(output) * np.prod(w.shape[:3])
+    devices = jax.local_device_count() if jax.default_backend() == "cpu" else 1  # JAX_PLATFORMS may exclude the CPU
+    threads = max(1, min(cores // devices, work // worth_a_thread))
+    numbers = [*x.shape, *output[1:], *w.shape[:2], *strides, padding[0][0], padding[1][0], threads, NEWEST]
+    function = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(result, jnp.float32), vmap_method="sequential")
+    return function(np.array(numbers, np.int32), *arguments)
 
 
 def product(x: jax.Array, w: jax.Array, strides: tuple[int, int], padding: Padding) -> jax.Array:
@@ -44,18 +72,7 @@ def product(x: jax.Array, w: jax.Array, strides: tuple[int, int], padding: Paddi
     """
     how = {"strides": strides, "padding": padding}
     shape = jax.eval_shape(partial(xla_conv, **how), x, w).shape
-    if not available() or x.dtype != jnp.float32 or w.dtype != jnp.float32 or not np.prod(shape):
+    if not fits(x, w, shape=shape):
         return xla_conv(x, w, **how)
-    return lax.platform_dependent(x, w, cpu=partial(_counted, shape=shape, **how), default=partial(xla_conv, **how))
-
-
-def _counted(x, w, *, shape, strides, padding):
-    """By packed.cc, which divides the images among threads: the cores of this device."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    work = np.prod(shape) * np.prod(w.shape[:3])
-    devices = jax.local_device_count() if jax.default_backend() == "cpu" else 1  # JAX_PLATFORMS may exclude the CPU
-    threads = max(1, min(cores // devices, work // WORTH_A_THREAD))
-    numbers = [*x.shape, *shape[1:], *w.shape[:2], *strides, padding[0][0], padding[1][0], threads, NEWEST]
-    call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct(shape, x.dtype), vmap_method="sequential")
-    return call(np.array(numbers, np.int32), x, w)
+    counted = lambda x, w: call(CONV, x, w, (x, w), shape, shape, worth_a_thread=WORTH_A_THREAD, **how)
+    return lax.platform_dependent(x, w, cpu=counted, default=partial(xla_conv, **how))
