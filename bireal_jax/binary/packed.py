@@ -41,7 +41,12 @@ def available() -> bool:
 def fits(*arrays: jax.Array, shape: tuple[int, ...]) -> bool:
     """Whether the compiled code takes these, and a result of this shape: float32, not empty, images to be counted in 32 bits."""
     sizes = [np.prod(a.shape[1:]) for a in arrays] + [np.prod(shape[1:])]
-    return available() and all(a.dtype == jnp.float32 for a in arrays) and min(*sizes, shape[0]) > 0 and max(sizes) <= LARGEST
+    return (
+        available()
+        and all(a.dtype == jnp.float32 for a in arrays)
+        and min(*sizes, shape[0]) > 0
+        and max(sizes) <= LARGEST
+    )
 
 
 def call(target, x, w, arguments, result, output, *, strides, padding, worth_a_thread):

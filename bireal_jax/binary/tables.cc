@@ -28,8 +28,8 @@ namespace {
 
 constexpr int quad = 4;  // signs of a table
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -ceil_div(-a, b); }
+inline int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
+inline int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
 
 struct Free {
   void operator()(float* p) const { operator delete(p, std::align_val_t(64)); }
@@ -127,9 +127,11 @@ class ByKernel {
     const int here = std::min(v_.co - block * lanes, width * lanes);
     for (int j = 0; j < quad; j++) {
       const bool there = q * quad + j < v_.n;
+      from[j] = copy[j];
+      if (!there) continue;
       const float* row = g_ + ((q * quad + j) * pixels_ + pixel) * v_.co + block * lanes;
-      if (there && here < width * lanes) std::memcpy(copy[j], row, here * sizeof(float));
-      from[j] = there && here == width * lanes ? row : copy[j];
+      if (here == width * lanes) from[j] = row;
+      else std::memcpy(copy[j], row, here * sizeof(float));
     }
     kernels_.fill(from, width, to, nothing);
   }
@@ -183,12 +185,13 @@ class ByKernel {
 
 // --- by the input -----------------------------------------------------------------------------------------------------
 
-// dx [n, h, w, c] from w [kh, kw, c, co], signs or 0, and g [n, ho, wo, co].
+// dx [n, h, w, c] from w [kh, kw, c, co], signs or 0, and g [n, ho, wo, co]. Where images do not fill the lanes, or too few
+// threads have something to do, images are cut into bands, each in a lane of its own.
 class ByInput {
  public:
   ByInput(const Conv& v, const float* w, const float* g, float* dx)
       : v_(v), kernels_(choose(v)), w_(w), g_(g), dx_(dx), blocks_(int(ceil_div(v.co, lanes))),
-        groups_(int(ceil_div(v.n, lanes))), cells_(int(ceil_div(v.c, tile)) * tile) {
+        cells_(int(ceil_div(v.c, tile)) * tile), row_(size_t(v.w) * cells_ * lanes) {
     const size_t size = size_t(v.taps()) * v.c * v.co;
     zeros_ = std::any_of(w, w + size, [](float s) { return s == 0; });
     signs_ = zeros_ ? 2 : quad;
@@ -197,21 +200,31 @@ class ByInput {
     chunk_ = int(ceil_div(blocks_, chunks_));
     tables_ = chunk_ * per_block_;
     pixels_ = std::min(v.wo, std::max(1, most / tables_));
-    bands_ = groups_ % v.threads ? int(std::min<int64_t>(v.h, ceil_div(4 * v.threads, groups_))) : 1;
+    cut();
   }
 
   void run() {
     pick();
     list();
-    std::atomic<int> next{0};
+    std::atomic<int64_t> next{0};
     together(v_.threads, [&] {
-      const Floats room = floats(pixels_ * tables_ * table), ring = floats(size_t(v_.kh) * row());
-      for (int unit; (unit = next++) < groups_ * bands_;) band(unit / bands_, unit % bands_, room.get(), ring.get());
+      const Floats room = floats(pixels_ * tables_ * table), ring = floats(v_.kh * row_);
+      for (int64_t group; (group = next++) < groups_;) sum(group * lanes, room.get(), ring.get());
     });
   }
 
  private:
-  size_t row() const { return size_t(v_.w) * cells_ * lanes; }
+  // Bands of whole strides, as many as make the longest thread's work shortest: rows, and tables of rows that two bands need.
+  void cut() {
+    double best = 0;
+    for (int bands = 1; bands <= std::min(v_.h, lanes * v_.threads); bands++) {
+      const int64_t height = ceil_div(ceil_div(v_.h, bands), v_.sh) * v_.sh;
+      const int64_t groups = ceil_div(int64_t(v_.n) * bands, lanes);
+      const double work = double(ceil_div(groups, v_.threads)) * (double(height) + 0.2 * (v_.kh - 1));
+      if (bands > 1 && work >= best) continue;
+      best = work, bands_ = bands, height_ = int(height), groups_ = groups;
+    }
+  }
 
   // picks_ [chunk][tap][table][channel]: which row the weights of an input channel choose.
   void pick() {
@@ -237,7 +250,6 @@ class ByInput {
       const int end = std::min(first + pixels_, v_.wo);
       for (int x = first * v_.sw - v_.left; x < (end - 1) * v_.sw - v_.left + v_.kw; x++) {
         if (x < 0 || x >= v_.w) continue;
-        const size_t before = lists_.terms.size();
         for (int p = first; p < end; p++) {
           const int tap = x + v_.left - p * v_.sw;
           if (tap < 0 || tap >= v_.kw) continue;
@@ -245,7 +257,7 @@ class ByInput {
             lists_.terms.push_back({uint32_t(((p - first) * tables_ + k) * table * sizeof(float)),
                                     uint32_t((tap * tables_ + k) * cells_)});
         }
-        if (lists_.terms.size() == before) continue;
+        if (lists_.terms.size() == lists_.ends.back()) continue;
         columns_.push_back(x);
         lists_.close();
       }
@@ -253,86 +265,98 @@ class ByInput {
     }
   }
 
-  // Tables of a chunk of outputs at a pixel of 16 images; beyond the last image and output they are of zeros.
-  void fill(int group, int y, int x, int chunk, float* to) const {
+  // dx of the bands from the first on, one in a lane. Rows are counted from where each band begins.
+  void sum(int64_t first, float* room, float* ring) const {
+    const int64_t begin = bands_ > 1 ? ceil_div(v_.top - v_.kh + 1, v_.sh) : 0;
+    const int64_t last = std::min<int64_t>(v_.ho - 1, floor_div(height_ - 1 + v_.top, v_.sh));
+    int done = 0;
+    for (int64_t y = begin; y <= last; y++) {
+      for (; done < std::min<int64_t>(height_, y * v_.sh - v_.top); done++) flush(first, done, ring);
+      spread(first, int(y), room, ring);
+    }
+    for (; done < height_; done++) flush(first, done, ring);
+  }
+
+  // Adds to the ring what a row of g gives.
+  void spread(int64_t first, int y, float* room, float* ring) const {
+    const float* from[lanes];  // rows of g, null beyond the last image or the border
+    for (int i = 0; i < lanes; i++) {
+      const int64_t image = (first + i) / bands_, at = y + (first + i) % bands_ * height_ / v_.sh;
+      from[i] = image < v_.n && at >= 0 && at < v_.ho ? g_ + (image * v_.ho + at) * v_.wo * v_.co : nullptr;
+    }
+    for (size_t set = 0; set < sets_.size(); set++)
+      for (int chunk = 0; chunk < chunks_; chunk++) {
+        const int left = int(set) * pixels_;
+        for (int x = left; x < std::min(left + pixels_, v_.wo); x++)
+          fill(from, x, chunk, room + (x - left) * tables_ * table);
+        for (int ky = 0; ky < v_.kh; ky++) {
+          const int to = y * v_.sh - v_.top + ky;
+          if (to < 0 || to >= height_) continue;
+          const uint8_t* picks = picks_.data() + size_t(chunk * v_.kh + ky) * v_.kw * tables_ * cells_;
+          for (size_t i = set ? sets_[set - 1] : 0; i < sets_[set]; i++)
+            kernels_.add(room, picks, lists_.begin(i), lists_.count(i), cells_, 1,
+                         ring + to % v_.kh * row_ + size_t(columns_[i]) * cells_ * lanes, 0);
+        }
+      }
+  }
+
+  // Tables of a chunk of outputs at a pixel of each row; zeros for what is not there.
+  void fill(const float* const* rows_of, int x, int chunk, float* to) const {
+    static const float none[lanes] = {};
     for (int b = 0; b < chunk_; b++, to += per_block_ * table) {
       const int first = (chunk * chunk_ + b) * lanes, here = std::min(v_.co - first, lanes);
       alignas(64) float copy[lanes][lanes];
       const float* from[lanes];
       if (here < lanes) std::memset(copy, 0, sizeof copy);
-      static const float none[lanes] = {};
       for (int i = 0; i < lanes; i++) {
-        const int64_t image = int64_t(group) * lanes + i;
-        const float* at = g_ + ((image * v_.ho + y) * v_.wo + x) * v_.co + first;
-        if (image < v_.n && here > 0 && here < lanes) std::memcpy(copy[i], at, here * sizeof(float));
-        from[i] = image >= v_.n || here <= 0 ? none : here < lanes ? copy[i] : at;
+        from[i] = none;
+        if (!rows_of[i] || here <= 0) continue;
+        const float* at = rows_of[i] + size_t(x) * v_.co + first;
+        from[i] = here < lanes ? copy[i] : at;
+        if (here < lanes) std::memcpy(copy[i], at, here * sizeof(float));
       }
       kernels_.fill_channels(from, zeros_, to, table);
     }
   }
 
-  // Rows of dx of 16 images, from one to another.
-  void band(int group, int number, float* room, float* ring) const {
-    const int begin = int(int64_t(v_.h) * number / bands_), end = int(int64_t(v_.h) * (number + 1) / bands_);
-    int done = begin;
-    const int first = int(std::max<int64_t>(0, ceil_div(begin + v_.top - v_.kh + 1, v_.sh)));
-    const int last = int(std::min<int64_t>(v_.ho - 1, floor_div(end - 1 + v_.top, v_.sh)));
-    for (int y = first; y <= last; y++) {
-      spread(group, y, begin, end, room, ring);
-      for (; done < std::min(end, (y + 1) * v_.sh - v_.top); done++) flush(group, done, ring);
+  // Writes a row of each band, which is complete, and empties its place.
+  void flush(int64_t first, int y, float* ring) const {
+    float* const sums = ring + y % v_.kh * row_;
+    float* out[lanes];
+    bool all = true;
+    for (int i = 0; i < lanes; i++) {
+      const int64_t image = (first + i) / bands_, at = y + (first + i) % bands_ * height_;
+      out[i] = image < v_.n && at < v_.h ? dx_ + (image * v_.h + at) * v_.w * v_.c : nullptr;
+      all = all && out[i];
     }
-    for (; done < end; done++) flush(group, done, ring);
-  }
-
-  // Adds to the ring what a row of g gives to the rows of the band.
-  void spread(int group, int y, int begin, int end, float* room, float* ring) const {
-    for (size_t set = 0; set < sets_.size(); set++)
-      for (int chunk = 0; chunk < chunks_; chunk++) {
-        const int first = int(set) * pixels_;
-        for (int x = first; x < std::min(first + pixels_, v_.wo); x++)
-          fill(group, y, x, chunk, room + (x - first) * tables_ * table);
-        for (int ky = 0; ky < v_.kh; ky++) {
-          const int to = y * v_.sh - v_.top + ky;
-          if (to < begin || to >= end) continue;
-          const uint8_t* picks = picks_.data() + size_t(chunk * v_.kh + ky) * v_.kw * tables_ * cells_;
-          for (size_t i = set ? sets_[set - 1] : 0; i < sets_[set]; i++)
-            kernels_.add(room, picks, lists_.begin(i), lists_.count(i), cells_, 1,
-                         ring + to % v_.kh * row() + size_t(columns_[i]) * cells_ * lanes, 0);
-        }
-      }
-  }
-
-  // Writes a row of dx that is complete, and empties its place.
-  void flush(int group, int y, float* ring) const {
-    float *sums = ring + y % v_.kh * row();
-    const int images = int(std::min<int64_t>(lanes, v_.n - int64_t(group) * lanes));
-    float* const out = dx_ + (int64_t(group) * lanes * v_.h + y) * v_.w * v_.c;
-    const size_t size = size_t(v_.h) * v_.w * v_.c;
     for (int x = 0; x < v_.w; x++)
       for (int c = 0; c < v_.c; c += lanes) {
         const float* from = sums + (size_t(x) * cells_ + c) * lanes;
         const int here = std::min(lanes, v_.c - c);
         float* to[lanes];
-        for (int i = 0; i < lanes; i++) to[i] = out + i * size + size_t(x) * v_.c + c;
-        if (here == lanes && images == lanes) kernels_.transpose(from, to);
+        for (int i = 0; i < lanes; i++) to[i] = out[i] ? out[i] + size_t(x) * v_.c + c : nullptr;
+        if (here == lanes && all) kernels_.transpose(from, to);
         else
-          for (int i = 0; i < images; i++)
-            for (int k = 0; k < here; k++) to[i][k] = from[k * lanes + i];
+          for (int i = 0; i < lanes; i++)
+            for (int k = 0; to[i] && k < here; k++) to[i][k] = from[k * lanes + i];
       }
-    std::memset(sums, 0, row() * sizeof(float));
+    std::memset(sums, 0, row_ * sizeof(float));
   }
 
   const Conv& v_;
   const Kernels& kernels_;
   const float *w_, *g_;
   float* dx_;
-  const int blocks_, groups_, cells_;  // of 16 outputs, of 16 images; channels, filled up
+  const int blocks_, cells_;  // of 16 outputs; input channels, filled up
+  const size_t row_;          // floats of the sums of a row
   bool zeros_;
-  int signs_, per_block_, chunks_, chunk_, tables_, pixels_, bands_;
+  int signs_, per_block_, chunks_, chunk_, tables_, pixels_;
+  int bands_, height_;  // of an image; rows of a band
+  int64_t groups_;      // of 16 bands
   std::vector<uint8_t> picks_;
   Lists lists_;
-  std::vector<int> columns_;   // of each list
-  std::vector<size_t> sets_;   // where the lists of each set end
+  std::vector<int> columns_;  // of each list
+  std::vector<size_t> sets_;  // where the lists of each set end
 };
 
 template <class Gradient>
