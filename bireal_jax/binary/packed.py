@@ -39,14 +39,10 @@ def available() -> bool:
 
 
 def fits(*arrays: jax.Array, shape: tuple[int, ...]) -> bool:
-    """Whether the compiled code takes these, and a result of this shape: float32, not empty, images to be counted in 32 bits."""
-    sizes = [np.prod(a.shape[1:]) for a in arrays] + [np.prod(shape[1:])]
-    return (
-        available()
-        and all(a.dtype == jnp.float32 for a in arrays)
-        and min(*sizes, shape[0]) > 0
-        and max(sizes) <= LARGEST
-    )
+    """Whether the compiled code takes these and gives this shape: float32, not empty, each image counted in 32 bits."""
+    shapes = [a.shape for a in arrays] + [shape]
+    counts = all(min(s) > 0 and np.prod(s[1:], dtype=np.int64) <= LARGEST for s in shapes)
+    return available() and counts and all(a.dtype == jnp.float32 for a in arrays)
 
 
 def call(target, x, w, arguments, result, output, *, strides, padding, worth_a_thread):
@@ -79,5 +75,8 @@ def product(x: jax.Array, w: jax.Array, strides: tuple[int, int], padding: Paddi
     shape = jax.eval_shape(partial(xla_conv, **how), x, w).shape
     if not fits(x, w, shape=shape):
         return xla_conv(x, w, **how)
-    counted = lambda x, w: call(CONV, x, w, (x, w), shape, shape, worth_a_thread=WORTH_A_THREAD, **how)
+
+    def counted(x, w):
+        return call(CONV, x, w, (x, w), shape, shape, worth_a_thread=WORTH_A_THREAD, **how)
+
     return lax.platform_dependent(x, w, cpu=counted, default=partial(xla_conv, **how))

@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -191,7 +192,7 @@ class ByInput {
  public:
   ByInput(const Conv& v, const float* w, const float* g, float* dx)
       : v_(v), kernels_(choose(v)), w_(w), g_(g), dx_(dx), blocks_(int(ceil_div(v.co, lanes))),
-        cells_(int(ceil_div(v.c, tile)) * tile), row_(size_t(v.w) * cells_ * lanes) {
+        cells_(int(ceil_div(v.c, tile)) * tile), row_(size_t(v.w) * cells_ * lanes), half_(v.kh * row_) {
     const size_t size = size_t(v.taps()) * v.c * v.co;
     zeros_ = std::any_of(w, w + size, [](float s) { return s == 0; });
     signs_ = zeros_ ? 2 : quad;
@@ -208,22 +209,24 @@ class ByInput {
     list();
     std::atomic<int64_t> next{0};
     together(v_.threads, [&] {
-      const Floats room = floats(pixels_ * tables_ * table), ring = floats(v_.kh * row_);
-      for (int64_t group; (group = next++) < groups_;) sum(group * lanes, room.get(), ring.get());
+      const Floats room = floats(width_ * second), ring = floats(width_ * half_);
+      for (int64_t group; (group = next++) < groups_;) sum(group * width_ * lanes, room.get(), ring.get());
     });
   }
 
  private:
   // Bands of whole strides, as many as make the longest thread's work shortest: rows, and tables of rows that two bands need.
+  // Two vectors at a time take a tenth less.
   void cut() {
-    double best = 0;
-    for (int bands = 1; bands <= std::min(v_.h, lanes * v_.threads); bands++) {
-      const int64_t height = ceil_div(ceil_div(v_.h, bands), v_.sh) * v_.sh;
-      const int64_t groups = ceil_div(int64_t(v_.n) * bands, lanes);
-      const double work = double(ceil_div(groups, v_.threads)) * (double(height) + 0.2 * (v_.kh - 1));
-      if (bands > 1 && work >= best) continue;
-      best = work, bands_ = bands, height_ = int(height), groups_ = groups;
-    }
+    double best = INFINITY;
+    for (int width = 1; width <= 2; width++)
+      for (int bands = 1; bands <= std::min(v_.h, width * lanes * v_.threads); bands++) {
+        const int64_t height = ceil_div(ceil_div(v_.h, bands), v_.sh) * v_.sh;
+        const int64_t groups = ceil_div(int64_t(v_.n) * bands, width * lanes);
+        const double rows = double(height) + 0.2 * (v_.kh - 1), vectors = width == 2 ? 1.8 : 1;
+        const double work = double(ceil_div(groups, v_.threads)) * rows * vectors;
+        if (work < best) best = work, bands_ = bands, height_ = int(height), groups_ = groups, width_ = width;
+      }
   }
 
   // picks_ [chunk][tap][table][channel]: which row the weights of an input channel choose.
@@ -279,8 +282,8 @@ class ByInput {
 
   // Adds to the ring what a row of g gives.
   void spread(int64_t first, int y, float* room, float* ring) const {
-    const float* from[lanes];  // rows of g, null beyond the last image or the border
-    for (int i = 0; i < lanes; i++) {
+    const float* from[2 * lanes];  // rows of g, null beyond the last image or the border
+    for (int i = 0; i < width_ * lanes; i++) {
       const int64_t image = (first + i) / bands_, at = y + (first + i) % bands_ * height_ / v_.sh;
       from[i] = image < v_.n && at >= 0 && at < v_.ho ? g_ + (image * v_.ho + at) * v_.wo * v_.co : nullptr;
     }
@@ -288,14 +291,15 @@ class ByInput {
       for (int chunk = 0; chunk < chunks_; chunk++) {
         const int left = int(set) * pixels_;
         for (int x = left; x < std::min(left + pixels_, v_.wo); x++)
-          fill(from, x, chunk, room + (x - left) * tables_ * table);
+          for (int k = 0; k < width_; k++)
+            fill(from + k * lanes, x, chunk, room + k * second + (x - left) * tables_ * table);
         for (int ky = 0; ky < v_.kh; ky++) {
           const int to = y * v_.sh - v_.top + ky;
           if (to < 0 || to >= height_) continue;
           const uint8_t* picks = picks_.data() + size_t(chunk * v_.kh + ky) * v_.kw * tables_ * cells_;
           for (size_t i = set ? sets_[set - 1] : 0; i < sets_[set]; i++)
-            kernels_.add(room, picks, lists_.begin(i), lists_.count(i), cells_, 1,
-                         ring + to % v_.kh * row_ + size_t(columns_[i]) * cells_ * lanes, 0);
+            kernels_.add(room, picks, lists_.begin(i), lists_.count(i), cells_, width_,
+                         ring + to % v_.kh * row_ + size_t(columns_[i]) * cells_ * lanes, half_);
         }
       }
   }
@@ -321,14 +325,20 @@ class ByInput {
 
   // Writes a row of each band, which is complete, and empties its place.
   void flush(int64_t first, int y, float* ring) const {
-    float* const sums = ring + y % v_.kh * row_;
-    float* out[lanes];
-    bool all = true;
-    for (int i = 0; i < lanes; i++) {
-      const int64_t image = (first + i) / bands_, at = y + (first + i) % bands_ * height_;
-      out[i] = image < v_.n && at < v_.h ? dx_ + (image * v_.h + at) * v_.w * v_.c : nullptr;
-      all = all && out[i];
+    for (int k = 0; k < width_; k++, first += lanes, ring += half_) {
+      float* const sums = ring + y % v_.kh * row_;
+      float* out[lanes];
+      for (int i = 0; i < lanes; i++) {
+        const int64_t image = (first + i) / bands_, at = y + (first + i) % bands_ * height_;
+        out[i] = image < v_.n && at < v_.h ? dx_ + (image * v_.h + at) * v_.w * v_.c : nullptr;
+      }
+      write(sums, out);
+      std::memset(sums, 0, row_ * sizeof(float));
     }
+  }
+
+  void write(const float* sums, float* const* out) const {
+    const bool all = std::all_of(out, out + lanes, [](const float* p) { return p; });
     for (int x = 0; x < v_.w; x++)
       for (int c = 0; c < v_.c; c += lanes) {
         const float* from = sums + (size_t(x) * cells_ + c) * lanes;
@@ -340,7 +350,6 @@ class ByInput {
           for (int i = 0; i < lanes; i++)
             for (int k = 0; to[i] && k < here; k++) to[i][k] = from[k * lanes + i];
       }
-    std::memset(sums, 0, row_ * sizeof(float));
   }
 
   const Conv& v_;
@@ -348,11 +357,11 @@ class ByInput {
   const float *w_, *g_;
   float* dx_;
   const int blocks_, cells_;  // of 16 outputs; input channels, filled up
-  const size_t row_;          // floats of the sums of a row
+  const size_t row_, half_;   // floats of the sums of a row, of the ring of rows
   bool zeros_;
   int signs_, per_block_, chunks_, chunk_, tables_, pixels_;
-  int bands_, height_;  // of an image; rows of a band
-  int64_t groups_;      // of 16 bands
+  int bands_, height_, width_;  // of an image; rows of a band; vectors of bands that are summed up together
+  int64_t groups_;              // of so many vectors
   std::vector<uint8_t> picks_;
   Lists lists_;
   std::vector<int> columns_;  // of each list

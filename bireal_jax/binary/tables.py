@@ -9,33 +9,32 @@ gradients are those of conv.py.
 """
 
 import jax
+import numpy as np
 from jax import lax
 
 from bireal_jax.binary import packed
 from bireal_jax.binary.conv import PLAIN, Gradients
 
 WORTH_A_THREAD = 1 << 26  # multiplications, which take one thread 0.5 ms
-WORTH_IT = 0.2  # least share of a table's lanes and signs that are in use; below this XLA is as fast
+LEAST_PIXELS = 64, 256  # of g: with fewer, numbering the weights and merging sums takes longer than XLA's products
 
 
 def by_input(x: jax.Array, w: jax.Array, g: jax.Array, **how) -> jax.Array:
-    """dL/dx [n, h, w, cin] for w [kh, kw, cin, cout], ±1 or 0, and g = dL/dy [n, h', w', cout]; of x the shape alone."""
-    worth = _used(len(g), 16) * _used(g.shape[-1], 16) * _used(x.shape[-1], 8)
-    return _by_tables(packed.BY_INPUT, PLAIN.by_input, worth, x.shape, (1, 2), x, w, g, **how)
+    """dL/dx for w [kh, kw, cin, cout], ±1 or 0, and g = dL/dy [n, h', w', cout]; of x [n, h, w, cin] the shape alone."""
+    faster = np.prod(g.shape[:3]) >= LEAST_PIXELS[0]
+    return _by_tables(packed.BY_INPUT, PLAIN.by_input, faster, x.shape, (1, 2), x, w, g, **how)
 
 
 def by_kernel(x: jax.Array, w: jax.Array, g: jax.Array, **how) -> jax.Array:
-    """dL/dw [kh, kw, cin, cout] for x [n, h, w, cin], ±1, and g = dL/dy [n, h', w', cout]; of w the shape alone."""
-    worth = _used(len(g), 4) * _used(g.shape[-1], 16) * _used(x.shape[-1], 8)
-    return _by_tables(packed.BY_KERNEL, PLAIN.by_kernel, worth, w.shape, (0, 2), x, w, g, **how)
+    """dL/dw for x [n, h, w, cin], ±1, and g = dL/dy [n, h', w', cout]; of w [kh, kw, cin, cout] the shape alone."""
+    n, ho, wo, cout = g.shape
+    filled = n / max(1, -(-n // 4) * 4)  # four images share a table
+    faster = n * ho * wo * filled >= LEAST_PIXELS[1] and x.shape[-1] * cout >= 8
+    return _by_tables(packed.BY_KERNEL, PLAIN.by_kernel, faster, w.shape, (0, 2), x, w, g, **how)
 
 
-def _used(count, unit):
-    return count / (-(-count // unit) * unit) if count else 0.0
-
-
-def _by_tables(target, plain, worth, shape, reads, x, w, g, **how):
-    if worth < WORTH_IT or not packed.fits(x, w, g, shape=shape):
+def _by_tables(target, plain, faster, shape, reads, x, w, g, **how):
+    if not faster or not packed.fits(x, w, g, shape=shape):
         return plain(x, w, g, **how)
 
     def looked_up(*arrays):
