@@ -1,6 +1,6 @@
 """Gradients by tables are those of the plain convolution, with the same bits whoever computes them."""
 
-import resource
+import itertools
 import shutil
 import subprocess
 import sys
@@ -170,7 +170,7 @@ def test_a_large_term_touches_nothing_that_it_does_not_reach(always):
 
 @compiled
 @pytest.mark.parametrize("groups", [1, 2])
-def test_the_binary_convolution_has_these_gradients(groups, monkeypatch):
+def test_the_binary_convolution_has_these_gradients(groups, always):
     """As in float64, also vmapped over networks, and in a jitted step."""
     x, w, g, how = drawn((16, (6, 6), (32, 32 // groups), (3, 3), (2, 2), ((1, 1), (1, 1))))
     w = np.concatenate([w[:, :, : 32 // groups]] * groups, -1)
@@ -216,33 +216,30 @@ import resource, sys
 import jax, jax.numpy as jnp
 from bireal_jax.binary import tables
 jax.config.update("jax_platforms", "cpu")
-x, w, g = jnp.ones((16, 64, 64, 512)), jnp.ones((7, 7, 512, 512)), jnp.ones((16, 64, 64, 512))
-run = jax.jit(lambda x, w, g: tables.by_kernel(x, w, g, strides=(1, 1), padding=((3, 3), (3, 3))))
+x, w, g = jnp.ones((16, 32, 32, 512)), jnp.ones((15, 15, 512, 16)), jnp.ones((16, 32, 32, 16))  # 236 MB of sums
+run = jax.jit(lambda x, w, g: tables.by_kernel(x, w, g, strides=(1, 1), padding=((7, 7), (7, 7))))
 run = run.lower(x, w, g).compile()
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (80 << 20), resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + (24 << 20), resource.RLIM_INFINITY))
 try:
     run(x, w, g).block_until_ready()
 except Exception as error:
-    print(type(error).__name__, str(error)[:200])
+    print(error)
 """
 
 
 @compiled
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
-@pytest.mark.slow
 def test_memory_that_cannot_be_had_is_one_error():
     result = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True)
-    assert "RESOURCE_EXHAUSTED" in result.stdout, result.stdout + result.stderr
-    assert resource.getrlimit(resource.RLIMIT_AS)
+    assert result.stdout.startswith("RESOURCE_EXHAUSTED: no memory for the gradient"), result.stdout + result.stderr
 
 
-# What is compiled and run: compiler, flags, what runs it, instructions, every so many shapes or "memory".
+# What is compiled and run: compiler, flags, what runs it, instructions, every so many shapes, or "memory".
 BUILDS = {
-    "native": (COMPILER, ["-O3", "-Wall", "-Wextra", "-Werror"], [], (2, 1, 0), "1"),
-    "sanitized": (COMPILER, SANITIZE, [], (2, 0), "7"),
-    "memory": (COMPILER, [*SANITIZE, "-DNO_THREADS"], [], (2,), "memory"),
-    "neon": (CROSS, ["-O2", "-static"], ["qemu-aarch64"], (1, 0), "7"),
+    "native": (COMPILER, ["-O2", "-Wall", "-Wextra", "-Werror"], [], (2, 1, 0), ["1"]),
+    "sanitized": (COMPILER, [*SANITIZE, "-DNO_THREADS"], [], (2, 0), ["7", "memory"]),
+    "neon": (CROSS, ["-O2", "-static"], ["qemu-aarch64"], (1, 0), ["7"]),
 }
 SAID = {
     "1": "240 shapes, 0 failed, digest 7c10842fcda86f31",  # these bits on every CPU
@@ -253,7 +250,8 @@ SAID = {
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_every_instruction_set_has_the_same_bits(build, tmp_path):
-    compiler, flags, runner, instructions, every = BUILDS[build]
+    """Sanitized: where no thread can be made, and each allocation fails in turn."""
+    compiler, flags, runner, instructions, parts = BUILDS[build]
     for tool in [compiler, *runner]:
         if not shutil.which(tool):
             pytest.skip(f"needs {tool} (Debian: {PACKAGES[tool]})")
@@ -262,6 +260,6 @@ def test_every_instruction_set_has_the_same_bits(build, tmp_path):
     command = [compiler, "-std=c++17", "-pthread", *flags, f"-I{BINARY}", *sources, "-o", program]
     made = subprocess.run(command, text=True, capture_output=True)
     assert made.returncode == 0, made.stderr
-    for newest in instructions:
-        result = subprocess.run([*runner, program, str(newest), every], text=True, capture_output=True)
-        assert (result.returncode, result.stdout.strip()) == (0, SAID[every]), result.stderr
+    for newest, part in itertools.product(instructions, parts):
+        result = subprocess.run([*runner, program, str(newest), part], text=True, capture_output=True)
+        assert (result.returncode, result.stdout.strip()) == (0, SAID[part]), result.stderr

@@ -325,7 +325,7 @@ extern "C" __attribute__((visibility("default"))) void* bireal_packed_conv(xla::
     convolve(conv, static_cast<const float*>(in[1]->data), static_cast<const float*>(in[2]->data),
              static_cast<float*>(call->results.items[0]->data));
     return nullptr;
-  } catch (const std::exception& error) {  // no memory
-    return xla::out_of_resources(call, error.what());
+  } catch (const std::exception&) {
+    return xla::out_of_resources(call, "no memory for a 1-bit convolution");
   }
 }

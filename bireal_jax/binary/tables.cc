@@ -379,8 +379,8 @@ void* run(xla::Call* call) {
              static_cast<float*>(call->results.items[0]->data))
         .run();
     return nullptr;
-  } catch (const std::exception& error) {  // no memory
-    return xla::out_of_resources(call, error.what());
+  } catch (const std::exception&) {
+    return xla::out_of_resources(call, "no memory for the gradient of a 1-bit convolution");
   }
 }
 

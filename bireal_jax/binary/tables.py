@@ -20,13 +20,13 @@ LEAST_PIXELS = 64, 256  # of g: with fewer, numbering the weights and merging su
 
 
 def by_input(x: jax.Array, w: jax.Array, g: jax.Array, **how) -> jax.Array:
-    """dL/dx for w [kh, kw, cin, cout], ±1 or 0, and g = dL/dy [n, h', w', cout]; of x [n, h, w, cin] the shape alone."""
+    """dL/dx for w [kh, kw, cin, cout], ±1 or 0, and g = dL/dy [n, h', w', cout]; of x [n, h, w, cin] only the shape."""
     faster = np.prod(g.shape[:3]) >= LEAST_PIXELS[0]
     return _by_tables(packed.BY_INPUT, PLAIN.by_input, faster, x.shape, (1, 2), x, w, g, **how)
 
 
 def by_kernel(x: jax.Array, w: jax.Array, g: jax.Array, **how) -> jax.Array:
-    """dL/dw for x [n, h, w, cin], ±1, and g = dL/dy [n, h', w', cout]; of w [kh, kw, cin, cout] the shape alone."""
+    """dL/dw for x [n, h, w, cin], ±1, and g = dL/dy [n, h', w', cout]; of w [kh, kw, cin, cout] only the shape."""
     n, ho, wo, cout = g.shape
     filled = n / max(1, -(-n // 4) * 4)  # four images share a table
     faster = n * ho * wo * filled >= LEAST_PIXELS[1] and x.shape[-1] * cout >= 8

@@ -125,7 +125,7 @@ static int memory(int newest) {
       allocations_left = limit;
       done = p.run();
       allocations_left = -1;
-      if (!done && message.find("alloc") == std::string::npos) return std::printf("odd: %s\n", message.c_str()), 1;
+      if (!done && message.find("no memory") == std::string::npos) return std::printf("odd: %s\n", message.c_str()), 1;
     }
     if (!p.right()) return std::printf("wrong\n"), 1;
   }
