@@ -1,6 +1,10 @@
 // Convolutions of ±1 with ±1 for training on CPUs, 64 multiplications in a word: packed into bits, products are exclusive
 // ors, and the mismatches are counted. Weights may be 0, too, as where groups are masks. The results are whole numbers, so
 // they equal any other way exactly.
+//
+// A pixel fills whole words. Where that leaves many bits empty, as with 16 or 32 channels, the taps of a row of the window
+// follow each other bit by bit instead: each window then has rows of its own.
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -28,14 +32,41 @@ namespace {
 
 constexpr int filters = 16, word = 64;  // filters of a block; channels of a word
 
+constexpr int words_of(int64_t bits) { return int((bits + word - 1) / word); }
+
 struct Sizes : Conv {
-  int words() const { return (c + word - 1) / word; }
+  int words() const { return words_of(c); }  // of a pixel
   int blocks() const { return (co + filters - 1) / filters; }
+  bool joined() const { return words_of(int64_t(kw) * c) < kw * words(); }  // taps in a row, bit by bit
+  int parts() const { return joined() ? 1 : kw; }                           // of a window's row, each in whole words
+  int depth() const { return joined() ? kw * c : c; }                       // bits of a part
+  int length() const { return parts() * words_of(depth()); }                // words of a window's row
+  int step() const { return joined() ? length() : sw * words(); }           // words from a window to the next
+  int pitch() const { return joined() ? wo * length() : columns() * words(); }  // words from a row to the next
+};
+
+// Where, along one axis, which taps are inside: outputs of a class have the same ones.
+struct Classes {
+  std::vector<int> of, first, end;  // class of each output; taps of each class
+
+  Classes(int outputs, int stride, int before, int taps, int size) {
+    for (int o = 0; o < outputs; o++) {
+      const int64_t at = int64_t(o) * stride - before;
+      const int low = int(std::min<int64_t>(taps, std::max<int64_t>(0, -at)));
+      const int high = std::max(low, int(std::min<int64_t>(taps, size - at)));
+      size_t k = 0;
+      while (k < first.size() && (first[k] != low || end[k] != high)) k++;
+      if (k == first.size()) first.push_back(low), end.push_back(high);
+      of.push_back(int(k));
+    }
+  }
+  int count() const { return int(first.size()); }
 };
 
 struct Weights {
-  std::vector<uint64_t> positive, nonzero;   // bits [block][tap][word][filter]; nonzero is empty if all are
-  std::vector<int32_t> num_positive, num_nonzero;  // [block][tap][filter]
+  Classes rows, columns;
+  std::vector<uint64_t> positive, nonzero;  // bits [block][ky][word of the window's row][filter]; nonzero is empty if all are
+  std::vector<int32_t> base;                // [block][class of rows][class of columns][filter]: the sum less twice the mismatches
 };
 
 // The signs of `count` floats, the first in the lowest bit.
@@ -58,7 +89,7 @@ void plain_column(const float* w, size_t pitch, int channels, int count, uint64_
 // weights count, null for all.
 POPCNT void plain_tile(const Sizes& v, const uint64_t* window, int step, int pixels, const uint64_t* w,
                        const uint64_t* mask, int32_t* counts) {
-  const int row = v.columns() * v.words(), length = v.kw * v.words();
+  const int row = v.pitch(), length = v.length();
   for (int p = 0; p < pixels; p++, window += step, counts += filters) {
     uint64_t sums[filters] = {};
     for (int ky = 0, at = 0; ky < v.kh; ky++)
@@ -75,10 +106,12 @@ constexpr int tile = 6;  // pixels that share what is loaded of the weights
 
 #if defined(__x86_64__)
 AVX512 uint64_t avx512_signs(const float* x, int count) {
-  if (count < word) return plain_signs(x, count);
   uint64_t bits = 0;
-  for (int i = 0; i < 4; i++)
-    bits |= uint64_t(_mm512_cmp_ps_mask(_mm512_loadu_ps(x + 16 * i), _mm512_setzero_ps(), _CMP_GE_OQ)) << 16 * i;
+  for (int i = 0; i < count; i += 16) {
+    const __mmask16 there = count - i < 16 ? __mmask16((1u << (count - i)) - 1) : __mmask16(-1);
+    const __m512 v = _mm512_maskz_loadu_ps(there, x + i);
+    bits |= uint64_t(_mm512_mask_cmp_ps_mask(there, v, _mm512_setzero_ps(), _CMP_GE_OQ)) << i;
+  }
   return bits;
 }
 
@@ -103,7 +136,7 @@ template <int P, bool masked>
 AVX512 void avx512_pixels(const Sizes& v, const uint64_t* window, int step, const uint64_t* w, const uint64_t* mask,
                           int32_t* counts) {
   constexpr int differ_and_count = 0x28;  // (a, w, mask) -> (a ^ w) & mask
-  const int row = v.columns() * v.words(), length = v.kw * v.words();
+  const int row = v.pitch(), length = v.length();
   __m512i sums[P][2];
   for (int p = 0; p < P; p++) sums[p][0] = sums[p][1] = _mm512_setzero_si512();
   for (int ky = 0, at = 0; ky < v.kh; ky++)
@@ -150,6 +183,14 @@ AVX512 void avx512_any_tile(const Sizes& v, const uint64_t* window, int step, in
   else avx512_tile<false>(v, window, step, pixels, w, mask, counts);
 }
 
+AVX2 uint64_t avx2_signs(const float* x, int count) {
+  uint64_t bits = 0;
+  int i = 0;
+  for (; i + 8 <= count; i += 8)
+    bits |= uint64_t(_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x + i), _mm256_setzero_ps(), _CMP_GE_OQ))) << i;
+  return i < count ? bits | plain_signs(x + i, count - i) << i : bits;
+}
+
 AVX2 inline __m256i bytes_of(__m256i bits) {  // how many bits of each byte are set
   const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
                                          0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
@@ -161,7 +202,7 @@ AVX2 inline __m256i bytes_of(__m256i bits) {  // how many bits of each byte are 
 // One pixel; counts fill bytes for a while, then words of 64 bits.
 AVX2 void avx2_pixel(const Sizes& v, const uint64_t* window, const uint64_t* w, const uint64_t* mask, int32_t* counts) {
   constexpr int quarter = filters / 4, fill = 255 / 8;
-  const int row = v.columns() * v.words(), length = v.kw * v.words();
+  const int row = v.pitch(), length = v.length();
   __m256i sums[4] = {};
   for (int ky = 0, at = 0; ky < v.kh; ky++)
     for (int k = 0; k < length;) {
@@ -205,6 +246,7 @@ bool has_avx512() {
 bool has_avx2() { return false; }
 bool has_avx512() { return false; }
 constexpr auto avx2_tile = plain_tile;
+constexpr auto avx2_signs = plain_signs;
 constexpr auto avx512_signs = plain_signs;
 constexpr auto avx512_column = plain_column;
 constexpr auto avx512_any_tile = plain_tile;
@@ -216,100 +258,125 @@ struct Kernels {
   decltype(&plain_tile) tile;
 };
 
-POPCNT Weights pack_weights(const Sizes& v, const Kernels& kernels, const float* w) {
-  const int words = v.words(), taps = v.taps();
-  const size_t counts = size_t(v.blocks()) * taps * filters, bits = counts * words;
-  Weights packed = {std::vector<uint64_t>(bits), std::vector<uint64_t>(bits), std::vector<int32_t>(counts),
-                    std::vector<int32_t>(counts)};
+// The bits of a block of weights, and its base. Whether none is 0.
+POPCNT bool pack_block(const Sizes& v, const Kernels& kernels, const float* w, int block, Weights& packed) {
+  const int words = words_of(v.depth()), first = block * filters, count = std::min(v.co - first, filters);
+  std::vector<int32_t> inside(v.taps() * filters), outside(v.taps() * filters);  // what a tap gives, here and beyond the border
   bool all = true;
-  for (int block = 0; block < v.blocks(); block++)
-    for (int tap = 0; tap < taps; tap++)
-      for (int k = 0; k < words; k++) {
-        const size_t row = size_t(block) * taps + tap;
-        uint64_t* positive = &packed.positive[(row * words + k) * filters];
-        uint64_t* nonzero = &packed.nonzero[(row * words + k) * filters];
-        const int first = block * filters, rest = v.co - first, count = rest < filters ? rest : filters;
-        const int left = v.c - k * word, channels = left < word ? left : word;
-        kernels.column(w + (size_t(tap) * v.c + k * word) * v.co + first, v.co, channels, count, positive, nonzero);
+  for (int part = 0; part < v.kh * v.parts(); part++)
+    for (int k = 0; k < words; k++) {
+      const size_t to = ((size_t(block) * v.kh * v.parts() + part) * words + k) * filters;
+      uint64_t *positive = &packed.positive[to], *nonzero = &packed.nonzero[to];
+      const int channels = std::min(v.depth() - k * word, word);
+      kernels.column(w + (size_t(part) * v.depth() + k * word) * v.co + first, v.co, channels, count, positive, nonzero);
+      for (int low = 0, high; low < channels; low = high) {  // bits of one tap
+        const int tap = part * v.depth() / v.c + (k * word + low) / v.c;
+        high = std::min(channels, ((k * word + low) / v.c + 1) * v.c - k * word);
+        const uint64_t mask = (high - low == word ? 0 : uint64_t(1) << (high - low)) - 1;
         for (int f = 0; f < count; f++) {
-          packed.num_positive[row * filters + f] += __builtin_popcountll(positive[f]);
-          packed.num_nonzero[row * filters + f] += __builtin_popcountll(nonzero[f]);
-          all = all && __builtin_popcountll(nonzero[f]) == channels;
+          const int there = __builtin_popcountll(nonzero[f] >> low & mask);
+          inside[tap * filters + f] += there;
+          outside[tap * filters + f] += 2 * __builtin_popcountll(positive[f] >> low & mask);
+          all = all && there == high - low;
         }
       }
-  if (all) packed.nonzero.clear();
-  return packed;
+    }
+  int32_t* base = &packed.base[size_t(block) * packed.rows.count() * packed.columns.count() * filters];
+  for (int r = 0; r < packed.rows.count(); r++)
+    for (int c = 0; c < packed.columns.count(); c++, base += filters)
+      for (int tap = 0; tap < v.taps(); tap++) {
+        const int y = tap / v.kw, x = tap % v.kw;
+        const bool here = y >= packed.rows.first[r] && y < packed.rows.end[r] && x >= packed.columns.first[c] && x < packed.columns.end[c];
+        for (int f = 0; f < filters; f++) base[f] += (here ? inside : outside)[tap * filters + f];
+      }
+  return all;
 }
 
-// The sums of an output pixel of a block. Taps beyond the border were taken for -1: their mismatches are taken back.
-void finish(const Sizes& v, const Weights& weights, int block, int y, int x, const int32_t* mismatches, float* out) {
-  const int32_t* positive = weights.num_positive.data() + size_t(block) * v.taps() * filters;
-  const int32_t* nonzero = weights.num_nonzero.data() + size_t(block) * v.taps() * filters;
-  const int top = y * v.sh - v.top, left = x * v.sw - v.left, first = block * filters;
-  const bool inner = top >= 0 && left >= 0 && top + v.kh <= v.h && left + v.kw <= v.w;
-  int32_t sums[filters];
-  for (int f = 0; f < filters; f++) sums[f] = -2 * mismatches[f];
-  if (inner && weights.nonzero.empty()) {
-    for (int f = 0; f < filters; f++) sums[f] += v.taps() * v.c;
-  } else {
-    for (int tap = 0; tap < v.taps(); tap++, positive += filters, nonzero += filters) {
-      const int iy = top + tap / v.kw, ix = left + tap % v.kw;
-      const bool inside = iy >= 0 && iy < v.h && ix >= 0 && ix < v.w;
-      for (int f = 0; f < filters; f++) sums[f] += inside ? nonzero[f] : 2 * positive[f];
-    }
-  }
-  const int count = v.co - first < filters ? v.co - first : filters;
-  for (int f = 0; f < count; f++) out[first + f] = float(sums[f]);
+Weights pack_weights(const Sizes& v, const Kernels& kernels, const float* w) {
+  Weights packed = {Classes(v.ho, v.sh, v.top, v.kh, v.h), Classes(v.wo, v.sw, v.left, v.kw, v.w), {}, {}, {}};
+  const size_t bits = size_t(v.blocks()) * v.kh * v.length() * filters;
+  packed.positive.resize(bits), packed.nonzero.resize(bits);
+  packed.base.resize(size_t(v.blocks()) * packed.rows.count() * packed.columns.count() * filters);
+  std::atomic<int> next{0};
+  std::atomic<bool> all{true};
+  together(v.threads, [&] {
+    for (int block; (block = next++) < v.blocks();)
+      if (!pack_block(v, kernels, w, block, packed)) all = false;
+  });
+  if (all) packed.nonzero.clear();
+  return packed;
 }
 
 // An output row of a block of filters from `bits`, an image with its border.
 void conv_row(const Sizes& v, const Kernels& kernels, const uint64_t* bits, const Weights& weights, int block, int y,
               float* out) {
-  const size_t from = size_t(block) * v.taps() * v.words() * filters;
+  const size_t from = size_t(block) * v.kh * v.length() * filters;
   const uint64_t* mask = weights.nonzero.empty() ? nullptr : weights.nonzero.data() + from;
+  const size_t row = size_t(block) * weights.rows.count() + weights.rows.of[y];
+  const int32_t* bases = weights.base.data() + row * weights.columns.count() * filters;
+  const int first = block * filters, count = std::min(v.co - first, filters);
   int32_t found[tile * filters];
   for (int x = 0; x < v.wo; x += tile) {
-    const int pixels = v.wo - x < tile ? v.wo - x : tile;
-    const uint64_t* window = bits + (size_t(y) * v.sh * v.columns() + size_t(x) * v.sw) * v.words();
-    kernels.tile(v, window, v.sw * v.words(), pixels, weights.positive.data() + from, mask, found);
-    for (int p = 0; p < pixels; p++)
-      finish(v, weights, block, y, x + p, found + p * filters, out + (size_t(y) * v.wo + x + p) * v.co);
+    const int pixels = std::min(v.wo - x, tile);
+    const uint64_t* window = bits + size_t(y) * v.sh * v.pitch() + size_t(x) * v.step();
+    kernels.tile(v, window, v.step(), pixels, weights.positive.data() + from, mask, found);
+    for (int p = 0; p < pixels; p++) {
+      const int32_t *base = bases + weights.columns.of[x + p] * filters, *mismatches = found + p * filters;
+      float sums[filters], *to = out + (size_t(y) * v.wo + x + p) * v.co + first;
+      for (int f = 0; f < filters; f++) sums[f] = float(base[f] - 2 * mismatches[f]);
+      if (count == filters) std::memcpy(to, sums, sizeof sums);
+      else std::memcpy(to, sums, count * sizeof(float));
+    }
   }
 }
 
-void conv_image(const Sizes& v, const Kernels& kernels, const float* x, const Weights& weights,
-                std::vector<uint64_t>& bits, float* out) {
-  const int words = v.words(), columns = v.columns();
+// Taps of a row, one after the other, for each window of the row.
+void join(const Sizes& v, const uint64_t* line, uint64_t* to) {
+  const int words = v.words(), length = v.length();
+  std::memset(to, 0, size_t(v.wo) * length * sizeof(uint64_t));
+  for (int x = 0; x < v.wo; x++, to += length)
+    for (int kx = 0; kx < v.kw; kx++)
+      for (int k = 0; k < words; k++) {
+        const uint64_t bits = line[(size_t(x) * v.sw + kx) * words + k];
+        const int at = (kx * v.c + k * word) / word, shift = (kx * v.c + k * word) % word;
+        to[at] |= bits << shift;
+        if (shift && at + 1 < length) to[at + 1] |= bits >> (word - shift);
+      }
+}
+
+// room: a row of pixels, then the image with its border, all zeros where there are no pixels.
+void conv_image(const Sizes& v, const Kernels& kernels, const float* x, const Weights& weights, uint64_t* room,
+                float* out) {
+  uint64_t* const bits = room + size_t(v.columns()) * v.words();
   for (int y = 0; y < v.rows(); y++) {
     const int iy = y - v.top;
-    for (int column = 0; column < columns; column++) {
-      const int ix = column - v.left;
-      uint64_t* to = bits.data() + (size_t(y) * columns + column) * words;
-      if (iy < 0 || iy >= v.h || ix < 0 || ix >= v.w) continue;  // zero, and stays so
-      const float* pixel = x + (size_t(iy) * v.w + ix) * v.c;
-      for (int k = 0, left = v.c; k < words; k++, left -= word)
-        to[k] = kernels.signs(pixel + k * word, left < word ? left : word);
+    if (iy < 0 || iy >= v.h) continue;
+    uint64_t* const row = bits + size_t(y) * v.pitch();
+    uint64_t* const line = v.joined() ? room : row;
+    for (int column = std::max(0, v.left); column < std::min(v.columns(), v.left + v.w); column++) {
+      const float* pixel = x + (size_t(iy) * v.w + column - v.left) * v.c;
+      for (int k = 0, left = v.c; k < v.words(); k++, left -= word)
+        line[size_t(column) * v.words() + k] = kernels.signs(pixel + k * word, std::min(left, word));
     }
+    if (v.joined()) join(v, line, row);
   }
   for (int block = 0; block < v.blocks(); block++)
-    for (int y = 0; y < v.ho; y++) conv_row(v, kernels, bits.data(), weights, block, y, out);
+    for (int y = 0; y < v.ho; y++) conv_row(v, kernels, bits, weights, block, y, out);
 }
 
 void convolve(const Sizes& v, const float* x, const float* w, float* out) {
   const Kernels kernels = v.newest >= 2 && has_avx512() ? Kernels{avx512_signs, avx512_column, avx512_any_tile}
-                          : v.newest >= 1 && has_avx2() ? Kernels{plain_signs, plain_column, avx2_tile}
+                          : v.newest >= 1 && has_avx2() ? Kernels{avx2_signs, plain_column, avx2_tile}
                                        : Kernels{plain_signs, plain_column, plain_tile};
   const Weights weights = pack_weights(v, kernels, w);
   const int parts = v.threads < v.n ? (v.threads < 1 ? 1 : v.threads) : v.n;
   std::vector<std::vector<uint64_t>> bits(parts);
-  for (auto& part : bits) part.resize(size_t(v.rows()) * v.columns() * v.words());
+  for (auto& part : bits) part.resize(size_t(v.columns()) * v.words() + size_t(v.rows()) * v.pitch());
   std::atomic<int> next{0};
-  const auto work = [&](int part) {
-    for (int64_t i = int64_t(v.n) * part / parts, end = int64_t(v.n) * (part + 1) / parts; i < end; i++)
-      conv_image(v, kernels, x + size_t(i) * v.h * v.w * v.c, weights, bits[part], out + size_t(i) * v.ho * v.wo * v.co);
-  };
   together(parts, [&] {
-    for (int part; (part = next++) < parts;) work(part);
+    for (int part; (part = next++) < parts;)
+      for (int64_t i = int64_t(v.n) * part / parts, end = int64_t(v.n) * (part + 1) / parts; i < end; i++)
+        conv_image(v, kernels, x + size_t(i) * v.h * v.w * v.c, weights, bits[part].data(), out + size_t(i) * v.ho * v.wo * v.co);
   });
 }
 
