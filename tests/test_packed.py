@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_tables import drawn, shapes
 
 from bireal_jax.binary import binarize, conv, layers, packed
 
@@ -43,6 +46,17 @@ def test_every_sum_is_that_of_the_plain_convolution(zeros, monkeypatch):
             monkeypatch.setattr(packed, "NEWEST", newest)
             found = packed.product(x, b, **how)
             np.testing.assert_array_equal(found, expected, f"{x.shape} {b.shape} {how} {newest}")
+
+
+@compiled
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(shapes(), st.sampled_from([0.0, 0.1]), st.sampled_from([0, 1, 2]))
+def test_random_shapes(shape, zeros, newest):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed, "NEWEST", newest)
+        x, w, _, how = drawn(shape, zeros=zeros)
+        found = packed.product(jnp.asarray(x), jnp.asarray(w), **how)
+        np.testing.assert_array_equal(found, conv.xla_conv(jnp.asarray(x), jnp.asarray(w), **how))
 
 
 @compiled

@@ -69,11 +69,15 @@ struct Weights {
   std::vector<int32_t> base;                // [block][class of rows][class of columns][filter]: the sum less twice the mismatches
 };
 
-// The signs of `count` floats, the first in the lowest bit.
-uint64_t plain_signs(const float* x, int count) {
-  uint64_t bits = 0;
-  for (int i = 0; i < count; i++) bits |= uint64_t(x[i] >= 0) << i;
-  return bits;
+// The signs of `pixels` rows of floats, the first in the lowest bit, each row in whole words.
+void plain_signs(const float* x, int pixels, int channels, uint64_t* to) {
+  for (int p = 0; p < pixels; p++)
+    for (int left = channels; left > 0; left -= word, to++) {
+      const int count = std::min(left, word);
+      uint64_t bits = 0;
+      for (int i = 0; i < count; i++) bits |= uint64_t(x[i] >= 0) << i;
+      *to = bits, x += count;
+    }
 }
 
 // `channels` rows of weights, `pitch` floats apart, channel i in bit i: two words for each of `count` filters.
@@ -105,14 +109,18 @@ POPCNT void plain_tile(const Sizes& v, const uint64_t* window, int step, int pix
 constexpr int tile = 6;  // pixels that share what is loaded of the weights
 
 #if defined(__x86_64__)
-AVX512 uint64_t avx512_signs(const float* x, int count) {
-  uint64_t bits = 0;
-  for (int i = 0; i < count; i += 16) {
-    const __mmask16 there = count - i < 16 ? __mmask16((1u << (count - i)) - 1) : __mmask16(-1);
-    const __m512 v = _mm512_maskz_loadu_ps(there, x + i);
-    bits |= uint64_t(_mm512_mask_cmp_ps_mask(there, v, _mm512_setzero_ps(), _CMP_GE_OQ)) << i;
-  }
-  return bits;
+AVX512 void avx512_signs(const float* x, int pixels, int channels, uint64_t* to) {
+  for (int p = 0; p < pixels; p++)
+    for (int left = channels; left > 0; left -= word, to++) {
+      uint64_t bits = 0;
+      const int count = std::min(left, word);
+      for (int i = 0; i < count; i += 16) {
+        const __mmask16 there = count - i < 16 ? __mmask16((1u << (count - i)) - 1) : __mmask16(-1);
+        const __m512 v = _mm512_maskz_loadu_ps(there, x + i);
+        bits |= uint64_t(_mm512_mask_cmp_ps_mask(there, v, _mm512_setzero_ps(), _CMP_GE_OQ)) << i;
+      }
+      *to = bits, x += count;
+    }
 }
 
 AVX512 void avx512_column(const float* w, size_t pitch, int channels, int count, uint64_t* positive,
@@ -183,12 +191,17 @@ AVX512 void avx512_any_tile(const Sizes& v, const uint64_t* window, int step, in
   else avx512_tile<false>(v, window, step, pixels, w, mask, counts);
 }
 
-AVX2 uint64_t avx2_signs(const float* x, int count) {
-  uint64_t bits = 0;
-  int i = 0;
-  for (; i + 8 <= count; i += 8)
-    bits |= uint64_t(_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x + i), _mm256_setzero_ps(), _CMP_GE_OQ))) << i;
-  return i < count ? bits | plain_signs(x + i, count - i) << i : bits;
+AVX2 void avx2_signs(const float* x, int pixels, int channels, uint64_t* to) {
+  for (int p = 0; p < pixels; p++)
+    for (int left = channels; left > 0; left -= word, to++) {
+      const int count = std::min(left, word);
+      uint64_t bits = 0;
+      int i = 0;
+      for (; i + 8 <= count; i += 8)
+        bits |= uint64_t(_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x + i), _mm256_setzero_ps(), _CMP_GE_OQ))) << i;
+      for (; i < count; i++) bits |= uint64_t(x[i] >= 0) << i;
+      *to = bits, x += count;
+    }
 }
 
 AVX2 inline __m256i bytes_of(__m256i bits) {  // how many bits of each byte are set
@@ -334,34 +347,35 @@ void conv_row(const Sizes& v, const Kernels& kernels, const uint64_t* bits, cons
 void join(const Sizes& v, const uint64_t* line, uint64_t* to) {
   const int words = v.words(), length = v.length();
   std::memset(to, 0, size_t(v.wo) * length * sizeof(uint64_t));
-  for (int x = 0; x < v.wo; x++, to += length)
-    for (int kx = 0; kx < v.kw; kx++)
-      for (int k = 0; k < words; k++) {
-        const uint64_t bits = line[(size_t(x) * v.sw + kx) * words + k];
-        const int at = (kx * v.c + k * word) / word, shift = (kx * v.c + k * word) % word;
-        to[at] |= bits << shift;
-        if (shift && at + 1 < length) to[at + 1] |= bits >> (word - shift);
-      }
+  for (int kx = 0; kx < v.kw; kx++)
+    for (int k = 0; k < words; k++) {
+      const uint64_t* bits = line + size_t(kx) * words + k;
+      const int at = (kx * v.c + k * word) / word, shift = (kx * v.c + k * word) % word;
+      const size_t step = size_t(v.sw) * words;
+      for (int x = 0; x < v.wo; x++) to[size_t(x) * length + at] |= bits[x * step] << shift;
+      if (!shift || at + 1 == length) continue;
+      for (int x = 0; x < v.wo; x++) to[size_t(x) * length + at + 1] |= bits[x * step] >> (word - shift);
+    }
 }
 
 // room: a row of pixels, then the image with its border, all zeros where there are no pixels.
 void conv_image(const Sizes& v, const Kernels& kernels, const float* x, const Weights& weights, uint64_t* room,
                 float* out) {
+  constexpr int cached = 2048;  // words of weights that stay in the first-level cache
   uint64_t* const bits = room + size_t(v.columns()) * v.words();
-  for (int y = 0; y < v.rows(); y++) {
-    const int iy = y - v.top;
-    if (iy < 0 || iy >= v.h) continue;
+  const int first = std::max(0, v.left), end = std::min(v.columns(), v.left + v.w);
+  for (int y = std::max(0, v.top); y < std::min(v.rows(), v.top + v.h) && first < end; y++) {
     uint64_t* const row = bits + size_t(y) * v.pitch();
     uint64_t* const line = v.joined() ? room : row;
-    for (int column = std::max(0, v.left); column < std::min(v.columns(), v.left + v.w); column++) {
-      const float* pixel = x + (size_t(iy) * v.w + column - v.left) * v.c;
-      for (int k = 0, left = v.c; k < v.words(); k++, left -= word)
-        line[size_t(column) * v.words() + k] = kernels.signs(pixel + k * word, std::min(left, word));
-    }
+    const float* pixels = x + (size_t(y - v.top) * v.w + first - v.left) * v.c;
+    kernels.signs(pixels, end - first, v.c, line + size_t(first) * v.words());
     if (v.joined()) join(v, line, row);
   }
-  for (int block = 0; block < v.blocks(); block++)
-    for (int y = 0; y < v.ho; y++) conv_row(v, kernels, bits, weights, block, y, out);
+  const int together = std::max(1, cached / (v.kh * v.length() * filters));
+  for (int from = 0; from < v.blocks(); from += together)
+    for (int y = 0; y < v.ho; y++)
+      for (int block = from; block < std::min(from + together, v.blocks()); block++)
+        conv_row(v, kernels, bits, weights, block, y, out);
 }
 
 void convolve(const Sizes& v, const float* x, const float* w, float* out) {
