@@ -23,10 +23,12 @@ void rate(const char* name, double operations, Body body) {
 using F = __m512;
 #define FMA(x, y, z) _mm512_fmadd_ps(x, y, z)
 #define SET(x) _mm512_set1_ps(x)
+#define ADDED(x) "+v"(x)
 #else
 using F = __m256;
 #define FMA(x, y, z) _mm256_fmadd_ps(x, y, z)
 #define SET(x) _mm256_set1_ps(x)
+#define ADDED(x) "+x"(x)
 #endif
 
 int main() {
@@ -38,6 +40,14 @@ int main() {
         s = FMA(x, y, s);
         KEEP(s);
       }
+  });
+  // Gradients of 1-bit convolutions in training: a row of a table, loaded and added, is four products and additions a lane.
+  rate("tables", sizeof(F) / 4 * 4 * 2 * 16.0, [](int n) {
+    alignas(64) static F table[16] = {};
+    F sum[8];
+    for (auto& s : sum) s = SET(0);
+    for (int i = 0; i < n; i++)
+      for (int j = 0; j < 16; j++) asm volatile("vaddps %1, %0, %0" : ADDED(sum[j % 8]) : "m"(table[j]));
   });
   rate("int16", 16 * 2 * 10.0, [](int n) {  // vpmaddwd and an addition
     __m256i sum[10], x = _mm256_set1_epi16(3), y = _mm256_set1_epi16(5);
