@@ -3,7 +3,7 @@
 XLA's CPU backend computes the gradient by the kernel as a convolution with a huge window, 3 to 6 times slower than a
 matrix product of unfolded patches (experiments/speed/). And it computes a vmapped convolution, which is a grouped one,
 1.7 to 1.9 times slower than one convolution after the other. Forward and input gradient, and all of it on other
-platforms, are XLA's own.
+platforms, are XLA's own. Where one factor is ±1, packed.py and tables.py bring products and gradients of their own.
 """
 
 from collections.abc import Callable
@@ -73,7 +73,7 @@ def conv(
 ) -> jax.Array:
     """Convolution of x [n, h, w, cin] with w [kh, kw, cin, cout], zero padding: [n, h', w', cout].
 
-    `product`, with the same first four arguments, is what the forward pass does.
+    `product`, with the same first four arguments, is what the forward pass does, `gradients` what the backward pass does.
     """
     return _forward(x, w, strides, padding, product, gradients)[0]
 
