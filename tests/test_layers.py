@@ -199,3 +199,20 @@ def test_cross_replica_batch_norm_gradient_is_that_of_the_whole_batch(x64):
     np.testing.assert_allclose(dx[:, 0], whole[0], rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(dscale.sum(0), whole[1], rtol=1e-10)
     np.testing.assert_allclose(dbias.sum(0), whole[2], rtol=1e-10)
+
+
+@pytest.mark.parametrize("act", ["relu", "clip", "sign by hand", "ste"])
+def test_binary_weights_meet_real_valued_activations_too(act, x64):
+    """In float32, too, where products of ±1 have code of their own; a function of one's own may give anything."""
+    rng = np.random.default_rng(0)
+    rule = binarize.sign if act == "sign by hand" else binarize.activation(act)
+    module = layers.BinaryConv(16, rule, binarize.weight("released"))
+    x, latent = rng.normal(size=(4, 8, 8, 16)), rng.normal(0, 0.6, (3, 3, 16, 16))
+
+    def pull(dtype):
+        layer = module.clone(dtype=dtype, param_dtype=dtype)
+        loss = lambda x, w: jnp.sum(jnp.sin(layer.apply({"params": {"latent": w}}, x)))
+        return jax.value_and_grad(loss, (0, 1))(jnp.asarray(x, dtype), jnp.asarray(latent, dtype))
+
+    for found, expected in zip(*map(jax.tree.leaves, (pull(jnp.float32), pull(jnp.float64))), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())

@@ -16,6 +16,7 @@ four are those of the authors' public code.
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +62,16 @@ def sign_with(derivative: Derivative) -> Callable[..., jax.Array]:
         return (g * derivative(x, progress)).astype(x.dtype), None
 
     binarize.defvjp(lambda x, progress: (sign(x), (x, progress)), backward)
-    return lambda x, progress=1.0: binarize(x, progress)
+    return partial(_signs, binarize)
+
+
+def _signs(binarize, x, progress=1.0):
+    return binarize(x, progress)
+
+
+def gives_signs(activation: Callable) -> bool:
+    """Whether an activation is known to give ±1: one of `sign_with`, its progress given or not."""
+    return getattr(activation, "func", None) is _signs
 
 
 def with_progress(rule: Callable) -> Callable:

@@ -73,7 +73,7 @@ def conv(
 ) -> jax.Array:
     """Convolution of x [n, h, w, cin] with w [kh, kw, cin, cout], zero padding: [n, h', w', cout].
 
-    `product`, with the same first four arguments, is what the forward pass does, `gradients` what the backward pass does.
+    `product`, with the same first four arguments, is what the forward pass does; `gradients`, what the backward pass.
     """
     return _forward(x, w, strides, padding, product, gradients)[0]
 

@@ -14,7 +14,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from bireal_jax.binary import packed, tables
-from bireal_jax.binary.binarize import WeightBinarizer
+from bireal_jax.binary.binarize import WeightBinarizer, gives_signs
 from bireal_jax.binary.conv import PLAIN, Padding, conv, xla_conv
 from bireal_jax.binary.norm import Over, normalize_batch
 
@@ -59,9 +59,15 @@ def _convolution(x, w, strides, padding, groups, *products):
     return checkpoint_name(y, CONV)
 
 
-@partial(jax.jit, static_argnames=("strides", "padding", "groups"))
+@partial(jax.jit, static_argnames=("strides", "padding", "groups", "signs"))
 def binary_conv2d(
-    x: jax.Array, b: jax.Array, alpha: jax.Array, strides: tuple[int, int], padding: Padding, groups: int = 1
+    x: jax.Array,
+    b: jax.Array,
+    alpha: jax.Array,
+    strides: tuple[int, int],
+    padding: Padding,
+    groups: int = 1,
+    signs: bool = True,
 ) -> jax.Array:
     """alpha * conv(x, b): convolution of ±1 activations with ±1 weights, then one scale per output channel.
 
@@ -74,11 +80,13 @@ def binary_conv2d(
       alpha: [cout], float32 or wider.
       strides, groups: of the convolution.
       padding: ((top, bottom), (left, right)).
+      signs: x is ±1; else of any values.
 
     Returns:
       [n, h', w', cout] in the dtype of x.
     """
-    y = _convolution(x, b, strides, padding, groups, packed.product, tables.GRADIENTS)
+    products = (packed.product, tables.GRADIENTS) if signs else (xla_conv, tables.OF_REAL_INPUTS)
+    y = _convolution(x, b, strides, padding, groups, *products)
     return (y * alpha).astype(x.dtype)
 
 
@@ -147,7 +155,7 @@ class BinaryConv(nn.Module):
             y = conv2d(x if self.real_input else self.activation(x), b, *how)
             y = y if alpha is None else (y * alpha).astype(self.dtype)
         else:
-            y = binary_conv2d(self.activation(x), b, alpha, *how)
+            y = binary_conv2d(self.activation(x), b, alpha, *how, gives_signs(self.activation))
         if self.use_bias:
             bias = self.param("bias", torch_uniform(shape[0] * shape[1] * shape[2]), (self.features,), self.param_dtype)
             y = y + bias.astype(self.dtype)

@@ -45,3 +45,4 @@ def _by_tables(target, plain, faster, shape, reads, x, w, g, **how):
 
 
 GRADIENTS = Gradients(by_input, by_kernel)
+OF_REAL_INPUTS = Gradients(by_input, PLAIN.by_kernel)  # of weights ±1 or 0 alone
