@@ -34,6 +34,20 @@ MODELS = {
     # At 10 classes, counted by hand: stem, its batch norm, binary weights [, biases], batch norms [, shortcut], head.
     "bireal20": (432 + 32 + B20 + 672 + 1344 + 650, B20, 18, (32, 32, 3)),
     "bireal18_cifar": (11_689_512 - (9408 - 1728) - 513 * 990, 10_985_472, 16, (32, 32, 3)),  # 3x3 stem, 10 classes
+    # The same without biases; a batch norm of 64 channels before the head; slopes of the stem and of 18 sums.
+    "clip20": (432 + 32 + B20 + 1344 + 128 + 650, B20, 18, (32, 32, 3)),
+    "recu20": (432 + 32 + B20 + 1344 + 128 + 650, B20, 18, (32, 32, 3)),
+    "ovsw20": (432 + 32 + B20 + 1344 + 128 + 650, B20, 18, (32, 32, 3)),
+    "prelu20": (432 + 32 + B20 + 1344 + 128 + 650 + 688, B20, 18, (32, 32, 3)),
+    "maxout20": (432 + 32 + B20 + 1344 + 128 + 650 + 2 * 688, B20, 18, (32, 32, 3)),
+    "rprelu20": (432 + 32 + B20 + 1344 + 128 + 650 + 3 * 688, B20, 18, (32, 32, 3)),
+    "clip18_cifar": (11_689_512 - (9408 - 1728) - 513 * 990 + 1024, 10_985_472, 16, (32, 32, 3)),
+    "maxout18_cifar": (
+        11_689_512 - (9408 - 1728) - 513 * 990 + 1024 + 2 * (64 + 4 * 960),
+        10_985_472,
+        16,
+        (32, 32, 3),
+    ),
     # Shortcuts around two convolutions take the same parameters; without any, three 1x1 convolutions and their batch
     # norms go; XNOR-Net's batch norm has the channels of the input.
     "res18": (11_689_512, 10_985_472, 16, (64, 64, 3)),
@@ -43,6 +57,8 @@ MODELS = {
     "plain_tiny": (288 + 64 + TINY + 768 + 650, TINY, 8, (8, 8, 1)),
     "xnor_tiny": (288 + 64 + TINY + 768 - 64 + (2048 + 128) + 650, TINY, 8, (8, 8, 1)),
     "vgg_small": (3456 + 256 + VGG + 2 * (128 + 2 * 256 + 2 * 512) + 8192 * 10 + 10, VGG, 5, (32, 32, 3)),
+    "prelu_vgg": (3456 + 256 + VGG + 2 * 1664 + 1792 + 8192 * 10 + 10, VGG, 5, (32, 32, 3)),  # slopes of 128 + 1664
+    "recu_vgg": (3456 + 256 + VGG + 2 * (128 + 2 * 256 + 2 * 512) + 8192 * 10 + 10, VGG, 5, (32, 32, 3)),
     # "about 10.35 M weights": 3x3 convolutions, then 4608x1024, 1024x1024 and 1024x10; batch norms have biases only
     "binarynet": (10_352_000 + 2 * (128 + 256 + 512 + 1024) + 10, 10_352_000, 9, (32, 32, 3)),
     "binary_alexnet": (ALEX + 2 * (64 + 192 + 384 + 384 + 256 + 4096 + 4096 + 10), ALEX, 8, (224, 224, 3)),
@@ -83,6 +99,8 @@ MODELS = {
     "resnet18": (11_689_512, 0, 0, (64, 64, 3)),
     "resnet34": (21_797_672, 0, 0, (64, 64, 3)),
     "resnet50": (25_557_032, 0, 0, (64, 64, 3)),
+    "resnet20": (432 + 32 + B20 + 1344 + (16 * 32 + 32 * 64 + 192) + 650, 0, 0, (32, 32, 3)),
+    "resnet18_cifar": (11_689_512 - (9408 - 1728) - 513 * 990, 0, 0, (32, 32, 3)),
     "resnet_tiny": (288 + 64 + TINY + 768 + (2048 + 128) + 650, 0, 0, (8, 8, 1)),
     "bireal_tiny": (288 + 64 + TINY + 768 + (2048 + 128) + 650, TINY, 8, (8, 8, 1)),
 }
@@ -94,5 +112,8 @@ LARGE = (
     "metaprune_mbv1",
 )  # fmt: skip
 # These are not exported in tests at all: others have the same operations.
-TWINS = ("ebn", "metaprune_mbv2", "metaprune_r50")
+TWINS = (
+    "ebn", "metaprune_mbv2", "metaprune_r50", "clip18_cifar", "maxout18_cifar", "prelu_vgg", "recu_vgg", "ovsw20", "clip20",
+    "resnet18_cifar",
+)  # fmt: skip
 EXPORTED = [name for name in MODELS if name not in TWINS]

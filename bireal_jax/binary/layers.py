@@ -123,6 +123,8 @@ class BinaryConv(nn.Module):
       padding: zeros around the activation; None for half of the kernel.
       real_input: the input is not binarized, as in the first layer of BinaryNet.
       learned_threshold: a parameter `shift` [cin], at first 0, is added before the activation (RSign of ReActNet).
+      rescale: x -> x of the same signs, between threshold and activation, or None. It shapes the gradient alone, so a
+        network gives it in training only; for real-valued activations there is none.
       use_bias: add a real-valued bias per output channel.
       latent_init: initializer of the latent weight, the parameter `latent` [kh, kw, cin / groups, cout].
       dtype, param_dtype: of the computation and of the parameters.
@@ -137,6 +139,7 @@ class BinaryConv(nn.Module):
     groups: int = 1
     real_input: bool = False
     learned_threshold: bool = False
+    rescale: Callable | None = None
     use_bias: bool = False
     latent_init: Callable = uniform_001
     dtype: Any = jnp.float32
@@ -150,6 +153,8 @@ class BinaryConv(nn.Module):
         x, b = x.astype(self.dtype), b.astype(self.dtype)
         if self.learned_threshold:
             x = x + self.param("shift", nn.initializers.zeros, x.shape[-1:], self.param_dtype).astype(self.dtype)
+        if self.rescale is not None and not self.real_input:
+            x = self.rescale(x)
         how = (self.strides, symmetric(self.kernel_size) if self.padding is None else self.padding, self.groups)
         if self.real_input or alpha is None:
             y = conv2d(x if self.real_input else self.activation(x), b, *how)
@@ -185,6 +190,41 @@ class RPReLU(nn.Module):
             return self.param(name, init, x.shape[-1:], self.param_dtype).astype(self.dtype)
 
         return rprelu(x, param("shift_in", 0.0), param("slope", 0.25), param("shift_out", 0.0))
+
+
+class PReLU(nn.Module):
+    """max(x, 0) + slope min(x, 0), a learned slope per channel that starts at 0.25, as PyTorch's."""
+
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):  # [..., c] -> [..., c]
+        slope = self.param("slope", nn.initializers.constant(0.25), x.shape[-1:], self.param_dtype).astype(self.dtype)
+        zeros = jnp.zeros_like(slope)
+        return rprelu(x, zeros, slope, zeros)
+
+
+@jax.jit
+def two_slopes(x: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Array:
+    """positive max(x, 0) + negative min(x, 0), slopes [c]."""
+    return jnp.where(x >= 0, positive * x, negative * x)
+
+
+class TwoSidedPReLU(nn.Module):
+    """`two_slopes` with learned slopes per channel that start at 1 and 0.25: the Maxout of AdaBin's code."""
+
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):  # [..., c] -> [..., c]
+        starts = {"positive": 1.0, "negative": 0.25}
+        slopes = [
+            self.param(name, nn.initializers.constant(start), x.shape[-1:], self.param_dtype).astype(self.dtype)
+            for name, start in starts.items()
+        ]
+        return two_slopes(x, *slopes)
 
 
 class Conv(nn.Module):

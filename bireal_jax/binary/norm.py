@@ -78,3 +78,29 @@ def _backward(epsilon, axis, residuals, cotangents):
 
 
 _normalize.defvjp(_forward, _backward)
+
+
+def by_deviation(x: jax.Array) -> jax.Array:
+    """x divided by the standard deviation of its sample: x / sqrt(var + 1e-5), over all but the first axis.
+
+    The variance is the unbiased one. ReCU and BiPer bring the input of the sign so to where its derivative is not zero.
+    The sign itself does not see it.
+
+    Args:
+      x: [n, ..., c], any float dtype; the deviation is computed in float32 or wider.
+
+    Returns:
+      The same shape and dtype.
+    """
+    return _over_deviation(x, lambda inverse: inverse)
+
+
+def by_constant_deviation(x: jax.Array) -> jax.Array:
+    """`by_deviation` through which no gradient reaches the deviation (OvSW)."""
+    return _over_deviation(x, lax.stop_gradient)
+
+
+def _over_deviation(x, seen):
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    var = jnp.var(wide, tuple(range(1, x.ndim)), keepdims=True, ddof=1)
+    return (wide * seen(lax.rsqrt(var + 1e-5))).astype(x.dtype)

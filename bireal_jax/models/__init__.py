@@ -16,14 +16,14 @@ from bireal_jax.binary.layers import random_signs, uniform_001
 from bireal_jax.binary.norm import Over
 from bireal_jax.errors import BadInput, lookup
 from bireal_jax.models.alexnet import BinaryAlexNet, XNORNet
-from bireal_jax.models.bireal import BIREAL, RESNETS, BiRealNet
+from bireal_jax.models.bireal import BIREAL, CIFAR, RESNETS, BiRealNet
 from bireal_jax.models.depth import DECODERS
 from bireal_jax.models.ebn import EBN, EBNS, GroupSupernet
 from bireal_jax.models.layouts import LAYOUTS
 from bireal_jax.models.metaprune import Pruned, PruningNet
 from bireal_jax.models.reactnet import REACTNET
 from bireal_jax.models.resnet import RESNET, ResNet
-from bireal_jax.models.vgg import BinaryNet, VGGSmall
+from bireal_jax.models.vgg import VGGS, BinaryNet, VGGSmall
 
 LATENT_INITS = {
     "uniform_001": uniform_001,
@@ -34,8 +34,9 @@ LATENT_INITS = {
 }
 
 # name -> constructor that still lacks num_classes, binarizers, initializer, dtypes
-MODELS = {name: partial(BiRealNet, **row) for name, row in (BIREAL | RESNETS).items()}
-MODELS |= {"vgg_small": VGGSmall, "binarynet": BinaryNet, **REACTNET}
+MODELS = {name: partial(BiRealNet, **row) for name, row in (BIREAL | CIFAR | RESNETS).items()}
+MODELS |= {name: partial(VGGSmall, **row) for name, row in VGGS.items()}
+MODELS |= {"binarynet": BinaryNet, **REACTNET}
 ALEXNETS = {"binary_alexnet": BinaryAlexNet, "xnor_alexnet": XNORNet}
 # Networks that genes name, and the supernets that have the weights of all of them; NAME_supernet is that of NAME.
 PRUNED = {f"metaprune_{name}": partial(Pruned, layout=layout) for name, layout in LAYOUTS.items()}
@@ -120,6 +121,8 @@ def build(
     if genes:
         lookup(SEARCHED, name, "network that genes name")
         network = partial(network, genes=tuple(genes))
+    if act in tuple(binarize.REAL) and network.keywords.get("rescale"):
+        raise BadInput(f"{name} rescales the input of its signs in training, and act={act!r} is no sign; take clip20")
     if not decoder:
         return network(num_classes=num_classes, **precision)
     make = lookup(DECODERS, decoder, "decoder")

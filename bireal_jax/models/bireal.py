@@ -10,10 +10,11 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bireal_jax.binary.binarize import leaky_clip
-from bireal_jax.binary.layers import Conv, Dense, RPReLU
+from bireal_jax.binary.binarize import clip, leaky_clip
+from bireal_jax.binary.layers import Conv, PReLU, RPReLU, TwoSidedPReLU
+from bireal_jax.binary.norm import by_constant_deviation, by_deviation
 from bireal_jax.binary.pool import avg_pool, global_avg_pool, max_pool
-from bireal_jax.models.network import BinaryNetwork, Staged
+from bireal_jax.models.network import Staged, Varied
 
 Module = Callable[..., Any]
 
@@ -32,11 +33,17 @@ def padded_shortcut(x, features, strides, conv, norm, train):
     return jnp.pad(x[:, ::strides, ::strides], ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
 
 
+def pooled_padded_shortcut(x, features, strides, conv, norm, train):
+    """Average pool, then new channels of zero, half of them in front (ReCU). No parameters."""
+    x = avg_pool(x, strides) if strides > 1 else x
+    return padded_shortcut(x, features, 1, conv, norm, train)
+
+
 class Block(nn.Module):
     """y = BN(binary_conv3x3(x)) + shortcut(x): one convolution, one shortcut, or as many convolutions as `convs` says.
 
-    Without a `shortcut` nothing is added. With `norm_first` the batch norm stands before the sign (XNOR-Net). `after`,
-    where given, makes the layer behind the sum (RPReLU of ReActNet).
+    Without a `shortcut` nothing is added. With `norm_first` the batch norm stands before the sign (XNOR-Net). `behind`
+    makes the layer of that name behind the sum, and behind all convolutions but the last.
     """
 
     features: int
@@ -45,9 +52,9 @@ class Block(nn.Module):
     conv: Module
     norm: Module
     shortcut: Callable | None
+    behind: Callable[[str], Callable] = lambda name: lambda x: x
     convs: int = 1
     norm_first: bool = False
-    after: Module | None = None
 
     @nn.compact
     def __call__(self, x, train):  # [n, h, w, c] -> [n, h / strides, w / strides, features]
@@ -58,11 +65,13 @@ class Block(nn.Module):
             norm = self.norm(name=f"bn{number}")
             conv = self.binary_conv(self.features, strides=(strides, strides), name=f"binary_conv{number}")
             y = conv(norm(y, train)) if self.norm_first else norm(conv(y), train)
-        if self.shortcut is None:
-            return y
-        if self.strides > 1 or x.shape[-1] != self.features:
-            x = self.shortcut(x, self.features, self.strides, self.conv, self.norm, train)
-        return y + x if self.after is None else self.after(name="rprelu")(y + x)
+            if k < self.convs - 1:
+                y = self.behind(f"nonlinearity{number}")(y)
+        if self.shortcut is not None:
+            if self.strides > 1 or x.shape[-1] != self.features:
+                x = self.shortcut(x, self.features, self.strides, self.conv, self.norm, train)
+            y = y + x
+        return self.behind("nonlinearity")(y)
 
 
 class Bottleneck(nn.Module):
@@ -101,17 +110,18 @@ class Bottleneck(nn.Module):
         return out2, out3 + x2
 
 
-class BiRealNet(Staged, BinaryNetwork):
+class BiRealNet(Staged, Varied):
     """Stem, stages of blocks, global average pool, linear head.
 
     `blocks` counts 3x3 convolutions, or `Bottleneck` blocks, whose `widths` are those of the narrow stream.
 
-    Attributes, beside those of `Staged` and `BinaryNetwork`:
+    Attributes, beside those of `Staged` and `Varied`:
       shortcut: how a `Block` changes size and width beside its convolution.
       convs_per_shortcut: 1 for Bi-Real Net, 2 for ResNet's, 0 for no shortcuts at all. Not with bottlenecks.
       norm_first: batch norm before the sign instead of behind the convolution. Not with bottlenecks.
       conv_bias: binary convolutions have a bias.
       react: learned thresholds before the sign and RPReLU behind the sum, as ReActNet. Not with bottlenecks.
+    Nor is `nonlinearity` with bottlenecks.
     """
 
     shortcut: Callable = pooled_shortcut
@@ -124,13 +134,17 @@ class BiRealNet(Staged, BinaryNetwork):
     def __call__(self, x, train: bool = False, progress=1.0):  # [n, h, w, channels] -> [n, num_classes]
         """`progress`: how far the training is, from 0 to 1, for binarizers that change with it."""
         conv, norm = self.real_layers()
-        binary_conv = self.binary_layer(progress, use_bias=self.conv_bias, learned_threshold=self.react)
+        binary_conv = self.binary_layer(
+            progress, use_bias=self.conv_bias, learned_threshold=self.react, rescale=self.rescale if train else None
+        )
+        rprelu = partial(RPReLU, **self.precision, name="rprelu")  # the stem has none
+        behind = (lambda name: rprelu()) if self.react else self.behind
         stem = (
             conv(self.widths[0], (7, 7), (2, 2), name="stem_conv")
             if self.imagenet_stem
             else conv(self.widths[0], name="stem_conv")
         )
-        x = norm(name="stem_bn")(stem(x), train)
+        x = self.behind("stem_nonlinearity")(norm(name="stem_bn")(stem(x), train))
         x = narrow = max_pool(x) if self.imagenet_stem else x
         for i, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
             for j in range(count // max(1, self.convs_per_shortcut)):
@@ -148,10 +162,9 @@ class BiRealNet(Staged, BinaryNetwork):
                 else:
                     x = Block(
                         **shared, shortcut=self.shortcut if self.convs_per_shortcut else None,
-                        convs=max(1, self.convs_per_shortcut), norm_first=self.norm_first,
-                        after=partial(RPReLU, **self.precision) if self.react else None, name=name,
+                        behind=behind, convs=max(1, self.convs_per_shortcut), norm_first=self.norm_first, name=name,
                     )(x, train)  # fmt: skip
-        return Dense(self.num_classes, **self.precision, name="head")(global_avg_pool(x)) if self.num_classes else x
+        return self.head(global_avg_pool(x), train) if self.num_classes else x
 
 
 IMAGENET_WIDTHS = (64, 128, 256, 512)
@@ -170,6 +183,21 @@ BIREAL = {
     },
     "bireal_tiny": {"blocks": (4, 4), "widths": (32, 64), "imagenet_stem": False},
 }  # fmt: skip
+
+# ResNet-20 and -18 as the codes have them that reach the published numbers on CIFAR-10, their weight binarizers apart.
+# Those of ResNet-18 have a plain or a binary 1x1 convolution at stride 2; here the average comes first, and a real one.
+R20 = BIREAL["bireal20"] | {"conv_bias": False, "head_norm": True}
+R18 = BIREAL["bireal18_cifar"] | {"head_norm": True}
+CIFAR = {
+    "clip20": R20 | {"nonlinearity": clip},  # IR-Net, RBNN
+    "prelu20": R20 | {"nonlinearity": PReLU},  # SiMaN
+    "maxout20": R20 | {"nonlinearity": TwoSidedPReLU},  # AdaBin
+    "rprelu20": R20 | {"nonlinearity": RPReLU},  # FracBNN, A&B BNN
+    "recu20": R20 | {"nonlinearity": clip, "shortcut": pooled_padded_shortcut, "rescale": by_deviation},  # BiPer, too
+    "ovsw20": R20 | {"nonlinearity": clip, "shortcut": pooled_padded_shortcut, "rescale": by_constant_deviation},
+    "clip18_cifar": R18 | {"nonlinearity": clip, "convs_per_shortcut": 2},  # IR-Net, RBNN, SiMaN; no clip at their stem
+    "maxout18_cifar": R18 | {"nonlinearity": TwoSidedPReLU},  # AdaBin
+}
 
 # The baselines of the paper's ablation: the same convolutions, with other shortcuts. XNOR-Net's paper sets batch norm,
 # sign, convolution in this order; its scale for the activations is left out (our choice).

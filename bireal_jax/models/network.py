@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from bireal_jax.binary.layers import BatchNorm, BinaryConv, Conv
+from bireal_jax.binary.layers import BatchNorm, BinaryConv, Conv, Dense
 from bireal_jax.binary.norm import Over
 
 
@@ -55,6 +55,33 @@ class BinaryNetwork(Network, kw_only=True):
         """Maker of a 1-bit convolution. `progress`: of the training; `fields`: more of `layers.BinaryConv`."""
         binarizers = {name: partial(getattr(self, name), progress=progress) for name in ("activation", "weight")}
         return partial(BinaryConv, **binarizers, latent_init=self.latent_init, **fields, **self.precision)
+
+
+class Varied(BinaryNetwork, kw_only=True):
+    """A 1-bit network with what the codes of the CIFAR-10 literature do in different ways.
+
+    Attributes, beside those of `BinaryNetwork`:
+      nonlinearity: what stands behind every sum or batch norm, the stem's too: a function, or the class of a layer;
+        None for nothing.
+      head_norm: batch norm before the linear head. An export folds it into the head.
+      rescale: what the input of every sign goes through in training, as of `layers.BinaryConv`; None for nothing.
+    """
+
+    nonlinearity: Callable | None = None
+    head_norm: bool = False
+    rescale: Callable | None = None
+
+    @property
+    def behind(self) -> Callable[[str], Callable]:
+        """Makes the layer behind a sum, of a name."""
+        layer, precision = self.nonlinearity or (lambda x: x), self.precision
+        return lambda name: layer(**precision, name=name) if isinstance(layer, type) else layer
+
+    def head(self, x, train: bool):
+        """Logits of features [n, c], behind their batch norm if there is one."""
+        if self.head_norm:
+            x = self.real_layers()[1](name="head_bn")(x, train)
+        return Dense(self.num_classes, **self.precision, name="head")(x)
 
 
 class Staged(Network, kw_only=True):

@@ -74,5 +74,7 @@ RESNET = {
     "resnet18": {"blocks": (2, 2, 2, 2), "widths": WIDTHS},
     "resnet34": {"blocks": (3, 4, 6, 3), "widths": WIDTHS},
     "resnet50": {"blocks": (3, 4, 6, 3), "widths": WIDTHS, "bottleneck": True},
+    "resnet20": {"blocks": (3, 3, 3), "widths": (16, 32, 64), "imagenet_stem": False},
+    "resnet18_cifar": {"blocks": (2, 2, 2, 2), "widths": WIDTHS, "imagenet_stem": False},
     "resnet_tiny": {"blocks": (2, 2), "widths": (32, 64), "imagenet_stem": False},
 }

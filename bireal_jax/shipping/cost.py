@@ -42,6 +42,8 @@ MODULES = {
     ("bias", "scale"): "batch norm",
     ("bias",): "batch norm without scale",
     ("shift_in", "shift_out", "slope"): "RPReLU",
+    ("slope",): "PReLU",
+    ("negative", "positive"): "two-sided PReLU",
 }
 
 

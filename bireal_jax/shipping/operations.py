@@ -136,6 +136,22 @@ def _rprelu(tracer, eqn, args, shapes, path):
     return tracer.add("rprelu", (x,), shapes[0], path, arrays=arrays)
 
 
+def _two_slopes(tracer, eqn, args, shapes, path):
+    """t prelu(s x): the larger slope is t or -t and the other one, divided by it, that of the PReLU; s = ±1."""
+    x, *slopes = args
+    channels = shapes[0][-1]
+    positive, negative = scale, slope = [per_channel(value, channels) for value in slopes]  # of shapes it is these
+    if isinstance(positive, np.ndarray) and isinstance(negative, np.ndarray):
+        mirrored = np.abs(positive) < np.abs(negative)
+        large, small = np.where(mirrored, (-negative, -positive), (positive, negative))
+        scale, slope = large, np.divide(small, large, out=np.zeros_like(small), where=large != 0)
+        if mirrored.any():
+            x = _affine(tracer, x, shapes[0], path, Const(np.where(mirrored, -1.0, 1.0)))
+    zeros = np.zeros(channels)
+    arrays = {"shift_in": zeros, "slope": slope, "shift_out": zeros}
+    return _affine(tracer, tracer.add("rprelu", (x,), shapes[0], path, arrays=arrays), shapes[0], path, Const(scale))
+
+
 def _clip(tracer, eqn, args, shapes, path):
     low, high = (float(a.value) for a in args[1:])
     return tracer.add("clip", (args[0],), shapes[0], path, {"low": low, "high": high, "leak": 0.0})
@@ -187,7 +203,7 @@ TAKES_ANY = ("add", "add_any", "sub", "select_n", "stop_gradient", "convert_elem
 _bounds = {"relu": (0.0, LARGEST, 0.0), "leaky_clip": (-1.0, 1.0, 0.1)}
 OPERATIONS = {
     "conv2d": _conv, "binary_conv2d": _conv, "dot_general": _dense, "sign": _simple("sign"), "rprelu": _rprelu,
-    "clip": _clip, "max_pool": _simple("max_pool", lambda eqn: {
+    "two_slopes": _two_slopes, "clip": _clip, "max_pool": _simple("max_pool", lambda eqn: {
         "window": [pool.SIZE] * 2, "strides": [pool.STRIDE] * 2, "padding": [pool.PAD] * 4}),
     "reduce_window_max": _reduce_window_max, "avg_pool": _avg_pool, "global_avg_pool": _simple("mean"),
     "slice": _slice, "pad": _pad, "concatenate": _concatenate, "reshape": _simple("reshape"),

@@ -71,8 +71,8 @@ def notes(layers: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def tidy(ops: list[Op]) -> list[Op]:
-    """Without what nothing reads; affine maps that follow one another are one."""
-    return _merge_affine(_read(ops))
+    """Without what nothing reads; affine maps that follow one another are one, and one before the head is behind it."""
+    return _merge_affine(_behind_head(_merge_affine(_read(ops))))
 
 
 def _read(ops):
@@ -85,8 +85,36 @@ def _read(ops):
     return [dataclasses.replace(ops[old - 1], inputs=tuple(number[j] for j in ops[old - 1].inputs)) for old in kept]
 
 
+def _readers(ops):
+    """How many operations read each tensor."""
+    return [sum(op.inputs.count(i) for op in ops) for i in range(len(ops) + 1)]
+
+
+def _behind_head(ops):
+    """The batch norm before a head goes into the weights of the head, and changes places with it.
+
+    (s x + o) W = x (s W) + o W, and what is added merges with the bias. Of a head only, whose input was pooled to one
+    pixel or flattened.
+    """
+    ops, readers = list(ops), _readers(ops)
+    for i, head in enumerate(ops):
+        norm = ops[head.inputs[0] - 1] if head.inputs[0] else head
+        if head.kind != "conv" or head.binary_weight or norm.kind != "affine" or readers[head.inputs[0]] > 1:
+            continue
+        weight, pooled = head.arrays["weight"], norm.inputs[0] and ops[norm.inputs[0] - 1].kind in ("mean", "reshape")
+        if pooled and weight.shape[:2] == norm.shape[:2] == (1, 1) and head.settings["groups"] == 1:
+            arrays, rest = {"weight": weight}, {"scale": _shape_only(head), "offset": _shape_only(head)}
+            if isinstance(weight, np.ndarray):
+                scale, offset = norm.arrays.values()
+                arrays = {"weight": scale[:, None] * weight}
+                rest = {"scale": np.ones(head.shape[2]), "offset": offset @ weight[0, 0]}
+            ops[head.inputs[0] - 1] = dataclasses.replace(head, inputs=norm.inputs, arrays=arrays)
+            ops[i] = dataclasses.replace(head, kind="affine", settings={}, arrays=rest, real="")
+    return ops
+
+
 def _merge_affine(ops):
-    readers = [sum(op.inputs.count(i) for op in ops) for i in range(len(ops) + 1)]
+    readers = _readers(ops)
     merged: list[Op] = []
     number = {0: 0}  # old tensor -> new
     for i, op in enumerate(ops):
