@@ -123,7 +123,7 @@ def _check_task(config, source):
     if (config.loss in losses.OF_DEPTH) != depth:
         known = ", ".join(sorted(n for n in losses.LOSSES if (n in losses.OF_DEPTH) == depth))
         raise BadInput(f"config.loss is {config.loss!r}; for the labels of {name} there are: {known}")
-    if config.label_smoothing and config.loss in (*losses.DISTILLED, *losses.OF_DEPTH):
+    if config.label_smoothing and config.loss not in losses.SMOOTHED:
         raise BadInput(
             f"config.label_smoothing is {config.label_smoothing}; the loss {config.loss!r} has no labels to smooth\n"
             "set it to 0.0"

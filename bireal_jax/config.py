@@ -58,9 +58,11 @@ def default() -> ConfigDict:
     c.label_smoothing = 0.1
     c.loss = "cross_entropy"  # a key of losses.LOSSES
 
-    c.teacher = ConfigDict()  # the frozen network that the loss "distributional" asks
+    c.teacher = ConfigDict()  # the frozen network that the losses "distributional" and "distilled" ask
     c.teacher.name = "resnet34"  # a key of models.MODELS
     c.teacher.weights = ""  # of it: as init_from
+    c.teacher.temperature = 4.0  # "distilled": logits of both are divided by it
+    c.teacher.share = 0.5  # "distilled": so much of the loss is the teacher's, the rest the labels'
     c.teacher.dtype = "auto"  # of its computation; "auto": bfloat16, float32 where there is no accelerator
 
     c.optim = ConfigDict()
@@ -74,6 +76,8 @@ def default() -> ConfigDict:
     c.optim.weight_decay = 0.0
     c.optim.decay_on = ("binary", "decay")  # which labels weight decay acts on
     c.optim.binary_lr = 1.0  # the rate of binary weights is so many times lr
+    c.optim.gradient_floor = 0.0  # a binary filter's gradient is at least so many times as long as it (OvSW: 0.04)
+    c.optim.silent_decay = 0.0  # decay of binary weights alone that have hardly flipped of late (OvSW: 9e-4)
     c.optim.latent_clip = 0.0  # latent weights are kept within ± this; 0: no limit
     c.optim.frozen = ""  # regular expression: parameters whose path it is found in are not trained
     c.optim.binary = ""  # a key of bop.BOPS: trains binary weights that have no latent ones, with model.weight "direct"
@@ -136,6 +140,8 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
         (lambda v: v in ("auto", "float32", "bfloat16", "float64")),
         "auto, float32, bfloat16 or float64",
     ),
+    "teacher.temperature": POSITIVE,
+    "teacher.share": ((lambda v: 0 <= v <= 1), "in [0, 1]"),
     "data.image_size": _between(1, 2**14),  # XLA ends the process where a shape overflows, and asks nobody
     "data.resize": _between(0, 2**14),
     "data.mean": NUMBERS,
@@ -178,6 +184,8 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optim.weight_decay": _at_least(0),
     "optim.binary_lr": POSITIVE,
     "optim.latent_clip": _at_least(0),
+    "optim.gradient_floor": _at_least(0),
+    "optim.silent_decay": _at_least(0),
     "ema_decay": _between(0, 1),
     "log_epochs": _at_least(0),
     "log_steps": _at_least(0),

@@ -28,7 +28,7 @@ HOUSE = [
     },
     {"importers": ["values", "readers", "larq pytorch", "__init__", "__main__"]},
     {"build": []},
-    {"training": ["bop division evaluate optim pictures teacher", "step", "seeds train"]},
+    {"training": ["bop division evaluate ovsw pictures teacher", "optim", "step", "seeds train"]},
     {
         "shipping": ["constants ops", "operations", "graph", "cost", "export"],
         "search": ["evolve spaces", "latency pareto record", "run"],

@@ -1,4 +1,4 @@
-"""The distributional loss, its frozen teacher, and training in two steps."""
+"""The losses that ask a teacher, the frozen teacher, and training in two steps."""
 
 import json
 
@@ -52,6 +52,23 @@ def test_distributional_loss_and_its_gradient_against_numpy(x64):
     np.testing.assert_allclose(slope[0], q - p, rtol=1e-8, atol=1e-12)
     assert not np.any(slope[1]), "the teacher is frozen"
     assert losses.distributional(jnp.zeros((2, 3), jnp.bfloat16), jnp.ones((2, 3))).dtype == jnp.float32
+
+
+def test_labels_and_teacher_mixed_against_numpy(x64):
+    rng = np.random.default_rng(0)
+    ours, theirs, labels = rng.normal(0, 3, (6, 7)), rng.normal(0, 3, (6, 7)), rng.integers(0, 7, 6)
+    log = lambda z: z - np.log(np.exp(z).sum(1, keepdims=True))
+    p, q, y = np.exp(log(theirs / 3)), np.exp(log(ours / 3)), 0.9 * np.eye(7)[labels] + 0.1 / 7
+    expected = 0.3 * -(y * log(ours)).sum(1) + 0.7 * 9 * (p * np.log(p / q)).sum(1)
+    loss = losses.get("distilled", 0.1, temperature=3.0, share=0.7)
+    np.testing.assert_allclose(loss(ours, theirs, labels), expected, rtol=1e-10)
+    slope = jax.grad(lambda a, b: loss(a, b, labels).sum(), argnums=(0, 1))(ours, theirs)
+    np.testing.assert_allclose(slope[0], 0.3 * (np.exp(log(ours)) - y) + 0.7 * 3 * (q - p), rtol=1e-8, atol=1e-12)
+    assert not np.any(slope[1]), "the teacher is frozen"
+    np.testing.assert_allclose(
+        losses.get("distilled", share=0.0)(ours, theirs, labels), losses.cross_entropy(ours, labels)
+    )
+    np.testing.assert_array_equal(losses.evaluation("distilled")(ours, labels), losses.cross_entropy(ours, labels))
 
 
 @pytest.mark.slow

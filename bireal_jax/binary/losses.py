@@ -26,7 +26,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
 
 
-def distributional(logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
+def distributional(logits: jax.Array, teacher_logits: jax.Array, labels: jax.Array | None = None) -> jax.Array:
     """ReActNet's distributional loss: sum over classes c of p_t(c) log(p_t(c) / p_s(c)), the KL divergence.
 
     No temperature and no term of the labels. The released code leaves out p_t log p_t, which has no gradient.
@@ -34,6 +34,7 @@ def distributional(logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
     Args:
       logits: of the student, [n, num_classes], any float dtype; the loss is computed in float32 or wider.
       teacher_logits: [n, num_classes]. They get no gradient.
+      labels: do not count.
 
     Returns:
       [n], in nats.
@@ -43,6 +44,26 @@ def distributional(logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
         for z in (jax.lax.stop_gradient(teacher_logits), logits)
     )
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), -1)
+
+
+def distilled(
+    logits: jax.Array, teacher_logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0,
+    temperature: float = 4.0, share: float = 0.5,
+) -> jax.Array:  # fmt: skip
+    """(1 - a) cross_entropy(z, y) + a T^2 KL(softmax(t / T), softmax(z / T)), a = share (Hinton et al., 2015).
+
+    T^2 keeps the gradient of the second term as large as it is at T = 1.
+
+    Args:
+      logits, teacher_logits: z and t, as of `distributional`.
+      labels, label_smoothing: y, and the rest, as of `cross_entropy`.
+      temperature, share: T, above 0, and a, in [0, 1].
+
+    Returns:
+      [n], in nats.
+    """
+    soft = distributional(logits / temperature, teacher_logits / temperature)
+    return (1 - share) * cross_entropy(logits, labels, label_smoothing) + share * temperature**2 * soft
 
 
 def l1(maps: jax.Array, labels: jax.Array) -> jax.Array:
@@ -83,18 +104,22 @@ def _mean(values, valid):
     return jnp.sum(values, (1, 2)) / jnp.maximum(jnp.sum(valid, (1, 2)), 1).astype(values.dtype)
 
 
-LOSSES = {"cross_entropy": cross_entropy, "distributional": distributional, "l1": l1, "berhu": berhu}
-DISTILLED = ("distributional",)  # these take a teacher's logits where the others take labels
+LOSSES = {
+    "cross_entropy": cross_entropy, "distributional": distributional, "distilled": distilled, "l1": l1, "berhu": berhu
+}  # fmt: skip
+DISTILLED = ("distributional", "distilled")  # these take a teacher's logits before the labels
 OF_DEPTH = ("l1", "berhu")  # those whose labels are maps
-# Of all these only cross_entropy takes label_smoothing.
+SMOOTHED = ("cross_entropy", "distilled")  # these take label_smoothing
 
 
-def get(name, label_smoothing=0.0):
-    """The loss of that name, for training: (outputs, labels) -> [n], or (logits, teacher's logits) -> [n].
+def get(name, label_smoothing=0.0, temperature=4.0, share=0.5):
+    """The loss of that name, for training: (outputs, labels) -> [n], or (logits, teacher's logits, labels) -> [n].
 
-    Raises BadInput for an unknown name.
+    `temperature` and `share` are those of `distilled`. Raises BadInput for an unknown name.
     """
     loss = lookup(LOSSES, name, "loss")
+    if name == "distilled":
+        return partial(loss, label_smoothing=label_smoothing, temperature=temperature, share=share)
     return partial(loss, label_smoothing=label_smoothing) if label_smoothing else loss
 
 

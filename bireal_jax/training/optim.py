@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from bireal_jax.errors import BadInput, lookup
+from bireal_jax.training import ovsw
 
 # Schedules count their step from the end of the warmup; total_steps and milestones count from the very start.
 
@@ -121,6 +122,8 @@ def make(
     latent_clip=0.0,
     frozen="",
     binary=None,
+    gradient_floor=0.0,
+    silent_decay=0.0,
 ):
     """The optimizer as an optax transformation.
 
@@ -135,6 +138,7 @@ def make(
       frozen: regular expression; parameters whose path, such as "stage1_block1/bn/scale", it is found in stay as they
         are. Empty for none.
       binary: the transformation of the parameters labelled "binary", from `bop.make`; None to train them as the rest.
+      gradient_floor, silent_decay: of parameters labelled "binary", as of `ovsw`; 0 for none.
 
     Raises:
       BadInput: unknown optimizer or label, `frozen` is found nowhere or everywhere, or what is for latent weights
@@ -148,12 +152,16 @@ def make(
     parts = [lookup(OPTIMIZERS, name, "optimizer")(decay, optax.scale_by_learning_rate(learning_rate))]
     is_binary = jax.tree.map(lambda label: label == "binary", labels(params))
     if binary is not None:
-        if binary_lr != 1 or latent_clip:
+        if binary_lr != 1 or latent_clip or gradient_floor or silent_decay:
             raise BadInput(
-                "optim.binary has no latent weights; leave optim.binary_lr at 1.0 and optim.latent_clip at 0.0"
+                "optim.binary has no latent weights; leave optim.binary_lr at 1.0 and optim.latent_clip, "
+                "optim.gradient_floor and optim.silent_decay at 0.0"
             )
         others = jax.tree.map(lambda flag: not flag, is_binary)
         parts = [optax.masked(parts[0], others), optax.masked(binary, is_binary)]
+    for value, make_part in ((silent_decay, ovsw.silent_decay), (gradient_floor, ovsw.gradient_floor)):
+        if value:  # the floor comes first
+            parts.insert(0, optax.masked(make_part(value), is_binary))
     if binary_lr != 1:
         parts.append(optax.masked(optax.scale(binary_lr), is_binary))
     if latent_clip:

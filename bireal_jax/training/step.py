@@ -104,12 +104,12 @@ def make_train_step(
 
     Args:
       model: applied with train=True; its batch statistics are averaged over the parts and devices.
-      loss: (logits, labels) -> [n].
+      loss: (logits, labels) -> [n], with a teacher (logits, its logits, labels) -> [n].
       tx: the optimizer.
       source: whose mean and std normalize the images, and whose labels say what is summed.
       ema_decay: of the moving average of the variables; 0 for none.
       total_steps: length of the stage, from which binarizers that change with it know how far it is.
-      teacher: applied in evaluation mode to the same images; its logits take the place of the labels in the loss.
+      teacher: applied in evaluation mode to the same images.
       parts, replica: how a batch is divided, as of `parallel.Step`.
       remat: keep only what convolutions give for the backward pass, which computes the rest again.
       teacher_source: whose mean and std normalize the images for the teacher; None: those of `source`.
@@ -121,18 +121,17 @@ def make_train_step(
         progress = state.step.astype(jnp.promote_types(model.dtype, jnp.float32)) / total_steps
         images = normalize(batch["image"], source, model.dtype)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)  # the same for all
-        target = batch["label"]
+        targets = [batch["label"]]
         if teacher is not None:
-            target = teacher.apply(
-                teacher_variables, normalize(batch["image"], teacher_source or source, teacher.dtype)
-            )
+            seen = normalize(batch["image"], teacher_source or source, teacher.dtype)
+            targets.insert(0, teacher.apply(teacher_variables, seen))
 
         def objective(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
             logits, updated = model.apply(
                 variables, images, train=True, progress=progress, mutable=["batch_stats"], rngs={"genes": key}
             )
-            values = loss(logits, target)
+            values = loss(logits, *targets)
             return jnp.mean(values), (task.sums(logits, batch["label"], values, batch["mask"]), updated["batch_stats"])
 
         if remat:
@@ -225,13 +224,15 @@ class Plan:
             binary_lr=c.binary_lr,
             latent_clip=c.latent_clip,
             frozen=c.frozen,
+            gradient_floor=c.gradient_floor,
+            silent_decay=c.silent_decay,
             binary=bop.make(c.binary, **c.bop, total_steps=self.total, epoch_steps=epoch_steps) if c.binary else None,
         )
         self.task = metrics.task(source.depth_range)
         asks = config.loss in losses.DISTILLED
         taught = teacher_lib.network(config, source) if asks else (None, None, None)
         self.teacher, self.teacher_shapes, self.teacher_source = taught
-        loss = losses.get(config.loss, config.label_smoothing)
+        loss = losses.get(config.loss, config.label_smoothing, config.teacher.temperature, config.teacher.share)
         replica = config.batch_size // (division.REPLICAS * config.accumulate) if config.deterministic else 0
         self.train_step = make_train_step(
             self.model, loss, self.tx, source, config.ema_decay, self.total, self.teacher,
