@@ -76,7 +76,8 @@ def source(config: ConfigDict) -> data.Source:
                 f"config.data.{field} has {len(values)} values; {c.name} has {found.image_shape[-1]} channels"
             )
     found = data.hold_out(found, c.held_out) if c.held_out else found
-    return dataclasses.replace(found, mean=tuple(c.mean) or found.mean, std=tuple(c.std) or found.std)
+    found = dataclasses.replace(found, mean=tuple(c.mean) or found.mean, std=tuple(c.std) or found.std)
+    return data.covered(found, c.cutout) if c.cutout else found
 
 
 def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:

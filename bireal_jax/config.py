@@ -39,6 +39,7 @@ def default() -> ConfigDict:
     c.data.std = ()
     c.data.resize = 0  # evaluation: short side before the centre crop; 0: 8/7 of image_size, the papers' 256 of 224
     c.data.threads = 4  # decoding threads in each process that decodes
+    c.data.cutout = 0  # training: a square of so many pixels is covered, of images in memory; 0: none
     c.data.held_out = 0  # so many of each class of the training images are evaluated on, not trained; for supernets
     c.data.workers = 0  # extra processes that decode; 0: the threads of this one
 
@@ -156,6 +157,7 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
         (lambda v: v == () or (len(v) == 4 and 0 <= v[0] < v[1] and 0 <= v[2] < v[3])),
         "() or (top, bottom, left, right), in pixels",
     ),
+    "data.cutout": _at_least(0),
     "data.held_out": _at_least(0),
     "search.max_cost": _at_least(0),
     "search.min_cost": _at_least(0),

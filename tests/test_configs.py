@@ -16,7 +16,7 @@ from bireal_jax.training import optim
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs").glob("*.py"))
-CLASSES = {"imagenet2012": 1000, "cifar10": 10, "digits": 10, **dict.fromkeys(WITH_DEPTH, 1)}
+CLASSES = {"imagenet2012": 1000, "cifar10": 10, "cifar100": 100, "digits": 10, **dict.fromkeys(WITH_DEPTH, 1)}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)

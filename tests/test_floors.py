@@ -16,7 +16,7 @@ HOUSE = [
     {
         "binary": ["binarize conv norm pool", "losses packed", "tables", "layers"],
         "data": [
-            "listing stored window", "jpeg source", "batching held_out images normalize",
+            "listing pickled stored window", "jpeg source", "batching cutout held_out images normalize official",
             "cifar depth digits folder imagenet", "__init__", "prepare",
         ],
         "config": [],

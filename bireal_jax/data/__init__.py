@@ -4,18 +4,21 @@ Import this for data sets, `batching` for batches, `normalize` for what a networ
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from bireal_jax.data import cifar, depth, digits, folder, imagenet
+from bireal_jax.data.cutout import covered
 from bireal_jax.data.held_out import hold_out
 from bireal_jax.data.images import short_side
 from bireal_jax.data.source import Source
 from bireal_jax.errors import BadInput, lookup
 
-__all__ = ["DATASETS", "Source", "build", "hold_out", "short_side"]
+__all__ = ["DATASETS", "Source", "build", "covered", "hold_out", "short_side"]
 
 # name -> build(directory, image_size, resize) -> Source
 DATASETS = {"cifar10": cifar.build, "digits": digits.build, "folder": folder.build, "imagenet2012": imagenet.build}
+DATASETS |= {"cifar100": partial(cifar.build, name="cifar100")}
 
 
 # name -> build(directory, image_size, **fields of depth.Rules) -> Source

@@ -22,7 +22,7 @@ REAL_BITS = 32
 BOPS_PER_OP = 64  # binary operations that a 64-bit processor does at once
 
 # data set -> classes, channels: what a table needs of it, so that its files need not be there
-KNOWN = {"imagenet2012": (1000, 3), "cifar10": (10, 3), "digits": (10, 1), "folder": (1000, 3)}
+KNOWN = {"imagenet2012": (1000, 3), "cifar10": (10, 3), "cifar100": (100, 3), "digits": (10, 1), "folder": (1000, 3)}
 KNOWN |= dict.fromkeys(WITH_DEPTH, (1, 3))
 
 DEFINITIONS = {
