@@ -1,5 +1,8 @@
 """The options of the CIFAR-10 networks: against PyTorch twins in float64, packed, and what only training sees."""
 
+import json
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +13,13 @@ from bireal_jax import models, runtime
 from bireal_jax.binary import norm
 from bireal_jax.binary.layers import TwoSidedPReLU
 from bireal_jax.errors import BadInput
+from bireal_jax.main import load_recipe
 from bireal_jax.models import vgg
 from bireal_jax.models.bireal import CIFAR, padded_shortcut, pooled_padded_shortcut
 from bireal_jax.models.vgg import VGGS
 from bireal_jax.runtime import container, reference
 from bireal_jax.shipping import cost, export, graph
+from bireal_jax.training import train
 
 SMALL = {"blocks": (2, 2), "widths": (5, 7)}  # odd, and 10 pixels become 5
 
@@ -332,3 +337,26 @@ def test_cost_names_the_options():
     )
     assert totals["clip20"].flops == 9 * 3 * 16 * 1024 + 640
     assert round(totals["clip20"].parameters / 1e6, 2) == 0.27
+
+
+@pytest.mark.slow
+def test_the_recipe_trains_and_ships_with_every_option(tmp_path):
+    """A few steps on a few images: teacher, then student of teacher and labels, OvSW's rules, cutout, packed."""
+    rng = np.random.default_rng(0)
+    arrays = {f"x_{s}": rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for s, n in (("train", 24), ("test", 8))}
+    np.savez(tmp_path / "c.npz", **arrays, y_train=np.arange(24) % 10, y_test=np.arange(8))
+    few = {"batch_size": 8, "total_epochs": 1.0, "optim.warmup_epochs": 0.0, "eval_epochs": 1.0, "save_epochs": 1.0}
+
+    def run(variant, **fields):
+        c = load_recipe(Path(__file__).parents[1] / "configs" / "cifar10_sgd.py", variant)
+        c.update_from_flattened_dict({"data.dir": str(tmp_path / "c.npz"), **few, **fields})
+        return c, train.run(c, tmp_path / variant)
+
+    run("r20_teacher")
+    options = {"optim.gradient_floor": 0.04, "optim.silent_decay": 9e-4, "data.cutout": 16, "model.name": "recu20"}
+    c, _ = run("r20_distilled", **options, **{"teacher.weights": str(tmp_path / "r20_teacher")})
+    lines = [json.loads(line) for line in (tmp_path / "r20_distilled" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "flipped" in line] == [3], "logged once an epoch"
+    assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
+    found = export.run(c, tmp_path / "r20_distilled")
+    assert found["same_top1"] == found["images"] == 8

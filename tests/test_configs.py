@@ -1,6 +1,7 @@
 """Every recipe: valid, buildable, short, and with a text golden of its parameters."""
 
 import re
+import runpy
 from pathlib import Path
 
 import jax
@@ -11,7 +12,8 @@ from flax import traverse_util
 from bireal_jax import config, data, models
 from bireal_jax.binary import losses
 from bireal_jax.data import DATASETS, WITH_DEPTH
-from bireal_jax.main import load_recipe
+from bireal_jax.errors import BadInput
+from bireal_jax.main import load_recipe, parse
 from bireal_jax.training import optim
 
 ROOT = Path(__file__).parents[1]
@@ -19,10 +21,15 @@ RECIPES = sorted((ROOT / "configs").glob("*.py"))
 CLASSES = {"imagenet2012": 1000, "cifar10": 10, "cifar100": 100, "digits": 10, **dict.fromkeys(WITH_DEPTH, 1)}
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_recipe_is_valid_and_matches_its_golden(path, request):
+# The recipe itself, and those of its variants that train another network
+NETWORKS = [(path, "") for path in RECIPES]
+NETWORKS += [(ROOT / "configs" / "cifar10_sgd.py", name) for name in ("r18", "vgg", "r20_teacher", "r18_teacher")]
+
+
+@pytest.mark.parametrize(("path", "variant"), NETWORKS, ids=["_".join(filter(None, [p.stem, v])) for p, v in NETWORKS])
+def test_recipe_is_valid_and_matches_its_golden(path, variant, request):
     assert len(path.read_text().splitlines()) <= 60
-    c = load_recipe(path)
+    c = load_recipe(path, variant)
     assert c.is_locked
     config.validate(c)
     text = []
@@ -30,11 +37,36 @@ def test_recipe_is_valid_and_matches_its_golden(path, request):
         assert stage.data.name in DATASETS | WITH_DEPTH and stage.loss in losses.LOSSES
         optim.schedule(stage.optim.schedule, stage.optim.lr, 100, 10.0, stage.optim.milestones)
         text += [f"# {config.stage_name(c, i)}: {stage.model.name}", *parameters(stage)]
-    golden = ROOT / "tests" / "golden" / f"{path.stem}.txt"
+    golden = ROOT / "tests" / "golden" / ("_".join(filter(None, [path.stem, variant])) + ".txt")
     if request.config.getoption("--update-golden"):
         golden.parent.mkdir(exist_ok=True)
         golden.write_text("\n".join(text) + "\n")
     assert golden.read_text().splitlines() == text, "the parameters changed; if on purpose, run pytest --update-golden"
+
+
+def test_variants_of_the_cifar_recipe():
+    """Every one is valid, differs from its network's first in what it says, and a student finds its teacher."""
+    path = ROOT / "configs" / "cifar10_sgd.py"
+    variants = runpy.run_path(str(path))["VARIANTS"]
+    assert len(variants) == 11 and config.to_json(load_recipe(path)) == config.to_json(load_recipe(path, "r20"))
+    for variant in variants:
+        c = load_recipe(path, variant)
+        config.validate(c)
+        network, _, way = variant.partition("_")
+        changes = {line.split()[0] for line in config.differences(
+            config.to_json(load_recipe(path, network)), config.to_json(c)
+        )}  # fmt: skip
+        assert changes == {
+            "": set(), "quick": {"total_epochs"}, "distilled": {"loss", "teacher.name", "teacher.weights"},
+            "teacher": {"model.name", "model.act", "model.weight", "optim.binary_lr", "total_epochs"},
+        }[way]  # fmt: skip
+        if way == "distilled":
+            _, workdir, _ = parse(["", f"--config={path}:{c.teacher.weights.removeprefix('runs/cifar10_sgd_')}"])
+            assert str(workdir) == c.teacher.weights
+            teacher = load_recipe(path, workdir.name.removeprefix("cifar10_sgd_"))
+            assert teacher.model.name == c.teacher.name and teacher.model.weight == "real"
+    with pytest.raises(BadInput, match="unknown variant .*r21.*; known: r18"):
+        load_recipe(path, "r21")
 
 
 def parameters(stage):

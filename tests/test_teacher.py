@@ -10,6 +10,8 @@ from small import small
 
 from bireal_jax import build, config
 from bireal_jax.binary import losses
+from bireal_jax.data import batching
+from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput
 from bireal_jax.running import checkpoint, progress
 from bireal_jax.training import optim, seeds, train
@@ -69,6 +71,22 @@ def test_labels_and_teacher_mixed_against_numpy(x64):
         losses.get("distilled", share=0.0)(ours, theirs, labels), losses.cross_entropy(ours, labels)
     )
     np.testing.assert_array_equal(losses.evaluation("distilled")(ours, labels), losses.cross_entropy(ours, labels))
+
+
+def test_the_mixed_loss_is_trained_by_and_logged(taught, tmp_path):
+    c = small(**{
+        "loss": "distilled", "teacher.name": "resnet_tiny", "teacher.weights": str(taught), "total_steps": 1,
+        "log_steps": 1, "eval_steps": 1, "model.latent_init": "he", "teacher.temperature": 2.0, "teacher.share": 0.25,
+    })  # fmt: skip
+    train.run(c, tmp_path)
+    found = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+    plan = Plan(next(config.stages(c)))
+    batch = next(batching.train_batches(plan.source, c.batch_size, c.seed, 0, devices=1))
+    images = normalize(jnp.asarray(batch["image"][0]), plan.source, jnp.float32)
+    ours, _ = plan.model.apply(plan.initial(c.seed), images, train=True, mutable=["batch_stats"])
+    theirs = plan.teacher.apply(build.teacher_variables(plan.config, plan.teacher_shapes), images)
+    expected = losses.distilled(ours, theirs, jnp.asarray(batch["label"][0]), temperature=2.0, share=0.25)
+    np.testing.assert_allclose(found, np.mean(expected), rtol=1e-3)
 
 
 @pytest.mark.slow

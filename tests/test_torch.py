@@ -109,7 +109,11 @@ def randomized(network):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in ("resnet18", "resnet34") else []) for n in RESNET]
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.slow] if n in ("resnet18", "resnet34", "resnet18_cifar") else [])
+        for n in RESNET
+    ],
 )
 def test_resnets_are_torchvisions(name, x64):
     """Logits of our twin on the same weights; and those of torchvision's own network where it is installed."""
@@ -124,7 +128,7 @@ def test_resnets_are_torchvisions(name, x64):
     assert np.abs(logits - expected).max() < 1e-8 * np.abs(expected).max()
     back = importers.to_torch(name, variables)
     assert all(np.array_equal(back[key], value) for key, value in state.items() if "num_batches" not in key)
-    if name != "resnet_tiny":
+    if RESNET[name].get("imagenet_stem", True):
         torchvision = pytest.importorskip("torchvision", reason="the twin alone was compared: needs torchvision")
         theirs = getattr(torchvision.models, name)(num_classes=10).double().eval()
         theirs.load_state_dict(twin.state_dict())
