@@ -77,13 +77,15 @@ def test_the_mixed_loss_is_trained_by_and_logged(taught, tmp_path):
     c = small(**{
         "loss": "distilled", "teacher.name": "resnet_tiny", "teacher.weights": str(taught), "total_steps": 1,
         "log_steps": 1, "eval_steps": 1, "model.latent_init": "he", "teacher.temperature": 2.0, "teacher.share": 0.25,
+        "model.sync_bn": True,
     })  # fmt: skip
     train.run(c, tmp_path)
     found = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["loss"]
     plan = Plan(next(config.stages(c)))
-    batch = next(batching.train_batches(plan.source, c.batch_size, c.seed, 0, devices=1))
+    batch = next(batching.train_batches(plan.source, c.batch_size, batching.stage_seed(c.seed, 0), 0, devices=1))
     images = normalize(jnp.asarray(batch["image"][0]), plan.source, jnp.float32)
-    ours, _ = plan.model.apply(plan.initial(c.seed), images, train=True, mutable=["batch_stats"])
+    model = plan.model.clone(bn_over=None)  # one device has them all here
+    ours, _ = model.apply(plan.initial(c.seed), images, train=True, mutable=["batch_stats"])
     theirs = plan.teacher.apply(build.teacher_variables(plan.config, plan.teacher_shapes), images)
     expected = losses.distilled(ours, theirs, jnp.asarray(batch["label"][0]), temperature=2.0, share=0.25)
     np.testing.assert_allclose(found, np.mean(expected), rtol=1e-3)

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100: 50,000 + 10,000 images of 32x32, as published, in an .npz file or of tensorflow-datasets."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,13 +25,20 @@ FINE_NAMES = tuple(
     tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
     """.split()
 )
-# name -> title, and what a Source has of it
+
+
+class Kind(NamedTuple):
+    """What differs between the two: a title for messages, and what a Source has of it."""
+
+    title: str
+    names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 KINDS = {
-    "cifar10": ("CIFAR-10", {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010), "label_names": NAMES}),
-    "cifar100": (
-        "CIFAR-100",
-        {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762), "label_names": FINE_NAMES},
-    ),
+    "cifar10": Kind("CIFAR-10", NAMES, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": Kind("CIFAR-100", FINE_NAMES, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
 HOW = (
     "set config.data.dir to the published .tar.gz or its folder, to an .npz file with x_train, y_train, x_test,\n"
@@ -50,8 +57,7 @@ def build(directory: str, image_size: int, resize: int, name: str = "cifar10") -
 
     Keep the bytes of the original: a copy that went through JPEG costs trained networks 7 to 11 points.
     """
-    title, rest = KINDS[name]
-    classes = len(rest["label_names"])
+    title, names, mean, std = KINDS[name]
     if image_size != 32:
         raise BadInput(f"config.data.image_size is {image_size}; {title} images are 32 pixels wide")
     if not directory or not Path(directory).exists():
@@ -66,10 +72,11 @@ def build(directory: str, image_size: int, resize: int, name: str = "cifar10") -
         except BadInput as error:
             raise BadInput(f"{directory}: {error}") from None
         arrays[f"y_{split}"] = arrays[f"y_{split}"].reshape(-1)
-        check_labels(arrays[f"y_{split}"], classes, f"{directory}, y_{split}")
+        check_labels(arrays[f"y_{split}"], len(names), f"{directory}, y_{split}")
     return Source(
         train=Arrays(arrays["x_train"], arrays["y_train"], _augment), eval=Arrays(arrays["x_test"], arrays["y_test"]),
-        prepare=dict, image_shape=(32, 32, 3), num_classes=classes, **rest,
+        prepare=dict, image_shape=(32, 32, 3), num_classes=len(names), mean=mean, std=std,
+        label_names=names,
     )  # fmt: skip
 
 
