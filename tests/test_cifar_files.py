@@ -64,13 +64,15 @@ def archive(root, name, path):
 def test_published_files_are_read_from_folder_and_archive(name, classes, tmp_path):
     arrays = published(tmp_path, name)
     folder = tmp_path / official.LAYOUTS[name].folder
-    for place in (tmp_path, folder, archive(tmp_path, name, tmp_path / "c.tar.gz")):
+    (tmp_path / "down").mkdir()
+    packed = archive(tmp_path, name, tmp_path / "down" / official.LAYOUTS[name].archive)
+    for place in (tmp_path, folder, packed, packed.parent):
         source = data.build(name, str(place), 32)
         assert (source.num_classes, len(source.label_names), len(source.eval)) == (classes, classes, 4)
         for split, part in (("train", source.train), ("test", source.eval)):
             np.testing.assert_array_equal(part.images, arrays[f"x_{split}"])
             np.testing.assert_array_equal(part.labels, arrays[f"y_{split}"])
-    assert not list(tmp_path.glob("*.pickle")) and len(list(tmp_path.iterdir())) == 2, "nothing is unpacked"
+    assert list(packed.parent.iterdir()) == [packed], "nothing is unpacked"
     batch = next(batching.train_batches(source, 2, 0, 0, devices=1))
     assert batch["image"].shape == (1, 2, 32, 32, 3)
 

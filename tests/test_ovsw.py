@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import small
 
 from bireal_jax.errors import BadInput
-from bireal_jax.training import optim, ovsw
+from bireal_jax.running import progress
+from bireal_jax.training import optim, ovsw, train
 
 
 def test_filters_of_small_gradients_are_scaled_and_the_others_are_not(x64):
@@ -62,3 +64,23 @@ def test_without_them_the_optimizer_remembers_what_it_did():
     assert jax.tree.structure(plain.init(params)) == jax.tree.structure(off.init(params))
     with pytest.raises(BadInput, match="no latent weights; leave .*gradient_floor and optim.silent_decay at 0.0"):
         optim.make("sgd", lambda _: 1.0, params, binary=optim.optax.identity(), gradient_floor=0.1)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_cut_off_remembers_which_weights_are_silent(tmp_path, monkeypatch):
+    c = small(total_steps=4, save_steps=1, **{"optim.gradient_floor": 0.04, "optim.silent_decay": 0.1})
+    train.run(c, tmp_path / "straight")
+    real = progress.Bar.advance
+
+    def cut(self, step):
+        real(self, step)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress.Bar, "advance", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(c, tmp_path / "cut")
+    monkeypatch.undo()
+    train.run(c, tmp_path / "cut")
+    for name in ("metrics.jsonl", "result.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name

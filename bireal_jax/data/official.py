@@ -14,26 +14,29 @@ MOST = 1 << 28  # bytes of one file; the largest has 155 MB
 
 
 class Layout(NamedTuple):
-    """Where things lie: the folder, its files for either split, and the labels in each."""
+    """Where things lie: the archive, its folder, its files for either split, and the labels in each."""
 
+    archive: str
     folder: str
     train: tuple[str, ...]
     test: tuple[str, ...]
     labels: str
 
 
+TEN = tuple(f"data_batch_{i}" for i in range(1, 6))
 LAYOUTS = {
-    "cifar10": Layout("cifar-10-batches-py", tuple(f"data_batch_{i}" for i in range(1, 6)), ("test_batch",), "labels"),
-    "cifar100": Layout("cifar-100-python", ("train",), ("test",), "fine_labels"),
+    "cifar10": Layout("cifar-10-python.tar.gz", "cifar-10-batches-py", TEN, ("test_batch",), "labels"),
+    "cifar100": Layout("cifar-100-python.tar.gz", "cifar-100-python", ("train",), ("test",), "fine_labels"),
 }
 
 
 def find(place: str, name: str) -> Path | None:
-    """The folder of the data set in `place`, or `place` if it is that folder or a .tar.gz; None if it is neither."""
+    """The folder or the archive of the data set in `place`, or `place` if it is one of them; None if it is neither."""
     path, layout = Path(place), LAYOUTS[name]
     if path.is_file():
         return path if path.name.endswith((".tar.gz", ".tgz", ".tar")) else None
-    return next((p for p in (path / layout.folder, path) if (p / layout.train[0]).is_file()), None)
+    found = [p for p in (path / layout.folder, path) if (p / layout.train[0]).is_file()]
+    return next(iter(found), path / layout.archive if (path / layout.archive).is_file() else None)
 
 
 def read(path: Path, name: str) -> dict[str, np.ndarray]:
