@@ -15,7 +15,7 @@ from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput
 from bireal_jax.running import checkpoint, progress
 from bireal_jax.training import optim, seeds, train
-from bireal_jax.training.step import Plan
+from bireal_jax.training.step import Plan, teacher_arguments
 
 STAGES = (
     {"name": "step1", "model.weight": "real", "model.latent_init": "torch", "optim.weight_decay": 1e-5},
@@ -86,7 +86,7 @@ def test_the_mixed_loss_is_trained_by_and_logged(taught, tmp_path):
     images = normalize(jnp.asarray(batch["image"][0]), plan.source, jnp.float32)
     model = plan.model.clone(bn_over=None)  # one device has them all here
     ours, _ = model.apply(plan.initial(c.seed), images, train=True, mutable=["batch_stats"])
-    theirs = plan.teacher.apply(build.teacher_variables(plan.config, plan.teacher_shapes), images)
+    theirs = plan.teacher.apply(teacher_arguments([plan])[0], images)
     expected = losses.distilled(ours, theirs, jnp.asarray(batch["label"][0]), temperature=2.0, share=0.25)
     np.testing.assert_allclose(found, np.mean(expected), rtol=1e-3)
 
