@@ -14,6 +14,7 @@ from bireal_jax.binary import losses
 from bireal_jax.data import DATASETS, WITH_DEPTH
 from bireal_jax.errors import BadInput
 from bireal_jax.main import load_recipe, parse
+from bireal_jax.running import settings
 from bireal_jax.training import optim
 
 ROOT = Path(__file__).parents[1]
@@ -48,13 +49,13 @@ def test_variants_of_the_cifar_recipe():
     """Every one is valid, differs from its network's first in what it says, and a student finds its teacher."""
     path = ROOT / "configs" / "cifar10_sgd.py"
     variants = runpy.run_path(str(path))["VARIANTS"]
-    assert len(variants) == 11 and config.to_json(load_recipe(path)) == config.to_json(load_recipe(path, "r20"))
+    assert len(variants) == 11 and settings.to_json(load_recipe(path)) == settings.to_json(load_recipe(path, "r20"))
     for variant in variants:
         c = load_recipe(path, variant)
         config.validate(c)
         network, _, way = variant.partition("_")
-        changes = {line.split()[0] for line in config.differences(
-            config.to_json(load_recipe(path, network)), config.to_json(c)
+        changes = {line.split()[0] for line in settings.differences(
+            settings.to_json(load_recipe(path, network)), settings.to_json(c)
         )}  # fmt: skip
         assert changes == {
             "": set(), "quick": {"total_epochs"}, "distilled": {"loss", "teacher.name", "teacher.weights"},

@@ -171,7 +171,7 @@ def test_a_teacher_that_cannot_teach_is_named_before_the_training(taught, tmp_pa
     with pytest.raises(BadInput, match="reinit_step2 is True, and there is no second stage"):
         config.validate(small(reinit_step2=True))
     other = np.savez(tmp_path / "few.npz", **{
-        "/".join(k.key for k in path): np.zeros([3 if n == 10 else n for n in leaf.shape], np.float32)
+        "/".join(k.key for k in path): np.ones([3 if n == 10 else n for n in leaf.shape], np.float32)
         for path, leaf in jax.tree_util.tree_leaves_with_path(build.model(small(**{"model.name": "resnet_tiny"}),
                                                                          build.source(small()))[1])
     })  # fmt: skip
