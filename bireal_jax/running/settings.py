@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from bireal_jax import config as config_lib
+from bireal_jax.data import short_side
 from bireal_jax.errors import BadInput, first_line
 
 # Fields that may change between two starts of a run: where things lie and how fast they come, not what is computed.
@@ -66,7 +67,9 @@ def apart(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     return [f"{k} {before.get(k, '(none)')} -> {after.get(k, '(none)')}" for k in fields]
 
 
-def _with_resize(flat):
-    """Where all images are of 224, a resize of 0 is 256 and no other."""
-    sizes = {value for field, value in flat.items() if field.endswith("data.image_size")}
-    return flat | {"data.resize": flat.get("data.resize") or 256} if sizes == {224} else flat
+def _with_resize(fields):
+    """A resize of 0 is what it stands for, unless stages have images of several sizes."""
+    sizes = {value for field, value in fields.items() if field.endswith("data.image_size")}
+    if len(sizes) != 1:
+        return fields
+    return fields | {"data.resize": short_side(sizes.pop(), fields.get("data.resize", 0))}
