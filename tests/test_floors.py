@@ -23,7 +23,7 @@ HOUSE = [
     },
     {
         "models": ["arch layouts network", "alexnet bireal depth metaprune resnet vgg", "reactnet", "ebn", "__init__"],
-        "runtime": ["reference", "verify", "container", "__init__", "__main__"],
+        "runtime": ["fields", "reference", "verify", "container", "__init__", "__main__"],
         "running": ["metrics parallel preempt progress settings", "checkpoint health hosts", "known", "workdir"],
     },
     {"importers": ["values", "readers", "larq pytorch", "__init__", "__main__"]},

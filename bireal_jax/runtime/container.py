@@ -22,7 +22,7 @@ import safetensors
 import safetensors.numpy
 
 from bireal_jax.errors import BadInput, first_line
-from bireal_jax.runtime import reference, verify
+from bireal_jax.runtime import fields, reference, verify
 
 FORMAT = 1
 NO_DIGEST = "0" * 64
@@ -89,7 +89,7 @@ class Program:
 
 def names(op: dict) -> tuple[str, ...]:
     """The names of an operation's arrays."""
-    return reference.KINDS[op["op"]][1]
+    return reference.KINDS[op["op"]].arrays
 
 
 def pack(weight: np.ndarray) -> np.ndarray:
@@ -129,7 +129,7 @@ def parse(data: bytes, where: str = "the file") -> Program:
       BadInput: no packed network, a damaged one, or of a version that is not known.
     """
     length = int.from_bytes(data[:8], "little")
-    if length > min(len(data) - 8, verify.MAX_HEADER):
+    if length > min(len(data) - 8, fields.MAX_HEADER):
         raise BadInput(f"{where} is no packed network: its header is longer than the file, or than 4 MB")
     try:
         spec = _json(_json(data[8 : 8 + length])["__metadata__"]["bireal_jax"])

@@ -1,12 +1,26 @@
-"""The definition of every operation of a packed network, in numpy: slow, plain, in float32 or float64.
+"""Every operation of a packed network: its definition, in plain and slow numpy, and what a file may say of it.
 
 The compiled engine has to agree with this file: bit for bit where the inputs are ±1, else to rounding. A map is
 [n, h, w, c]; a vector is a map of one pixel. Weights are [kh, kw, cin / groups, cout].
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
+
+from bireal_jax.errors import BadInput
+from bireal_jax.runtime.fields import (
+    MAX_BINARY_INPUTS,
+    MAX_ELEMENTS,
+    MAX_WINDOW,
+    Shape,
+    get,
+    integer,
+    items,
+    real,
+    shape,
+)
 
 
 def conv(x, op, weight):
@@ -104,13 +118,136 @@ def reshape(x, op):
     return x.reshape(len(x), *op["shape"])
 
 
-# kind -> (definition, names of its arrays)
-KINDS: dict[str, tuple[Callable, tuple[str, ...]]] = {
-    "conv": (conv, ("weight",)), "binary_conv": (binary_conv, ("weight",)), "affine": (affine, ("scale", "offset")),
-    "add": (add, ()), "sign": (sign, ()), "rprelu": (rprelu, ("shift_in", "slope", "shift_out")), "clip": (clip, ()),
-    "max_pool": (max_pool, ()), "avg_pool": (avg_pool, ()), "mean": (mean, ()), "subsample": (subsample, ()),
-    "pad_channels": (pad_channels, ()), "concat": (concat, ()), "reshape": (reshape, ()), "upsample": (upsample, ()),
-}  # fmt: skip
+# What a file may say: (row, shapes of the inputs, arrays) -> shape of the output.
+
+
+def _windows(row, key, most=MAX_WINDOW):
+    return [integer(side, key, 1, most) for side in items(get(row, key), key, 2, 2)]
+
+
+def _slid(shape, window, strides, padding=(0, 0, 0, 0)):
+    h, w = shape[0] + sum(padding[:2]) - window[0], shape[1] + sum(padding[2:]) - window[1]
+    if h < 0 or w < 0:
+        raise BadInput(f"a window of {tuple(window)} is larger than the map, {shape}")
+    return h // strides[0] + 1, w // strides[1] + 1, shape[2]
+
+
+def _padding(row, window):
+    sides = items(get(row, "padding"), "padding", 4, 4)
+    return [integer(side, "padding", 0, window[i // 2] - 1) for i, side in enumerate(sides)]
+
+
+def _shape_of_conv(row, shapes, weight):
+    binary, channels = weight.dtype == np.uint8, shapes[0][2]
+    groups = integer(get(row, "groups"), "groups", 1, channels)
+    if weight.ndim != 4 or channels % groups:
+        raise BadInput(f"{channels} channels, {groups} groups and a weight of {weight.shape} do not fit")
+    cin = channels // groups
+    (count, *window, depth) = weight.shape if binary else (weight.shape[3], *weight.shape[:3])
+    if depth != (-(-cin // 8) if binary else cin) or not count or count % groups or not 0 < min(window):
+        raise BadInput(f"a weight of {weight.shape} does not fit {channels} channels in {groups} groups")
+    for side in window:
+        integer(side, "the weight's window", 1, MAX_WINDOW)
+    if row["op"] == "binary_conv":
+        if not binary:
+            raise BadInput("its weight is not in bits")
+        integer(get(row, "pad"), "pad", -1, 1)
+        integer(window[0] * window[1] * cin, "the number of products in a sum", 1, MAX_BINARY_INPUTS)
+    return *_slid(shapes[0], window, _windows(row, "strides"), _padding(row, window))[:2], count
+
+
+def _shape_of_per_channel(row, shapes, *arrays):
+    for array in arrays:
+        if array.dtype != np.float32 or array.shape != shapes[0][2:]:
+            raise BadInput(
+                f"an array of {array.dtype} {array.shape}, not one float32 for each of {shapes[0][2]} channels"
+            )
+    return shapes[0]
+
+
+def _shape_of_add(row, shapes):
+    if shapes[0] != shapes[1]:
+        raise BadInput(f"adds maps of {shapes[0]} and {shapes[1]}")
+    return shapes[0]
+
+
+def _shape_of_clip(row, shapes):
+    low, high, _ = (real(get(row, key), key) for key in ("low", "high", "leak"))
+    if low > high:
+        raise BadInput(f"low, {low}, is above high, {high}")
+    return shapes[0]
+
+
+def _shape_of_max_pool(row, shapes):
+    window = _windows(row, "window")
+    return _slid(shapes[0], window, _windows(row, "strides"), _padding(row, window))
+
+
+def _shape_of_avg_pool(row, shapes):
+    side = integer(get(row, "window"), "window", 1, MAX_WINDOW)
+    return _slid(shapes[0], (side, side), (side, side))
+
+
+def _shape_of_subsample(row, shapes):
+    side = integer(get(row, "stride"), "stride", 1, MAX_WINDOW)
+    return _slid(shapes[0], (1, 1), (side, side))
+
+
+def _shape_of_upsample(row, shapes):
+    factor = integer(get(row, "factor"), "factor", 1, MAX_WINDOW)
+    return shapes[0][0] * factor, shapes[0][1] * factor, shapes[0][2]
+
+
+def _shape_of_pad_channels(row, shapes):
+    more = [integer(get(row, key), key, 0, MAX_ELEMENTS) for key in ("before", "after")]
+    return *shapes[0][:2], shapes[0][2] + sum(more)
+
+
+def _shape_of_concat(row, shapes):
+    if len({shape[:2] for shape in shapes}) > 1:
+        raise BadInput(f"maps of different size: {', '.join(map(str, shapes))}"[:200])
+    return *shapes[0][:2], sum(shape[2] for shape in shapes)
+
+
+def _shape_of_reshape(row, shapes):
+    if np.prod(shapes[0]) != np.prod(shape(row)):
+        raise BadInput(f"{shapes[0]} and {shape(row)} have not the same number of elements")
+    return shape(row)
+
+
+class Kind(NamedTuple):
+    """A kind of operation.
+
+    Attributes:
+      apply: its definition: (inputs..., row of the file, arrays...) -> output.
+      arrays: the names of its arrays.
+      shape: what a file may say of it: (row, shapes of the inputs, arrays...) -> shape of the output, or BadInput.
+      inputs: at least and at most how many.
+    """
+
+    apply: Callable
+    arrays: tuple[str, ...]
+    shape: Callable[..., Shape]
+    inputs: tuple[int, int] = (1, 1)
+
+
+KINDS: dict[str, Kind] = {
+    "conv": Kind(conv, ("weight",), _shape_of_conv),
+    "binary_conv": Kind(binary_conv, ("weight",), _shape_of_conv),
+    "affine": Kind(affine, ("scale", "offset"), _shape_of_per_channel),
+    "add": Kind(add, (), _shape_of_add, (2, 2)),
+    "sign": Kind(sign, (), _shape_of_per_channel),
+    "rprelu": Kind(rprelu, ("shift_in", "slope", "shift_out"), _shape_of_per_channel),
+    "clip": Kind(clip, (), _shape_of_clip),
+    "max_pool": Kind(max_pool, (), _shape_of_max_pool),
+    "avg_pool": Kind(avg_pool, (), _shape_of_avg_pool),
+    "mean": Kind(mean, (), lambda row, shapes: (1, 1, shapes[0][2])),
+    "subsample": Kind(subsample, (), _shape_of_subsample),
+    "pad_channels": Kind(pad_channels, (), _shape_of_pad_channels),
+    "concat": Kind(concat, (), _shape_of_concat, (1, 16)),
+    "reshape": Kind(reshape, (), _shape_of_reshape),
+    "upsample": Kind(upsample, (), _shape_of_upsample),
+}
 
 
 def apply(op: dict, arrays: dict[str, np.ndarray], inputs: list[np.ndarray]) -> np.ndarray:
@@ -121,5 +258,5 @@ def apply(op: dict, arrays: dict[str, np.ndarray], inputs: list[np.ndarray]) -> 
       arrays: its weights, unpacked, in the dtype of the inputs.
       inputs: the maps that it reads.
     """
-    function, names = KINDS[op["op"]]
-    return function(*inputs, op, *(arrays[name] for name in names))
+    kind = KINDS[op["op"]]
+    return kind.apply(*inputs, op, *(arrays[name] for name in kind.arrays))
