@@ -32,7 +32,7 @@ def default() -> ConfigDict:
     c.model.bn_group = 0  # or of so many images each, on any number of devices; 0: of all that are computed together
 
     c.data = ConfigDict()
-    c.data.name = "imagenet2012"  # a key of data.DATASETS or data.WITH_DEPTH
+    c.data.name = "imagenet2012"  # a key of data.DATASETS
     c.data.dir = ""  # where the data set lies; digits needs none
     c.data.image_size = 224
     c.data.mean = ()  # per channel, of images scaled to [0, 1]; (): the data set's own. 0.5 and 0.5 give [-1, 1]

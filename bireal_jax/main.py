@@ -159,14 +159,14 @@ def print_cost(config: ConfigDict, style: str) -> None:
     """
     import jax
 
-    from bireal_jax import build
+    from bireal_jax import build, data
     from bireal_jax.shipping import cost
 
     jax.config.update("jax_platforms", "cpu")  # counting leaves an accelerator to the training that may run on it
     last = build.stages(config)[-1]
     folder, size = last.data.name == "folder", last.data.image_size
     there = folder and last.data.dir and (Path(last.data.dir) / "train").is_dir()
-    source = build.source(last) if there else cost.stand_in(last.data.name, size)
+    source = build.source(last) if there else data.stand_in(last.data.name, size)
     if folder and not there:  # not into the table, which a program may read
         print(f"no classes at config.data.dir={last.data.dir!r}; counted for {source.num_classes}", file=sys.stderr)
     module, shapes = build.model(last, source)

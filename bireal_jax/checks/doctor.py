@@ -20,13 +20,13 @@ from ml_collections import ConfigDict
 from packaging.requirements import Requirement
 from PIL import features
 
-from bireal_jax import build, models, runtime
+from bireal_jax import build, data, models, runtime
 from bireal_jax.checks import sizes, stand_in
 from bireal_jax.data import batching
 from bireal_jax.data.source import Arrays, check_labels
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.running import checkpoint, health, parallel, preempt, progress, workdir
-from bireal_jax.shipping import cost, export
+from bireal_jax.shipping import export
 from bireal_jax.training import division
 from bireal_jax.training.step import Plan, State, teacher_arguments
 
@@ -72,7 +72,7 @@ class Visit:
         self.last = self.stages[-1]
         # until the data set is found; steps and rates follow from the number of images
         self.source = dataclasses.replace(
-            cost.stand_in(self.last.data.name, self.last.data.image_size), train=range(512)
+            data.stand_in(self.last.data.name, self.last.data.image_size), train=range(512)
         )
         self.found = False
         self.plan: Plan | None = None

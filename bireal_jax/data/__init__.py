@@ -3,9 +3,9 @@
 Import this for data sets, `batching` for batches, `normalize` for what a network is given. Nothing here knows a config.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from bireal_jax.data import cifar, depth, digits, folder, imagenet
 from bireal_jax.data.cutout import covered
@@ -14,15 +14,36 @@ from bireal_jax.data.images import short_side
 from bireal_jax.data.source import Source
 from bireal_jax.errors import BadInput, lookup
 
-__all__ = ["DATASETS", "Source", "build", "covered", "hold_out", "short_side"]
-
-# name -> build(directory, image_size, resize) -> Source
-DATASETS = {"cifar10": cifar.build, "digits": digits.build, "folder": folder.build, "imagenet2012": imagenet.build}
-DATASETS |= {"cifar100": partial(cifar.build, name="cifar100")}
+__all__ = ["DATASETS", "Dataset", "Source", "build", "covered", "hold_out", "short_side", "stand_in"]
 
 
-# name -> build(directory, image_size, **fields of depth.Rules) -> Source
-WITH_DEPTH = {"depth_folder": depth.folder, "nyu_depth_v2": depth.nyu}
+class Dataset(NamedTuple):
+    """A row of DATASETS.
+
+    Attributes:
+      build: (directory, image_size, resize) -> Source; of a data set with depth (directory, image_size, **fields of
+        `depth.Rules`).
+      classes, channels: what is counted with where the files are not at hand: of labels, 1 for maps, and of images.
+      cropped: evaluation takes the middle of a picture that was resized.
+      depth: labels are depth maps.
+    """
+
+    build: Callable[..., Source]
+    classes: int = 1000
+    channels: int = 3
+    cropped: bool = False
+    depth: bool = False
+
+
+DATASETS = {
+    "cifar10": Dataset(cifar.build, 10),
+    "cifar100": Dataset(partial(cifar.build, name="cifar100"), 100),
+    "digits": Dataset(digits.build, 10, 1),
+    "folder": Dataset(folder.build, cropped=True),
+    "imagenet2012": Dataset(imagenet.build, cropped=True),
+    "depth_folder": Dataset(depth.folder, 1, depth=True),
+    "nyu_depth_v2": Dataset(depth.nyu, 1, depth=True),
+}
 
 
 def build(
@@ -31,7 +52,7 @@ def build(
     """The data set of that name.
 
     Args:
-      name: a key of DATASETS or of WITH_DEPTH.
+      name: a key of DATASETS.
       directory: where it lies; what is expected there is the data set's business.
       image_size: side of the square input, in pixels.
       resize: short side before the centre crop of evaluation, in pixels; 0 for 8/7 of `image_size`.
@@ -40,13 +61,28 @@ def build(
     Raises:
       BadInput: unknown name, nothing usable in `directory`, or sizes that do not fit.
     """
-    make = lookup(DATASETS | WITH_DEPTH, name, "data set")
-    if name in WITH_DEPTH:
-        return make(directory, image_size, **(rules or {}))
+    row = lookup(DATASETS, name, "data set")
+    if row.depth:
+        return row.build(directory, image_size, **(rules or {}))
     resize = short_side(image_size, resize)
-    if resize < image_size and make in (folder.build, imagenet.build):
+    if resize < image_size and row.cropped:
         raise BadInput(
             f"config.data.resize is {resize}, smaller than the crop config.data.image_size={image_size}; "
             f"leave it at 0, for {short_side(image_size, 0)}"
         )
-    return make(directory, image_size, resize)
+    return row.build(directory, image_size, resize)
+
+
+def stand_in(name: str, image_size: int) -> Source:
+    """A data set without examples, of the usual number of classes (a folder: 1000).
+
+    Args:
+      name: a key of DATASETS.
+      image_size: side of the square input, in pixels.
+
+    Raises:
+      BadInput: unknown name.
+    """
+    row = lookup(DATASETS, name, "data set")
+    shape, depth_range = (image_size, image_size, row.channels), (1e-3, 10.0) if row.depth else None
+    return Source(train=(), eval=(), prepare=dict, image_shape=shape, num_classes=row.classes, depth_range=depth_range)

@@ -14,16 +14,10 @@ from typing import Any
 import flax.linen as nn
 from flax import traverse_util
 
-from bireal_jax.data import WITH_DEPTH, Source
-from bireal_jax.errors import lookup
 from bireal_jax.shipping import graph
 
 REAL_BITS = 32
 BOPS_PER_OP = 64  # binary operations that a 64-bit processor does at once
-
-# data set -> classes, channels: what a table needs of it, so that its files need not be there
-KNOWN = {"imagenet2012": (1000, 3), "cifar10": (10, 3), "cifar100": (100, 3), "digits": (10, 1), "folder": (1000, 3)}
-KNOWN |= dict.fromkeys(WITH_DEPTH, (1, 3))
 
 DEFINITIONS = {
     "bits": "precision of a layer's input / of its weight: 1 behind a sign, else 32",
@@ -168,22 +162,6 @@ def total(rows: Iterable[Row]) -> Row:
         "total", "total", parameters=sum(r.parameters for r in rows), binary=sum(r.binary for r in rows),
         flops=sum(r.flops for r in rows), bops=sum(r.bops for r in rows),
     )  # fmt: skip
-
-
-def stand_in(name: str, image_size: int) -> Source:
-    """A data set without examples, of the usual number of classes (a folder: 1000).
-
-    Args:
-      name: a key of `data.DATASETS` or `data.WITH_DEPTH`.
-      image_size: side of the square input, in pixels.
-
-    Raises:
-      BadInput: unknown name.
-    """
-    classes, channels = lookup(KNOWN, name, "data set")
-    shape = (image_size, image_size, channels)
-    depth_range = (1e-3, 10.0) if name in WITH_DEPTH else None
-    return Source(train=(), eval=(), prepare=dict, image_shape=shape, num_classes=classes, depth_range=depth_range)
 
 
 # ------------------------------------------------------------------------------------------------------------- tables

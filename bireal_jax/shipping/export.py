@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from bireal_jax import build, models, runtime
 from bireal_jax._version import __version__
-from bireal_jax.data import Source, short_side
+from bireal_jax.data import DATASETS, Source, short_side
 from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.running import parallel, progress
@@ -49,7 +49,7 @@ def run(
             f"{last.model.name} is a supernet, of which a search picks a network; retrain that one "
             "(--config.arch=.../best_arch.json) and export it"
         )
-    cropped = last.data.name in ("folder", "imagenet2012")
+    cropped = DATASETS[last.data.name].cropped
     resize = short_side(last.data.image_size, last.data.resize) if cropped else 0
     made = program(last.model.name, module, variables, source, resize)
     out = out or directory / "net.safetensors"
