@@ -41,7 +41,8 @@ HELP = """1-bit convolutional networks: train, evaluate, count what they cost, p
   --workdir=DIR            where the run lives; default: runs/NAME_OF_THE_RECIPE, or runs/NAME_VARIANT
   --mode=train|eval|cost|export|verify|doctor|data|search   default: train
   --format=text|csv|md     of the table that --mode=cost prints; default: text
-  --out=FILE               that --mode=export writes; default: net.safetensors in the workdir
+  --format=packed|c|onnx|openvino|qonnx   of the file that --mode=export writes; default: packed
+  --out=FILE               that --mode=export writes; default: net.safetensors, .onnx, ... in the workdir
 
   --coordinator=HOST:PORT --num_processes=N --process_id=I   one of several processes, where no cluster is recognized
 
@@ -102,14 +103,15 @@ def main(argv: list[str]) -> None:
         return
     cache_compilations()  # before the recipe, which may import jax
     values = flags.FlagValues()
-    style = flags.DEFINE_enum("format", "text", ["text", "csv", "md"], "", flag_values=values)
+    style_flag = flags.DEFINE_string("format", "", "", flag_values=values)
     out = flags.DEFINE_string("out", None, "", flag_values=values)
     coordinator = flags.DEFINE_string("coordinator", "", "", flag_values=values)
     num_processes = flags.DEFINE_integer("num_processes", 0, "", flag_values=values)
     process_id = flags.DEFINE_integer("process_id", -1, "", flag_values=values)
     config, workdir, mode = parse(argv, values)
+    style = chosen_format(mode, style_flag.value)
     if mode == "cost":
-        print_cost(config, style.value)
+        print_cost(config, style)
         return
     keep_freed_memory()
     if mode not in ("train", "eval"):  # these join the other hosts before JAX looks for devices
@@ -118,7 +120,7 @@ def main(argv: list[str]) -> None:
         from bireal_jax.shipping import export
 
         file = None if out.value is None else places.local(out.value, "--out", "file")
-        export.run(config, workdir, file, given=overridden(argv))
+        export.run(config, workdir, file, given=overridden(argv), style=style)
         return
     if mode == "verify":
         from bireal_jax.checks import verify
@@ -149,6 +151,23 @@ def main(argv: list[str]) -> None:
             train.run_eval(config, workdir, given=overridden(argv))
         else:
             train.run(config, workdir, signals)
+
+
+# mode -> its formats, the default first: the keys of cost.FORMATS, and of formats.FORMATS with the packed file
+STYLES = {"cost": ("text", "csv", "md"), "export": ("packed", "c", "onnx", "openvino", "qonnx")}
+
+
+def chosen_format(mode: str, style: str) -> str:
+    """The format of a mode: `style`, or the default where that is "".
+
+    Raises:
+      BadInput: the mode has no such format.
+    """
+    known = STYLES.get(mode, ("",))
+    if style and style not in known:
+        others = " and ".join(f"--mode={name}: {', '.join(styles)}" for name, styles in STYLES.items())
+        raise BadInput(f"--format={style} is nothing that --mode={mode} writes\nformats of {others}")
+    return style or known[0]
 
 
 def print_cost(config: ConfigDict, style: str) -> None:

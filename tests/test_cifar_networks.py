@@ -343,9 +343,9 @@ def test_cost_names_the_options():
 def test_the_recipe_trains_and_ships_with_every_option(tmp_path):
     """A few steps on a few images: teacher, then student of teacher and labels, OvSW's rules, cutout, packed."""
     rng = np.random.default_rng(0)
-    arrays = {f"x_{s}": rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for s, n in (("train", 24), ("test", 8))}
-    np.savez(tmp_path / "c.npz", **arrays, y_train=np.arange(24) % 10, y_test=np.arange(8))
-    few = {"batch_size": 8, "total_epochs": 1.0, "optim.warmup_epochs": 0.0, "eval_epochs": 1.0, "save_epochs": 1.0}
+    arrays = {f"x_{s}": rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for s, n in (("train", 48), ("test", 8))}
+    np.savez(tmp_path / "c.npz", **arrays, y_train=np.arange(48) % 10, y_test=np.arange(8))
+    few = {"batch_size": 16, "total_epochs": 1.0, "optim.warmup_epochs": 0.0, "eval_epochs": 1.0, "save_epochs": 1.0}
 
     def run(variant, **fields):
         c = load_recipe(Path(__file__).parents[1] / "configs" / "cifar10_sgd.py", variant)

@@ -30,7 +30,10 @@ HOUSE = [
     {"build": []},
     {"training": ["bop division evaluate ovsw pictures teacher", "optim", "step", "seeds train"]},
     {
-        "shipping": ["constants ops", "operations", "graph", "cost", "export"],
+        "shipping": [
+            "constants ops buffers walk", "operations to_c to_onnx to_openvino", "graph to_qonnx", "cost formats",
+            "export __main__",
+        ],
         "search": ["evolve spaces", "latency pareto record", "run"],
     },
     {"checks": ["sizes stand_in", "doctor scan verify"]},

@@ -18,23 +18,25 @@ from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.running import parallel, progress
 from bireal_jax.runtime import container
-from bireal_jax.shipping import graph
+from bireal_jax.shipping import formats, graph
+from bireal_jax.shipping.formats import CLOSE
 
 CHECKED = 256  # images at most
-CLOSE = 1e-4  # of the largest logit: what rounding may do; beyond it a sign has flipped
 ROOM = 1 << 40  # bytes: that a network of one's own may take
 
 
 def run(
-    config: ConfigDict, directory: Path, out: Path | None = None, given: Collection[str] | None = None
-) -> dict[str, Any]:
+    config: ConfigDict, directory: Path, out: Path | None = None, given: Collection[str] | None = None,
+    style: str = "packed",
+) -> dict[str, Any]:  # fmt: skip
     """Writes the best checkpoint of a workdir, or config.init_from, as a packed file, checked against the model before.
 
     Args:
       config: the recipe, as of `build.used`: what the run had counts.
       directory: the workdir of the run; what it says of its data set is enough where the data set is not at hand.
-      out: the file, by default net.safetensors in the workdir.
+      out: the file, by default net.safetensors in the workdir, or net with the suffix of the format.
       given: fields of config that were set on purpose, as of `build.used`.
+      style: "packed", or a key of `formats.FORMATS`: the file is then of that format instead, also checked.
 
     Returns:
       What was found: bytes, images, and what `compare` says of them.
@@ -42,6 +44,10 @@ def run(
     Raises:
       BadInput: no weights, or a network that cannot be packed or loaded; a file that is there stays as it was.
     """
+    foreign = style != "packed"
+    out = out or directory / f"net{formats.FORMATS[style].suffixes[0] if foreign else '.safetensors'}"
+    if foreign:
+        formats.named(style, out)
     use = build.used(config, directory, given, pack=True)
     last, source, module, variables = use.config, use.source, use.model, use.variables
     if last.model.name in models.SUPERNETS:
@@ -52,11 +58,10 @@ def run(
     cropped = DATASETS[last.data.name].cropped
     resize = short_side(last.data.image_size, last.data.resize) if cropped else 0
     made = program(last.model.name, module, variables, source, resize)
-    out = out or directory / "net.safetensors"
     images = _images(source.eval if use.there else None, source)
     compared = compare(module, variables, source, container.dump(made), images)
-    size = write(made, out)
-    progress.say(f"{out}: {size:,} bytes, from {use.origin}")
+    size = len(container.dump(made)) if foreign else write(made, out)
+    progress.say(f"{'packed' if foreign else out}: {size:,} bytes, from {use.origin}")
     found = {"bytes": size, "images": len(images), **compared}
     what = f"{source.split} images" if use.there else "images of noise"
     same = f"{found['same_top1']} times the same class\nas the model; " if "same_top1" in found else "\n"
@@ -66,7 +71,11 @@ def run(
         f"{found['flipped']} with signs that rounding flipped, the others within "
         f"{found['difference']:.1e} of the largest {largest}"
     )
-    return found
+    if not foreign:
+        return found
+    if not use.there:
+        images, what = formats.pictures(source.image_shape), "images of digits"
+    return formats.write(made, out, style, images, what)
 
 
 def _images(examples, source):

@@ -35,6 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from bireal_jax.runtime import container
+from bireal_jax.shipping import to_onnx, to_openvino
 from experiments.speed import peers
 
 
@@ -79,10 +80,10 @@ def openvino(case, kind, precision="f32"):
     if kind == "int8":
         model = core.read_model(int8(case).SerializeToString())
     elif kind == "real":
-        model = peers.openvino_model(peers.real_twin(case.program), len(case.images))
+        model = to_openvino.model(peers.real_twin(case.program), len(case.images), pixels=False)
     else:
         limits = {j: (a.min(), a.max()) for j, a in enumerate(case.program.run(case.images))}
-        model = peers.openvino_model(case.program, len(case.images), limits if kind == "mixed" else None)
+        model = to_openvino.model(case.program, len(case.images), False, limits if kind == "mixed" else None)
     settings = {
         "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": case.threads,
         "ENABLE_CPU_PINNING": False, "INFERENCE_PRECISION_HINT": precision,
@@ -97,15 +98,20 @@ def openvino(case, kind, precision="f32"):
     return run
 
 
+def real(case):
+    """The real-valued twin as an ONNX model."""
+    return to_onnx.model(peers.real_twin(case.program), len(case.images), pixels=False)
+
+
 def int8(case):
     """The real-valued twin in int8, the same ONNX model for every engine."""
-    return peers.int8(peers.onnx_model(peers.real_twin(case.program), len(case.images)), case.floats)
+    return peers.int8(real(case), case.floats)
 
 
 def onnxruntime(case, kind):
     """onnxruntime: the real-valued twin, in float32 or int8."""
     ort = importlib.import_module("onnxruntime")
-    model = int8(case) if kind == "int8" else peers.onnx_model(peers.real_twin(case.program), len(case.images))
+    model = int8(case) if kind == "int8" else real(case)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = case.threads, 1
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bireal_jax.runtime import container
+from bireal_jax.shipping import to_onnx
 
 WORKERS = {
     "ours": (
@@ -48,7 +49,7 @@ def main():
         packed, twin = Path(folder, "bireal18.safetensors"), Path(folder, "resnet18.onnx")
         command = [sys.executable, "-m", "experiments.speed.inference", "--worker", "make_network"]
         subprocess.run([*command, "--network", str(packed)], check=True)
-        model = peers.onnx_model(peers.real_twin(container.read(packed)), 1)
+        model = to_onnx.model(peers.real_twin(container.read(packed)), 1, pixels=False)
         twin.write_bytes(model.SerializeToString())
         print(inference.machine())
         for name, path in {"ours": packed, "onnxruntime": twin}.items():
