@@ -49,7 +49,7 @@ def local(named: str | Path, what: str, kind: str = "") -> Path:
     if len(whole) > LONGEST_PATH or max(map(len, whole.split(b"/"))) > LONGEST_NAME:
         raise BadInput(f"{given} is too long: a name has at most {LONGEST_NAME} bytes, a path {LONGEST_PATH}")
     if not there:
-        _can_be_made(path, given)
+        _can_be_made(path, given, what)
         if text != text.strip():
             raise BadInput(f"{what}={text!r} begins or ends with a space, and there is no such path; leave it out")
     if kind and there and path.is_dir() != (kind == "folder"):
@@ -70,7 +70,7 @@ def read_json(path: Path) -> Any:
         raise ValueError("brackets within brackets without an end") from None
 
 
-def _can_be_made(path, given):
+def _can_be_made(path, given, what):
     """Raises BadInput for what is in the way of a path that is not there."""
     for part in (path, *path.parents):
         if part.is_symlink() and not os.path.exists(part):
@@ -80,7 +80,7 @@ def _can_be_made(path, given):
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise BadInput(f"{given} cannot be reached: {error.strerror}") from None
+        raise BadInput(f"{given} cannot be reached: {error.strerror}\nchoose another {what}") from None
 
 
 def workdir(named: str | Path, what: str = "--workdir") -> Path:

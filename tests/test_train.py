@@ -336,7 +336,7 @@ def test_evaluation_says_that_the_recipe_is_another(tmp_path, capsys):
 
 def test_a_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match=r"cannot write to .*\nchoose another --workdir"):
+    with pytest.raises(BadInput, match=r"file/w cannot be reached: .*\nchoose another --workdir"):
         train.run(small(), tmp_path / "file" / "w")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bireal_jax.runtime.container import Program
-from bireal_jax.runtime.verify import LARGEST
+from bireal_jax.runtime.fields import LARGEST
 from bireal_jax.shipping.walk import is_relu, needed, pads, walk
 
 JUST_BELOW_0 = -1e-37  # its thresholds say > where ours say >=
