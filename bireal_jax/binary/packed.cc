@@ -23,7 +23,7 @@
 #include <immintrin.h>
 #define POPCNT __attribute__((target("popcnt")))
 #define AVX2 __attribute__((target("avx2")))
-#define AVX512 __attribute__((target("avx512f,avx512vpopcntdq")))
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vpopcntdq")))
 #else
 #define POPCNT
 #endif
@@ -69,13 +69,13 @@ struct Weights {
   std::vector<int32_t> base;                // [block][class of rows][class of columns][filter]: the sum less twice the mismatches
 };
 
-// The signs of `pixels` rows of floats, the first in the lowest bit, each row in whole words.
-void plain_signs(const float* x, int pixels, int channels, uint64_t* to) {
+// The signs of `pixels` rows, a byte each, into bits, the first in the lowest, each row in whole words.
+void plain_signs(const uint8_t* x, int pixels, int channels, uint64_t* to) {
   for (int p = 0; p < pixels; p++)
     for (int left = channels; left > 0; left -= word, to++) {
       const int count = std::min(left, word);
       uint64_t bits = 0;
-      for (int i = 0; i < count; i++) bits |= uint64_t(x[i] >= 0) << i;
+      for (int i = 0; i < count; i++) bits |= uint64_t(x[i]) << i;
       *to = bits, x += count;
     }
 }
@@ -109,17 +109,13 @@ POPCNT void plain_tile(const Sizes& v, const uint64_t* window, int step, int pix
 constexpr int tile = 6;  // pixels that share what is loaded of the weights
 
 #if defined(__x86_64__)
-AVX512 void avx512_signs(const float* x, int pixels, int channels, uint64_t* to) {
+AVX512 void avx512_signs(const uint8_t* x, int pixels, int channels, uint64_t* to) {
   for (int p = 0; p < pixels; p++)
     for (int left = channels; left > 0; left -= word, to++) {
-      uint64_t bits = 0;
       const int count = std::min(left, word);
-      for (int i = 0; i < count; i += 16) {
-        const __mmask16 there = count - i < 16 ? __mmask16((1u << (count - i)) - 1) : __mmask16(-1);
-        const __m512 v = _mm512_maskz_loadu_ps(there, x + i);
-        bits |= uint64_t(_mm512_mask_cmp_ps_mask(there, v, _mm512_setzero_ps(), _CMP_GE_OQ)) << i;
-      }
-      *to = bits, x += count;
+      const __mmask64 there = count < word ? (__mmask64(1) << count) - 1 : ~__mmask64(0);
+      const __m512i bytes = _mm512_maskz_loadu_epi8(there, x);
+      *to = _mm512_test_epi8_mask(bytes, bytes), x += count;
     }
 }
 
@@ -191,15 +187,17 @@ AVX512 void avx512_any_tile(const Sizes& v, const uint64_t* window, int step, in
   else avx512_tile<false>(v, window, step, pixels, w, mask, counts);
 }
 
-AVX2 void avx2_signs(const float* x, int pixels, int channels, uint64_t* to) {
+AVX2 void avx2_signs(const uint8_t* x, int pixels, int channels, uint64_t* to) {
   for (int p = 0; p < pixels; p++)
     for (int left = channels; left > 0; left -= word, to++) {
       const int count = std::min(left, word);
       uint64_t bits = 0;
       int i = 0;
-      for (; i + 8 <= count; i += 8)
-        bits |= uint64_t(_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x + i), _mm256_setzero_ps(), _CMP_GE_OQ))) << i;
-      for (; i < count; i++) bits |= uint64_t(x[i] >= 0) << i;
+      for (; i + 16 <= count; i += 16) {
+        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i));
+        bits |= uint64_t(_mm_movemask_epi8(_mm_slli_epi16(bytes, 7))) << i;
+      }
+      for (; i < count; i++) bits |= uint64_t(x[i]) << i;
       *to = bits, x += count;
     }
 }
@@ -253,7 +251,8 @@ bool has_avx2() {
 
 bool has_avx512() {
   __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vpopcntdq");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vpopcntdq");
 }
 #else
 bool has_avx2() { return false; }
@@ -359,7 +358,7 @@ void join(const Sizes& v, const uint64_t* line, uint64_t* to) {
 }
 
 // room: a row of pixels, then the image with its border, all zeros where there are no pixels.
-void conv_image(const Sizes& v, const Kernels& kernels, const float* x, const Weights& weights, uint64_t* room,
+void conv_image(const Sizes& v, const Kernels& kernels, const uint8_t* x, const Weights& weights, uint64_t* room,
                 float* out) {
   constexpr int cached = 2048;  // words of weights that stay in the first-level cache
   uint64_t* const bits = room + size_t(v.columns()) * v.words();
@@ -367,7 +366,7 @@ void conv_image(const Sizes& v, const Kernels& kernels, const float* x, const We
   for (int y = std::max(0, v.top); y < std::min(v.rows(), v.top + v.h) && first < end; y++) {
     uint64_t* const row = bits + size_t(y) * v.pitch();
     uint64_t* const line = v.joined() ? room : row;
-    const float* pixels = x + (size_t(y - v.top) * v.w + first - v.left) * v.c;
+    const uint8_t* pixels = x + (size_t(y - v.top) * v.w + first - v.left) * v.c;
     kernels.signs(pixels, end - first, v.c, line + size_t(first) * v.words());
     if (v.joined()) join(v, line, row);
   }
@@ -378,7 +377,7 @@ void conv_image(const Sizes& v, const Kernels& kernels, const float* x, const We
         conv_row(v, kernels, bits, weights, block, y, out);
 }
 
-void convolve(const Sizes& v, const float* x, const float* w, float* out) {
+void convolve(const Sizes& v, const uint8_t* x, const float* w, float* out) {
   const Kernels kernels = v.newest >= 2 && has_avx512() ? Kernels{avx512_signs, avx512_column, avx512_any_tile}
                           : v.newest >= 1 && has_avx2() ? Kernels{avx2_signs, plain_column, avx2_tile}
                                        : Kernels{plain_signs, plain_column, plain_tile};
@@ -396,14 +395,14 @@ void convolve(const Sizes& v, const float* x, const float* w, float* out) {
 
 }  // namespace
 
-// Arguments: the members of Conv as int32, x, w; result: out. float32; the caller has checked all shapes.
+// Arguments: the members of Conv as int32; x, a byte each, 1 for +1; w; result: out. float32; the caller has checked all shapes.
 extern "C" __attribute__((visibility("default"))) void* bireal_packed_conv(xla::Call* call) {
   if (xla::answered(call)) return nullptr;
   xla::Buffer** in = call->arguments.items;
   Sizes conv;
   std::memcpy(&conv, in[0]->data, sizeof conv);
   try {
-    convolve(conv, static_cast<const float*>(in[1]->data), static_cast<const float*>(in[2]->data),
+    convolve(conv, static_cast<const uint8_t*>(in[1]->data), static_cast<const float*>(in[2]->data),
              static_cast<float*>(call->results.items[0]->data));
     return nullptr;
   } catch (const std::exception&) {

@@ -51,7 +51,8 @@ def call(target, x, w, arguments, result, output, *, strides, padding, worth_a_t
     Args:
       target: one of TARGETS.
       x, w: of the convolution; only their shapes count.
-      arguments: arrays that it reads.
+      arguments: arrays that it reads: of x the signs alone, a byte each, which XLA makes of what x is made of, so that
+        the ±1 themselves are never written.
       result, output: shapes of what it gives and of the convolution's output.
       strides, padding: of the convolution.
       worth_a_thread: multiplications for which one more thread is started, up to the cores of this device.
@@ -77,6 +78,6 @@ def product(x: jax.Array, w: jax.Array, strides: tuple[int, int], padding: Paddi
         return xla_conv(x, w, **how)
 
     def counted(x, w):
-        return call(CONV, x, w, (x, w), shape, shape, worth_a_thread=WORTH_A_THREAD, **how)
+        return call(CONV, x, w, (x >= 0, w), shape, shape, worth_a_thread=WORTH_A_THREAD, **how)
 
     return lax.platform_dependent(x, w, cpu=counted, default=partial(xla_conv, **how))

@@ -61,10 +61,10 @@ struct Lists {
 
 // --- by the kernel ----------------------------------------------------------------------------------------------------
 
-// dw [kh, kw, c, co] from x [n, h, w, c], signs, and g [n, ho, wo, co].
+// dw [kh, kw, c, co] from x [n, h, w, c], signs, a byte each, 1 for +1, and g [n, ho, wo, co].
 class ByKernel {
  public:
-  ByKernel(const Conv& v, const float* x, const float* g, float* dw)
+  ByKernel(const Conv& v, const uint8_t* x, const float* g, float* dw)
       : v_(v), kernels_(choose(v)), x_(x), g_(g), dw_(dw), quads_(ceil_div(v.n, quad)), pixels_(v.ho * v.wo),
         sets_(ceil_div(pixels_, most)), pitch_(ceil_div(v.c, tile) * tile * lanes), size_(v.taps() * pitch_),
         blocks_(int(ceil_div(v.co, lanes))), wide_(blocks_ / 2), plane_(size_t(v.h) * v.w * v.c) {
@@ -111,11 +111,9 @@ class ByKernel {
       }
   }
 
-  const float* image(const float* of, int64_t i, size_t size) const { return of + std::min<int64_t>(i, v_.n - 1) * size; }
-
   void pick(int64_t q) {
-    const float* from[quad];
-    for (int j = 0; j < quad; j++) from[j] = image(x_, q * quad + j, plane_);
+    const uint8_t* from[quad];
+    for (int j = 0; j < quad; j++) from[j] = x_ + std::min<int64_t>(q * quad + j, v_.n - 1) * plane_;
     kernels_.pick(from, plane_, picks_.get() + q * plane_);
   }
 
@@ -171,7 +169,8 @@ class ByKernel {
 
   const Conv& v_;
   const Kernels& kernels_;
-  const float *x_, *g_;
+  const uint8_t* x_;
+  const float* g_;
   float* dw_;
   const int64_t quads_, pixels_, sets_;
   const size_t pitch_, size_;  // floats of a tap's sums, of a block's
@@ -368,14 +367,14 @@ class ByInput {
   std::vector<size_t> sets_;  // where the lists of each set end
 };
 
-template <class Gradient>
+template <class Gradient, class Signs>
 void* run(xla::Call* call) {
   if (xla::answered(call)) return nullptr;
   xla::Buffer** in = call->arguments.items;
   Conv conv;
   std::memcpy(&conv, in[0]->data, sizeof conv);
   try {
-    Gradient(conv, static_cast<const float*>(in[1]->data), static_cast<const float*>(in[2]->data),
+    Gradient(conv, static_cast<const Signs*>(in[1]->data), static_cast<const float*>(in[2]->data),
              static_cast<float*>(call->results.items[0]->data))
         .run();
     return nullptr;
@@ -387,10 +386,11 @@ void* run(xla::Call* call) {
 }  // namespace
 }  // namespace tables
 
-// Arguments: the members of Conv as int32, w and g, or x and g; result: dx, or dw. float32; the caller has checked all shapes.
+// Arguments: the members of Conv as int32, w and g, or x, in bytes, and g; result: dx, or dw. float32; the caller has checked
+// all shapes.
 extern "C" __attribute__((visibility("default"))) void* bireal_tables_by_input(xla::Call* call) {
-  return tables::run<tables::ByInput>(call);
+  return tables::run<tables::ByInput, float>(call);
 }
 extern "C" __attribute__((visibility("default"))) void* bireal_tables_by_kernel(xla::Call* call) {
-  return tables::run<tables::ByKernel>(call);
+  return tables::run<tables::ByKernel, uint8_t>(call);
 }

@@ -31,8 +31,8 @@ struct Kernels {
   void (*fill_channels)(const float* const* x, bool zeros, float* tables, size_t step);
   // to[lane][channel] from sums [channel][lane], 16 x 16.
   void (*transpose)(const float* sums, float* const* to);
-  // Which of four are not negative, in four bits: a row's number.
-  void (*pick)(const float* const* x, size_t count, uint8_t* picks);
+  // Which of four are 1, in four bits: a row's number.
+  void (*pick)(const uint8_t* const* x, size_t count, uint8_t* picks);
 };
 
 // Null where the CPU, or the compiler, has no such instructions.

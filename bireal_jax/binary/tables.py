@@ -22,7 +22,7 @@ LEAST_PIXELS = 64, 256  # of g: with fewer, numbering the weights and merging su
 def by_input(x: jax.Array, w: jax.Array, g: jax.Array, **how) -> jax.Array:
     """dL/dx for w [kh, kw, cin, cout], ±1 or 0, and g = dL/dy [n, h', w', cout]; of x [n, h, w, cin] only the shape."""
     faster = np.prod(g.shape[:3]) >= LEAST_PIXELS[0]
-    return _by_tables(packed.BY_INPUT, PLAIN.by_input, faster, x.shape, (1, 2), x, w, g, **how)
+    return _by_tables(packed.BY_INPUT, PLAIN.by_input, faster, x.shape, lambda x, w, g: (w, g), x, w, g, **how)
 
 
 def by_kernel(x: jax.Array, w: jax.Array, g: jax.Array, **how) -> jax.Array:
@@ -30,7 +30,7 @@ def by_kernel(x: jax.Array, w: jax.Array, g: jax.Array, **how) -> jax.Array:
     n, ho, wo, cout = g.shape
     filled = n / max(1, -(-n // 4) * 4)  # four images share a table
     faster = n * ho * wo * filled >= LEAST_PIXELS[1] and x.shape[-1] * cout >= 8
-    return _by_tables(packed.BY_KERNEL, PLAIN.by_kernel, faster, w.shape, (0, 2), x, w, g, **how)
+    return _by_tables(packed.BY_KERNEL, PLAIN.by_kernel, faster, w.shape, lambda x, w, g: (x >= 0, g), x, w, g, **how)
 
 
 def _by_tables(target, plain, faster, shape, reads, x, w, g, **how):
@@ -38,8 +38,7 @@ def _by_tables(target, plain, faster, shape, reads, x, w, g, **how):
         return plain(x, w, g, **how)
 
     def looked_up(*arrays):
-        read = [arrays[i] for i in reads]
-        return packed.call(target, x, w, read, shape, g.shape, worth_a_thread=WORTH_A_THREAD, **how)
+        return packed.call(target, x, w, reads(*arrays), shape, g.shape, worth_a_thread=WORTH_A_THREAD, **how)
 
     return lax.platform_dependent(x, w, g, cpu=looked_up, default=lambda x, w, g: plain(x, w, g, **how))
 

@@ -54,7 +54,8 @@ static void* create_error(xla::ErrorArguments* why) {
   return &message;
 }
 
-static bool call(void* (*function)(xla::Call*), Conv& v, std::vector<float>& a, std::vector<float>& b, std::vector<float>& out) {
+template <class Signs>
+static bool call(void* (*function)(xla::Call*), Conv& v, Signs& a, std::vector<float>& b, std::vector<float>& out) {
   xla::Api api = {sizeof api, nullptr, {}, nullptr, create_error};
   xla::Buffer buffers[4] = {{sizeof(xla::Buffer), nullptr, 0, &v}, {sizeof(xla::Buffer), nullptr, 0, a.data()},
                             {sizeof(xla::Buffer), nullptr, 0, b.data()}, {sizeof(xla::Buffer), nullptr, 0, out.data()}};
@@ -67,6 +68,7 @@ static bool call(void* (*function)(xla::Call*), Conv& v, std::vector<float>& a, 
 struct Problem {
   Conv v;
   std::vector<float> x, w, g, dx, dw;
+  std::vector<uint8_t> signs;  // of x, 1 for +1
 
   explicit Problem(int newest) {
     const int kernel[] = {1, 2, 3, 3, 4, 5, 7}, channels[] = {1, 3, 8, 16, 17, 33, 64, 70};
@@ -81,12 +83,12 @@ struct Problem {
     w.resize(size_t(v.taps()) * v.c * v.co), dw.resize(w.size());
     g.resize(size_t(v.n) * v.ho * v.wo * v.co);
     const int zeros = random_to(2) * 3;
-    for (auto& s : x) s = random_sign(0);
+    for (auto& s : x) s = random_sign(0), signs.push_back(s > 0);
     for (auto& s : w) s = random_sign(zeros);
     for (auto& s : g) s = float(random_to(2000001) - 1000000) * 1e-6f;
   }
 
-  bool run() { return call(bireal_tables_by_input, v, w, g, dx) && call(bireal_tables_by_kernel, v, x, g, dw); }
+  bool run() { return call(bireal_tables_by_input, v, w, g, dx) && call(bireal_tables_by_kernel, v, signs, g, dw); }
 
   bool right() const {
     std::vector<double> ex(dx.size()), ew(dw.size());
