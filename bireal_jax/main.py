@@ -153,21 +153,21 @@ def main(argv: list[str]) -> None:
             train.run(config, workdir, signals)
 
 
-# mode -> its formats, the default first: the keys of cost.FORMATS, and of formats.FORMATS with the packed file
-STYLES = {"cost": ("text", "csv", "md"), "export": ("packed", "c", "onnx", "openvino", "qonnx")}
-
-
 def chosen_format(mode: str, style: str) -> str:
     """The format of a mode: `style`, or the default where that is "".
 
     Raises:
       BadInput: the mode has no such format.
     """
-    known = STYLES.get(mode, ("",))
-    if style and style not in known:
-        others = " and ".join(f"--mode={name}: {', '.join(styles)}" for name, styles in STYLES.items())
+    if not style:
+        return {"cost": "text", "export": "packed"}.get(mode, "")
+    from bireal_jax.shipping import cost, formats  # heavy, hence here
+
+    known = {"cost": [*cost.FORMATS], "export": ["packed", *formats.FORMATS]}
+    if style not in known.get(mode, ()):
+        others = " and ".join(f"--mode={name}: {', '.join(styles)}" for name, styles in known.items())
         raise BadInput(f"--format={style} is nothing that --mode={mode} writes\nformats of {others}")
-    return style or known[0]
+    return style
 
 
 def print_cost(config: ConfigDict, style: str) -> None:

@@ -225,7 +225,8 @@ def test_names_of_files_and_formats(tmp_path, capsys):
             formats.named(style, tmp_path / name)
     with pytest.raises(BadInput, match="unknown format 'onxx'.*did you mean onnx"):
         formats.named("onxx", tmp_path / "net.onnx")
-    assert main.STYLES == {"cost": tuple(cost.FORMATS), "export": ("packed", *formats.FORMATS)}
+    for mode, styles in {"cost": cost.FORMATS, "export": ["packed", *formats.FORMATS]}.items():
+        assert [main.chosen_format(mode, style) for style in styles] == [*styles]
     assert [main.chosen_format(mode, "") for mode in ("train", "cost", "export")] == ["", "text", "packed"]
     for mode, style in [("export", "csv"), ("cost", "onnx"), ("train", "c")]:
         with pytest.raises(BadInput, match=f"--format={style} is nothing that --mode={mode} writes"):

@@ -8,7 +8,8 @@ from bireal_jax.errors import BadInput
 from bireal_jax.runtime import container
 from bireal_jax.shipping import formats
 
-BY_SUFFIX = {".onnx": "onnx", ".xml": "openvino", ".c": "c"}
+# suffix -> format; of two with one suffix the first
+BY_SUFFIX = {row.suffixes[0]: style for style, row in reversed(formats.FORMATS.items())}
 
 
 def main(argv: list[str] | None = None) -> None:
