@@ -11,7 +11,8 @@
 //   by kernel  16 outputs  images        x             a pixel of g     taps           inputs
 //
 // So rows, columns, strides and borders need no care beyond a list of which table meets which target. The order of a sum
-// depends on the shapes alone, not on threads or instructions: work is divided where no sum is.
+// depends on the shapes alone, not on threads or instructions: work is divided where no sum is. Longer than it should be:
+// one sum in two layouts, which are read side by side.
 #include "tables.h"
 
 #include <algorithm>
