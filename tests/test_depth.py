@@ -376,7 +376,9 @@ def test_real_pairs_are_read_and_learned(shared, tmp_path):
     for split in ("train", "val"):
         (tmp_path / "d" / split).mkdir(parents=True)
     for path in (p for jpg in frames for p in (jpg, jpg.with_name(f"{jpg.stem}_depth.png"))):
-        Image.open(path).resize((160, 120), Image.Resampling.NEAREST).save(tmp_path / "d" / "train" / path.name)
+        quarter = Image.open(path).resize((160, 120), Image.Resampling.NEAREST)
+        for copy in "abcd":  # a batch has 16 images, and no two of one file
+            quarter.save(tmp_path / "d" / "train" / f"{copy}{path.name}")
         (tmp_path / "d" / "val" / path.name).write_bytes(path.read_bytes())
     c = recipe(tmp_path / "d", eval_steps=40)
     source = build.source(c)
