@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from bireal_jax import config as config_lib
-from bireal_jax import data, importers, models
+from bireal_jax import data, importers, models, registered
 from bireal_jax.binary import losses
 from bireal_jax.data.normalize import prepared
-from bireal_jax.errors import BadInput
+from bireal_jax.errors import BadInput, lookup
 from bireal_jax.importers import readers
 from bireal_jax.models import arch
 from bireal_jax.running import checkpoint, known, parallel, progress
@@ -48,24 +48,6 @@ def widen(stages):
         jax.config.update("jax_enable_x64", True)
 
 
-def registered(configs: list[ConfigDict]) -> dict[str, str]:
-    """Fields of config.model that name what a recipe has registered, in any stage, and the file that has its code."""
-    rows = (models.registered(**{name: c.model[name] for name in models.TABLES}) for c in configs)
-    return {f"model.{name}": str(Path(file).absolute()) for row in rows for name, file in row.items()}
-
-
-def check_registered(run: known.Known) -> None:
-    """Raises BadInput, with the recipe that registers it, if the network of a run names what is not known here."""
-    for name, rows in models.TABLES.items():
-        value, file = run.last.model[name], run.registered.get(f"model.{name}", "the recipe of the run")
-        if value not in rows():
-            raise BadInput(
-                f"the run in {run.directory} has config.model.{name}={value!r}, which is registered by {file}\n"
-                f"run that first: --config=RECIPE on the command line, build.trained(RUN, recipe=RECIPE) in Python, or "
-                "main.load_recipe(Path(RECIPE)) in another recipe"
-            )
-
-
 def source(config: ConfigDict) -> data.Source:
     """The data set, normalized as the config says. Raises BadInput if it is not there."""
     c = config.data
@@ -75,9 +57,29 @@ def source(config: ConfigDict) -> data.Source:
             raise BadInput(
                 f"config.data.{field} has {len(values)} values; {c.name} has {found.image_shape[-1]} channels"
             )
-    found = data.hold_out(found, c.held_out) if c.held_out else found
+    if c.held_out:
+        found = data.hold_out(found, c.held_out)
+    elif not len(found.eval):
+        found = data.split_off(found, c.val_share, c.val_seed)
     found = dataclasses.replace(found, mean=tuple(c.mean) or found.mean, std=tuple(c.std) or found.std)
+    found = data.mirrored(found) if c.mirror else found
     return data.covered(found, c.cutout) if c.cutout else found
+
+
+def counted(config: ConfigDict) -> tuple[data.Source, bool]:
+    """A data set to count operations for, and whether it was looked at, where its files alone tell what it is.
+
+    Raises:
+      BadInput: an unknown name, or something else in its place.
+    """
+    c, known_before = config.data, lookup(data.DATASETS, config.data.name, "data set").classes
+    if not known_before:
+        try:
+            return source(config), True
+        except BadInput:
+            if c.dir and Path(c.dir).exists():
+                raise
+    return data.stand_in(c.name, c.image_size), bool(known_before)
 
 
 def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
@@ -223,7 +225,7 @@ def trained(directory: str | Path, recipe: str | Path = "") -> tuple[nn.Module, 
     if run is None or run.source is None:
         missing = "config.json" if run is None else "data.json"
         raise BadInput(f"no run in {directory}: there is no {missing}")
-    check_registered(run)
+    registered.check(run)
     widen([run.last])
     source = run.source
     module, shapes = model(run.last, source)
@@ -276,8 +278,8 @@ def used(config: ConfigDict, directory: Path, given: Collection[str] | None = No
             f"note: config.init_from is what the run in {directory} has started from; its own weights are used"
         )
     if run:
-        check_registered(run)
         weights, (last, note) = last.init_from, run.again(last, given)
+        registered.check(run, last)
         last.init_from = weights
         widen([last])
         if note:

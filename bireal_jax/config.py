@@ -40,6 +40,9 @@ def default() -> ConfigDict:
     c.data.resize = 0  # evaluation: short side before the centre crop; 0: 8/7 of image_size, the papers' 256 of 224
     c.data.threads = 4  # decoding threads in each process that decodes
     c.data.cutout = 0  # training: a square of so many pixels is covered, of images in memory; 0: none
+    c.data.mirror = False  # training: half of the images in memory are mirrored; those in files are anyway
+    c.data.val_share = 0.2  # where nothing is set apart for evaluation: so much of each class; 1.0: all of it
+    c.data.val_seed = 0  # which of them
     c.data.held_out = 0  # so many of each class of the training images are evaluated on, not trained; for supernets
     c.data.workers = 0  # extra processes that decode; 0: the threads of this one
 
@@ -159,6 +162,8 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "data.cutout": _at_least(0),
     "data.held_out": _at_least(0),
+    "data.val_share": ((lambda v: 0 < v <= 1), "above 0 and at most 1"),
+    "data.val_seed": ((lambda v: 0 <= v < 2**31), "in [0, 2147483648)"),
     "search.max_cost": _at_least(0),
     "search.min_cost": _at_least(0),
     "search.population": _at_least(1),

@@ -150,7 +150,7 @@ def main(argv: list[str]) -> None:
         if mode == "eval":
             train.run_eval(config, workdir, given=overridden(argv))
         else:
-            train.run(config, workdir, signals)
+            train.run(config, workdir, signals, _recipe(argv)[1])
 
 
 def chosen_format(mode: str, style: str) -> str:
@@ -178,15 +178,13 @@ def print_cost(config: ConfigDict, style: str) -> None:
     """
     import jax
 
-    from bireal_jax import build, data
+    from bireal_jax import build
     from bireal_jax.shipping import cost
 
     jax.config.update("jax_platforms", "cpu")  # counting leaves an accelerator to the training that may run on it
     last = build.stages(config)[-1]
-    folder, size = last.data.name == "folder", last.data.image_size
-    there = folder and last.data.dir and (Path(last.data.dir) / "train").is_dir()
-    source = build.source(last) if there else data.stand_in(last.data.name, size)
-    if folder and not there:  # not into the table, which a program may read
+    source, there = build.counted(last)
+    if not there:  # not into the table, which a program may read
         print(f"no classes at config.data.dir={last.data.dir!r}; counted for {source.num_classes}", file=sys.stderr)
     module, shapes = build.model(last, source)
     rows = cost.rows(module, shapes, source.image_shape)

@@ -17,7 +17,7 @@ HOUSE = [
         "binary": ["binarize conv norm pool", "losses packed", "tables", "layers"],
         "data": [
             "listing pickled stored window", "jpeg source", "batching cutout held_out images normalize official",
-            "cifar depth digits folder imagenet", "__init__", "prepare",
+            "arrays depth digits folder imagenet", "cifar", "__init__", "prepare",
         ],
         "config": [],
     },
@@ -26,7 +26,7 @@ HOUSE = [
         "runtime": ["fields", "reference", "verify", "container", "__init__", "__main__"],
         "running": ["metrics parallel preempt progress settings", "checkpoint health hosts", "known", "workdir"],
     },
-    {"importers": ["values", "readers", "larq pytorch", "__init__", "__main__"]},
+    {"registered": [], "importers": ["values", "readers", "larq pytorch", "__init__", "__main__"]},
     {"build": []},
     {"training": ["bop division evaluate ovsw pictures teacher", "optim", "step", "seeds train"]},
     {

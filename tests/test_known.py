@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small import small
 
-from bireal_jax import build, importers, main, runtime
+from bireal_jax import build, importers, main, registered, runtime
 from bireal_jax.binary import binarize, losses
 from bireal_jax.checks import doctor, verify
 from bireal_jax.data import Source, batching
@@ -139,7 +139,7 @@ def test_a_training_that_starts_from_a_run_says_what_it_changes(changed, trained
         with pytest.raises(BadInput, match="class 0 of the run in .* is '1', which is now class 1\n"):
             start(small(init_from=str(changed(data_json=swap)), **SHORT), tmp_path / "w")
     assert not (tmp_path / "w").exists()
-    two = [Source((), (), dict, (8, 8, 1), 2, label_names=names) for names in (("a", "b"), ("b", "a"))]
+    two = [Source((), (), dict, (8, 8, 3), 2, label_names=names) for names in (("a", "b"), ("b", "a"))]
     with pytest.raises(BadInput, match="class 0 of stage 'x' is 'a', which is now class 1"):
         known.check_order(*two, "of stage 'x'")
 
@@ -192,8 +192,8 @@ def test_the_recipe_that_registers_an_estimator_is_named(changed, tmp_path, monk
     place = changed(lambda stored: stored["model"].update(act="half"))
     main.runpy.run_path(str(recipe))
     c = small(**OWN | {"model.act": "half"}, **SHORT)
-    assert build.registered([small(), c]) == {"model.act": str(recipe)}
-    with workdir.claim(place, c, [build.source(c)], build.registered([c])):
+    assert registered.fields([small(), c]) == {"model.act": str(recipe)}
+    with workdir.claim(place, c, [build.source(c)], registered.fields([c])):
         pass
     del binarize.REAL["half"]
     uses = (lambda: build.trained(place), lambda: build.used(small(), place), lambda: Plan(student(place)))

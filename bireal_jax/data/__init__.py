@@ -7,14 +7,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from bireal_jax.data import cifar, depth, digits, folder, imagenet
+from bireal_jax.data import arrays, cifar, depth, digits, folder, imagenet
+from bireal_jax.data.arrays import mirrored
 from bireal_jax.data.cutout import covered
-from bireal_jax.data.held_out import hold_out
+from bireal_jax.data.held_out import hold_out, split_off
 from bireal_jax.data.images import short_side
 from bireal_jax.data.source import Source
 from bireal_jax.errors import BadInput, lookup
 
-__all__ = ["DATASETS", "Dataset", "Source", "build", "covered", "hold_out", "short_side", "stand_in"]
+__all__ = [
+    "DATASETS", "Dataset", "Source", "build", "covered", "hold_out", "mirrored", "short_side", "split_off", "stand_in",
+]  # fmt: skip
 
 
 class Dataset(NamedTuple):
@@ -22,28 +25,32 @@ class Dataset(NamedTuple):
 
     Attributes:
       build: (directory, image_size, resize) -> Source; of a data set with depth (directory, image_size, **fields of
-        `depth.Rules`).
+        `depth.Rules`). A Source without evaluation examples is split, one without training examples is evaluated.
       classes, channels: what is counted with where the files are not at hand: of labels, 1 for maps, and of images.
+        0 classes: the files alone say it.
       cropped: evaluation takes the middle of a picture that was resized.
       depth: labels are depth maps.
     """
 
     build: Callable[..., Source]
-    classes: int = 1000
+    classes: int = 0
     channels: int = 3
     cropped: bool = False
     depth: bool = False
 
 
+# name -> row. A recipe may add some.
 DATASETS = {
+    "arrays": Dataset(arrays.build),
     "cifar10": Dataset(cifar.build, 10),
     "cifar100": Dataset(partial(cifar.build, name="cifar100"), 100),
     "digits": Dataset(digits.build, 10, 1),
     "folder": Dataset(folder.build, cropped=True),
-    "imagenet2012": Dataset(imagenet.build, cropped=True),
+    "imagenet2012": Dataset(imagenet.build, 1000, cropped=True),
     "depth_folder": Dataset(depth.folder, 1, depth=True),
     "nyu_depth_v2": Dataset(depth.nyu, 1, depth=True),
 }
+OURS = frozenset(DATASETS)  # before a recipe adds any
 
 
 def build(
@@ -74,7 +81,7 @@ def build(
 
 
 def stand_in(name: str, image_size: int) -> Source:
-    """A data set without examples, of the usual number of classes (a folder: 1000).
+    """A data set without examples, of the usual number of classes, or 1000 where that depends on the files.
 
     Args:
       name: a key of DATASETS.
@@ -85,4 +92,5 @@ def stand_in(name: str, image_size: int) -> Source:
     """
     row = lookup(DATASETS, name, "data set")
     shape, depth_range = (image_size, image_size, row.channels), (1e-3, 10.0) if row.depth else None
-    return Source(train=(), eval=(), prepare=dict, image_shape=shape, num_classes=row.classes, depth_range=depth_range)
+    mean, classes = (0.5,) * row.channels, row.classes or 1000
+    return Source((), (), dict, shape, classes, mean=mean, std=mean, depth_range=depth_range)

@@ -5,15 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bireal_jax.data import official
+from bireal_jax.data import arrays, official
 from bireal_jax.data.images import flip, shift
-from bireal_jax.data.source import Arrays, Source, check_labels, read_record
-from bireal_jax.data.stored import Npz
+from bireal_jax.data.source import Source, read_record
 from bireal_jax.errors import BadInput, first_line
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-PARTS = ("x_train", "y_train", "x_test", "y_test")
-MOST = 600_000  # images, ten times those of CIFAR-10: they lie in memory
+SHAPE = (32, 32, 3)
 FINE_NAMES = tuple(
     """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
@@ -63,47 +61,19 @@ def build(directory: str, image_size: int, resize: int, name: str = "cifar10") -
     if not directory or not Path(directory).exists():
         raise BadInput(f"no {title} at config.data.dir={directory!r}: {HOW}")
     if place := official.find(directory, name):
-        arrays = official.read(place, name)
+        found = official.read(place, name)
+    elif Path(directory).is_file():
+        found = arrays.read(directory, SHAPE, title)[0]
     else:
-        arrays = _from_npz(directory, title) if Path(directory).is_file() else _from_tfds(directory, name)
-    for split in ("train", "test"):
-        try:
-            _check(split, arrays[f"x_{split}"], arrays[f"y_{split}"])
-        except BadInput as error:
-            raise BadInput(f"{directory}: {error}") from None
-        arrays[f"y_{split}"] = arrays[f"y_{split}"].reshape(-1)
-        check_labels(arrays[f"y_{split}"], len(names), f"{directory}, y_{split}")
-    return Source(
-        train=Arrays(arrays["x_train"], arrays["y_train"], _augment), eval=Arrays(arrays["x_test"], arrays["y_test"]),
-        prepare=dict, image_shape=(32, 32, 3), num_classes=len(names), mean=mean, std=std,
-        label_names=names,
-    )  # fmt: skip
-
-
-def _check(split, images, labels):
-    """Of arrays, or of what is claimed of them, before they are read: kind and size."""
-    count = labels.shape[0] if labels.shape else 0
-    if images.dtype != np.uint8 or images.shape != (count, 32, 32, 3) or not count:
-        wanted = f"uint8 ({count or 'n'}, 32, 32, 3)"
-        raise BadInput(f"x_{split} is {images.dtype} {images.shape}, wanted {wanted}")
-    if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "iu":  # Keras stores (n, 1)
-        raise BadInput(f"y_{split} is {labels.dtype} {labels.shape}, wanted integers ({count},)")
-    if count > MOST:
-        raise BadInput(f"x_{split} has {count:,} images, at most {MOST:,} are read; store them as a folder")
-
-
-def _from_npz(path, title):
+        found = _from_tfds(directory, name)
     try:
-        with Npz(path) as stored:
-            if missing := [name for name in PARTS if name not in stored.claims]:
-                raise ValueError(f"there is no {missing[0]}")
-            for split in ("train", "test"):
-                _check(split, stored.claims[f"x_{split}"], stored.claims[f"y_{split}"])
-            return {name: stored.read(name) for name in PARTS}
+        for split in ("train", "test"):
+            if f"x_{split}" not in found:
+                raise BadInput(f"{title} needs both splits, and there is no x_{split}\n{HOW}")
+            arrays.check(f"x_{split}", found[f"x_{split}"], f"y_{split}", found[f"y_{split}"], SHAPE)
+        return arrays.source(found, names, mean, std, _augment)
     except BadInput as error:
-        raise BadInput(f"{path}: {error}") from None
-    except Exception as error:  # files hold anything, and zipfile, zlib and numpy raise anything for it
-        raise BadInput(f"{path} is not {title}: {first_line(error)}\n{HOW}") from None
+        raise BadInput(f"{directory}: {error}") from None
 
 
 def _from_tfds(directory, name):
@@ -114,9 +84,9 @@ def _from_tfds(directory, name):
         train, test = pair
     except Exception as error:  # tfds raises many kinds, and what matters is that it is not there
         raise BadInput(f"no prepared {name} in {directory}: {first_line(error)}\n{HOW}") from None
-    arrays = {}
+    found = {}
     for split, source in (("train", train), ("test", test)):
         examples = [read_record(source, i, f"{name} {split}") for i in range(len(source))]
-        arrays[f"x_{split}"] = np.stack([e["image"] for e in examples])
-        arrays[f"y_{split}"] = np.asarray([e["label"] for e in examples], np.int64)
-    return arrays
+        found[f"x_{split}"] = np.stack([e["image"] for e in examples])
+        found[f"y_{split}"] = np.asarray([e["label"] for e in examples], np.int64)
+    return found

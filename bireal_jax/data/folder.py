@@ -1,4 +1,4 @@
-"""Your own images: DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg, JPEG or PNG."""
+"""Your own images: DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg, JPEG or PNG; or DIR/CLASS/*.jpg, to be split."""
 
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,8 @@ from bireal_jax.data.source import Source
 from bireal_jax.errors import BadInput
 
 HOW = (
-    "config.data.dir must hold train/CLASS/ and val/CLASS/ with JPEG or PNG files; configs/digits.py needs no download"
+    "config.data.dir must hold train/CLASS/ and val/CLASS/ with JPEG or PNG files, or CLASS/ alone, of which a part is "
+    "held out; configs/digits.py needs no download"
 )
 
 
@@ -36,24 +37,39 @@ class Files:
 
 
 def build(directory: str, image_size: int, resize: int) -> Source:
-    """The folder as a data set; classes are numbered in order of their names. ImageNet's crops and normalization."""
-    root = Path(directory)
-    for split in ("train", "val"):
-        if not directory:
-            raise BadInput(f"config.data.dir is empty: {HOW}")
-        if not (root / split).is_dir():
-            raise BadInput(f"no folder {root / split}: {HOW}")
-    names = _classes(root / "train")
-    strangers = sorted(set(_classes(root / "val")) - set(names))
-    if strangers:
-        raise BadInput(f"{root / 'val'} has classes that train lacks: {', '.join(strangers[:4])}")
-    (train, train_left), (val, val_left) = (_list(root / split, names) for split in ("train", "val"))
-    _check_classes(root, names, train, val, train_left)
+    """The folder as a data set; classes are numbered in order of their names. ImageNet's crops and normalization.
+
+    Without train/ and val/ all images are training images, to be split; with val/ alone there are none of these.
+    """
+    if not directory:
+        raise BadInput(f"config.data.dir is empty: {HOW}")
+    places = _places(Path(directory))
+    names = _classes(next(iter(places.values())))
+    if strangers := sorted({name for place in places.values() for name in _classes(place)} - set(names)):
+        raise BadInput(f"{places['val']} has classes that train lacks: {', '.join(strangers[:4])}")
+    found, left = {}, []
+    for split, place in places.items():
+        found[split], left_here = _list(place, names)
+        left += left_here
+    if "train" in found:
+        _check_classes(places["train"], names, found["train"], found.get("val", []), left)
     return Source(
-        train=Files(train), eval=Files(val), augment=partial(augment_file, size=image_size),
-        prepare=partial(prepare_file, size=image_size, resize=resize), image_shape=(image_size, image_size, 3),
-        num_classes=len(names), label_names=tuple(names), left_out=(*train_left, *val_left),
+        train=Files(found.get("train", [])), eval=Files(found.get("val", [])),
+        augment=partial(augment_file, size=image_size), prepare=partial(prepare_file, size=image_size, resize=resize),
+        image_shape=(image_size, image_size, 3), num_classes=len(names), label_names=tuple(names), left_out=tuple(left),
     )  # fmt: skip
+
+
+def _places(root):
+    """{"train": folder, "val": folder} of folders of classes; one of them may lack."""
+    places = {split: root / split for split in ("train", "val") if (root / split).is_dir()}
+    if not places and root.is_dir() and any(entry.is_dir() for entry in listing.entries(root)):
+        return {"train": root}
+    if not places:
+        raise BadInput(f"no folder {root / 'train'}: {HOW}")
+    if "val" not in places:
+        raise BadInput(f"no folder {root / 'val'}: config.data.dir={root / 'train'} holds a part of train out instead")
+    return places
 
 
 def _classes(root):
@@ -79,11 +95,11 @@ def _list(root, names):
     return pairs, left
 
 
-def _check_classes(root, names, train, val, left):
+def _check_classes(folder, names, train, val, left):
     """A folder without images would be a class that no image has, and shift the numbers of the others."""
     trained, judged = ({label for _, label in pairs} for pairs in (train, val))
     for label in sorted(set(range(len(names))) - trained):
-        place = root / "train" / names[label]
+        place = folder / names[label]
         lost = [path for path in left if place in Path(path).parents]
         if lost or label not in judged:
             raise BadInput(

@@ -21,6 +21,44 @@ class Part:
     def __getitem__(self, index):
         return self.examples[int(self.indices[index])]
 
+    def label(self, index: int) -> int:
+        """Of one example."""
+        return _label(self.examples, int(self.indices[index]))
+
+
+def split_off(source: Source, share: float, seed: int) -> Source:
+    """The same data set, whose evaluation examples are a random share of each class of its training ones, which lack
+    them.
+
+    Args:
+      source: a data set without evaluation examples. All labels are looked at.
+      share: above 0; 1 leaves no training examples. Below it a class of two or more is on both sides.
+      seed: of the choice, which depends on nothing else.
+    """
+    train: Any = source.train
+    labels = np.array([0 if source.depth_range else _label(train, i) for i in range(len(train))], int)
+    check_labels(labels, source.num_classes, "a training image")
+    rng, held = np.random.default_rng(seed), []
+    for indices in np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1]):
+        most = len(indices) if share == 1 else len(indices) - 1
+        held.append(rng.permutation(indices)[: min(most, max(1, round(share * len(indices))))])
+    judged = np.sort(np.concatenate(held))
+    if not len(judged):
+        raise BadInput(f"{len(train)} images are too few to hold some out; config.data.val_share=1.0 evaluates on all")
+    return _divided(source, judged)
+
+
+def _label(examples, index):
+    """Of one example, which is not read for it where the examples know a better way."""
+    return examples.label(index) if hasattr(examples, "label") else examples[index]["label"]
+
+
+def _divided(source, judged):
+    """The data set with the training examples at `judged`, ascending, for evaluation."""
+    kept = np.setdiff1d(np.arange(len(source.train)), judged)
+    held = _part(source.train, judged, fixed=True)
+    return dataclasses.replace(source, train=_part(source.train, kept), eval=held, split="held-out")
+
 
 def hold_out(source: Source, per_class: int) -> Source:
     """The same data set whose evaluation examples are so many of every class of its training ones, which lack them.
@@ -42,7 +80,7 @@ def hold_out(source: Source, per_class: int) -> Source:
     counts, held = np.zeros(source.num_classes, int), []
     order = np.random.default_rng(0).permutation(len(train))
     for index in order[: len(order) // 2]:
-        label = train.label(int(index))
+        label = _label(train, int(index))
         check_labels(np.asarray(label), source.num_classes, f"training image {index}")
         if counts[label] < per_class:
             counts[label] += 1
@@ -51,9 +89,7 @@ def hold_out(source: Source, per_class: int) -> Source:
                 break
     if not held:
         raise BadInput(f"{len(train)} training images are too few to hold some out; set config.data.held_out to 0")
-    kept = np.setdiff1d(order, held)
-    judged = _part(train, np.sort(held), fixed=True)
-    return dataclasses.replace(source, train=_part(train, kept), eval=judged, split="held-out")
+    return _divided(source, np.sort(held))
 
 
 def _part(examples, indices, fixed=False):

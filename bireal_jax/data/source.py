@@ -37,6 +37,9 @@ class Source:
       depth_range: labels are maps in metres within this range, 0 where there is no depth; None for classes.
       split: what the evaluation examples are called.
       left_out: paths of images that lie there and are none of the examples.
+
+    Raises:
+      BadInput: mean, deviation or names of another number than channels or classes.
     """
 
     train: Examples | Sequence[Any]
@@ -52,6 +55,16 @@ class Source:
     depth_range: tuple[float, float] | None = None
     split: str = "test"
     left_out: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name in ("mean", "std"):
+            if len(values := getattr(self, name)) != self.image_shape[-1]:
+                raise BadInput(
+                    f"the {name} of a data set has {len(values)} values, {values}, and its images have "
+                    f"{self.image_shape[-1]} channels; give the Source one for each"
+                )
+        if self.label_names and len(self.label_names) != self.num_classes:
+            raise BadInput(f"a data set has {len(self.label_names)} label_names for {self.num_classes} classes")
 
     @property
     def note(self) -> str:

@@ -3,7 +3,6 @@
 Import this; a file of a network only for its rows. `arch` has the genes of networks that a search found.
 """
 
-import inspect
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -54,20 +53,7 @@ TABLES = {
     "name": lambda: MODELS | SUPERNETS, "act": lambda: binarize.DERIVATIVES | binarize.REAL,
     "weight": lambda: binarize.WEIGHTS, "latent_init": lambda: LATENT_INITS, "decoder": lambda: {"": None, **DECODERS},
 }  # fmt: skip
-KNOWN_PACKAGES = ("bireal_jax", "jax", "flax", "builtins")  # rows that are of none of these are a recipe's
-
-
-def registered(**names: str) -> dict[str, str]:
-    """Which of the arguments of `build` are rows that a recipe has registered, and the file that has their code."""
-    found = {}
-    for argument, name in names.items():
-        row: Any = TABLES[argument]().get(name)
-        while isinstance(row, partial):
-            row = row.func
-        if row is not None and getattr(row, "__module__", "builtins").split(".")[0] not in KNOWN_PACKAGES:
-            code = getattr(inspect.unwrap(row), "__code__", None) or getattr(row.__call__, "__code__", None)
-            found[argument] = code.co_filename if code else row.__module__
-    return found
+OURS = frozenset(TABLES["name"]())  # before a recipe adds any
 
 
 def sizes(name: str) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ NETWORK = ("model.name", "model.decoder")
 MEANT = ("model.act", "model.weight", "model.decoder", "arch")
 AGAIN = (
     *settings.FREE, "batch_size", "deterministic", "accumulate", "model.dtype", "data.name", "data.image_size",
-    "data.resize", "data.held_out", "data.depth.unit", "data.depth.crop",
+    "data.resize", "data.held_out", "data.val_share", "data.val_seed", "data.depth.unit", "data.depth.crop",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, models, places
+from bireal_jax import build, models, places, registered
 from bireal_jax import config as config_lib
 from bireal_jax.binary import losses
 from bireal_jax.binary.layers import MOMENTUM
@@ -104,7 +104,7 @@ def _check(config):
     trained = known.read(Path(config.init_from)) if config.init_from else None
     if trained is None:
         raise BadInput(f"no supernet at config.init_from={config.init_from!r}; set it to the workdir of its training")
-    build.check_registered(trained)
+    registered.check(trained)
     for field in ("model.name", "data.name", "data.held_out", "data.image_size"):
         theirs = config_lib.get(trained.last, field)
         if theirs != config_lib.get(config, field):

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
-from bireal_jax import build, models
+from bireal_jax import build, models, registered
 from bireal_jax.data import Source
 from bireal_jax.errors import BadInput, lookup
 from bireal_jax.running import known
@@ -23,7 +23,7 @@ def _of_teacher(config):
     lookup(models.TABLES["name"](), c.model.name, "model")
     if taught:
         taught.check_network(c, f"config.teacher.weights={weights}, of {config.teacher.name}: it")
-        build.check_registered(taught)
+        registered.check(taught)
         taught.take(c)
     return c, taught
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, places
+from bireal_jax import build, places, registered
 from bireal_jax import config as config_lib
 from bireal_jax.binary import losses
 from bireal_jax.data import batching
@@ -23,13 +23,16 @@ from bireal_jax.training.evaluate import evaluate, make_eval_step
 from bireal_jax.training.step import Plan, State, close_window, teacher_arguments
 
 
-def run(config: ConfigDict, directory: Path, signals: preempt.Signals | None = None) -> dict[str, Any]:
+def run(
+    config: ConfigDict, directory: str | Path, signals: preempt.Signals | None = None, recipe: str = ""
+) -> dict[str, Any]:
     """Trains all stages, from wherever an earlier start of the same run was cut off.
 
     Args:
       config: a recipe, as `config.default()` fills it.
       directory: the workdir.
       signals: says when to save and leave early; None for never.
+      recipe: the file that `config` is from, of which those who use the run are told where it registers something.
 
     Returns:
       What is in result.json: the final metrics, the best top-1 (or RMSE) and its step.
@@ -55,7 +58,7 @@ def run(config: ConfigDict, directory: Path, signals: preempt.Signals | None = N
         variables = build.variables(configs[0], stages[0].shapes, stages[0].drawn, stages[0].source)
     for before, after in itertools.pairwise(stages):
         known.check_order(before.source, after.source, f"of stage {before.name!r}")
-    with workdir.claim(directory, config, [stage.source for stage in stages], build.registered(configs)):
+    with workdir.claim(directory, config, [stage.source for stage in stages], registered.fields(configs, recipe)):
         for stage in stages:
             variables, result = stage.run(variables, teacher)
             results.append(result)
@@ -74,7 +77,7 @@ def _judged(scores):
     return f"{task.title} {task.form.format(scores[task.metric])}"
 
 
-def run_eval(config: ConfigDict, directory: Path, given: Collection[str] | None = None) -> dict[str, float]:
+def run_eval(config: ConfigDict, directory: str | Path, given: Collection[str] | None = None) -> dict[str, float]:
     """Evaluates config.init_from, or else the best checkpoint of the workdir, as `build.used` says.
 
     Returns:

@@ -1,0 +1,176 @@
+"""Your own arrays: an .npz file of images, uint8 [n, size, size] or [n, size, size, channels], and labels [n]."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bireal_jax.data.images import flip, shift
+from bireal_jax.data.source import Arrays, Source, check_labels
+from bireal_jax.data.stored import Npz
+from bireal_jax.errors import BadInput, first_line
+
+MOST = 600_000 * 3072  # bytes of the images of a split, ten times those of CIFAR-10: they lie in memory
+# Names of images and of labels that are read: Keras', MedMNIST's, plain ones. Of either split the first pair counts.
+TRAIN = (("x_train", "y_train"), ("train_images", "train_labels"), ("images", "labels"))
+TEST = (("x_test", "y_test"), ("test_images", "test_labels"), ("x_val", "y_val"), ("val_images", "val_labels"))
+HOW = (
+    "write it so: numpy.savez(FILE, images=IMAGES, labels=LABELS), uint8 [n, size, size, channels], integers [n]\n"
+    "a part is held out for evaluation, unless there are x_train, y_train, x_test and y_test"
+)
+
+
+def build(directory: str, image_size: int, resize: int) -> Source:
+    """The file `directory`. Classes are as many as `label_names` in it, or else as the highest label says.
+
+    Normalization is by mean and deviation of its training images, each channel on its own. Training shifts images by up
+    to an eighth of their size: 4 of CIFAR's 32 pixels, 1 of the digits' 8. `resize` is not used.
+
+    Raises:
+      BadInput: no such file, or other arrays in it.
+    """
+    if not Path(directory).is_file():
+        raise BadInput(f"no file at config.data.dir={directory!r}\n{HOW}")
+    arrays, names = read(directory)
+    try:
+        labels = [arrays[name] for name in ("y_train", "y_test") if name in arrays]
+        highest = max(int(y.max()) for y in labels)
+        if not names and highest >= sum(map(len, labels)):
+            raise BadInput(f"labels go up to {highest}, and there are {sum(map(len, labels)):,} images; count from 0")
+        images = arrays["x_train" if "x_train" in arrays else "x_test"]
+        if images.shape[1] != image_size:
+            raise BadInput(
+                f"its images are {images.shape[1]} pixels wide, and config.data.image_size is {image_size}\n"
+                f"set config.data.image_size={images.shape[1]}"
+            )
+        mean, std = statistics(images)
+        return source(arrays, names or highest + 1, mean, std, partial(_shifted, image_size // 8))
+    except BadInput as error:
+        raise BadInput(f"{directory}: {error}") from None
+
+
+def _shifted(pad, images, rng):
+    return shift(images, pad, rng)
+
+
+def mirrored(source: Source) -> Source:
+    """The same data set, half of whose training images are mirrored left and right, behind all other augmentation.
+
+    Raises:
+      BadInput: images in files, whose training mirrors them anyway.
+    """
+    train = source.train
+    if not isinstance(train, Arrays):
+        raise BadInput("config.data.mirror is for images in memory; leave it False: those in files are mirrored anyway")
+    augment = train.augment
+
+    def both(images, rng):
+        return flip(augment(images, rng) if augment else images, rng)
+
+    return dataclasses.replace(source, train=Arrays(train.images, train.labels, both))
+
+
+def source(
+    arrays: Mapping[str, np.ndarray], classes: int | tuple[str, ...], mean: tuple[float, ...], std: tuple[float, ...],
+    augment: Callable | None,
+) -> Source:  # fmt: skip
+    """A data set in memory.
+
+    Args:
+      arrays: x_train and x_test, uint8 [n, h, w, c], y_train and y_test, integers [n] or [n, 1]; one split may lack.
+      classes: how many, or their names.
+      mean, std: per channel, for images scaled to [0, 1].
+      augment: of `Arrays`, for training.
+
+    Raises:
+      BadInput: a label that is no class.
+    """
+    names = () if isinstance(classes, int) else classes
+    count = classes if isinstance(classes, int) else len(classes)
+    parts: dict[str, Any] = {"train": (), "test": ()}
+    for split in parts:
+        if f"x_{split}" in arrays:
+            labels = arrays[f"y_{split}"].reshape(-1)
+            check_labels(labels, count, f"y_{split}")
+            parts[split] = Arrays(arrays[f"x_{split}"], labels, augment if split == "train" else None)
+    shape = (parts["train"] or parts["test"]).images.shape[1:]
+    return Source(
+        train=parts["train"], eval=parts["test"], prepare=dict, image_shape=shape, num_classes=count, mean=mean,
+        std=std, label_names=names,
+    )  # fmt: skip
+
+
+def read(
+    path: str, wanted: tuple[int, ...] = (), what: str = "a file of images"
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """What a file holds: arrays as `source` takes them, images with channels, and its names of classes, if it has any.
+
+    Args:
+      path: of an .npz file.
+      wanted: [h, w, c] of the images; (): squares of any size.
+      what: it should be, for messages.
+
+    Raises:
+      BadInput: a damaged file, no images, or of another kind, shape or size; nothing is read before that is looked at.
+    """
+    try:
+        with Npz(path) as stored:
+            pairs = {
+                split: next(((x, y) for x, y in known if x in stored.claims and y in stored.claims), None)
+                for split, known in (("train", TRAIN), ("test", TEST))
+            }
+            pairs = {split: pair for split, pair in pairs.items() if pair}
+            if not pairs:
+                there = ", ".join(sorted(stored.claims)[:6]) or "nothing"
+                raise ValueError(f"there is no x_train with y_train, nor images with labels, but {there}")
+            for x, y in pairs.values():
+                check(x, stored.claims[x], y, stored.claims[y], wanted)
+            sides = {stored.claims[x].shape[1:] for x, _ in pairs.values()}
+            if len(sides) > 1:
+                raise ValueError(f"training and test images are of two shapes, {' and '.join(map(str, sorted(sides)))}")
+            arrays = {}
+            for split, (x, y) in pairs.items():
+                images = stored.read(x)
+                arrays |= {
+                    f"x_{split}": images[..., None] if images.ndim == 3 else images,
+                    f"y_{split}": stored.read(y),
+                }
+            names = stored.read("label_names") if "label_names" in stored.claims else ()
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+    except Exception as error:  # files hold anything, and zipfile, zlib and numpy raise anything for it
+        raise BadInput(f"{path} is not {what}: {first_line(error)}\n{HOW}") from None
+    return arrays, tuple(map(str, names))
+
+
+def check(x: str, images: Any, y: str, labels: Any, wanted: tuple[int, ...] = ()) -> None:
+    """Raises BadInput, which calls them `x` and `y`, for arrays of another kind or shape, or for claims of such.
+
+    `wanted` is as of `read`.
+    """
+    count = labels.shape[0] if labels.shape else 0
+    shape, number = tuple(images.shape), count or "n"
+    fits = (
+        shape == (count, *wanted) if wanted else len(shape) in (3, 4) and shape[0] == count and 0 < shape[1] == shape[2]
+    )
+    if images.dtype != np.uint8 or not fits or not count or 0 in shape:
+        sizes = ", ".join(map(str, wanted)) or "size, size, channels"
+        raise BadInput(f"{x} is {images.dtype} {shape}, wanted uint8 ({number}, {sizes})")
+    if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "iu":  # Keras stores (n, 1)
+        raise BadInput(f"{y} is {labels.dtype} {tuple(labels.shape)}, wanted integers ({count},)")
+    if count > (most := MOST // math.prod(shape[1:])):
+        raise BadInput(f"{x} has {count:,} images, at most {most:,} are read; store them as a folder")
+
+
+def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel of images uint8 [n, h, w, c], scaled to [0, 1]; 1 for a constant one's."""
+    values, mean, std = np.arange(256) / 255, [], []
+    for channel in np.moveaxis(images, -1, 0):
+        share = np.bincount(channel.ravel(), minlength=256) / channel.size
+        mean.append(float(share @ values))
+        std.append(float(np.sqrt(share @ (values - mean[-1]) ** 2)) or 1.0)
+    return tuple(mean), tuple(std)

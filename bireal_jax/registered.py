@@ -1,0 +1,67 @@
+"""What a recipe has registered: rows that it adds to the tables of networks, estimators and data sets.
+
+A run that uses one writes down which file has it (`fields`), and whoever uses the run elsewhere is told (`check`).
+"""
+
+import inspect
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from bireal_jax import config as config_lib
+from bireal_jax import data, models
+from bireal_jax.errors import BadInput
+from bireal_jax.running import known
+
+# field of config -> rows that it can name
+TABLES = {f"model.{name}": rows for name, rows in models.TABLES.items()} | {"data.name": lambda: data.DATASETS}
+OURS = {"model.name": models.OURS, "data.name": data.OURS}
+PACKAGES = ("bireal_jax", "jax", "flax", "builtins")  # rows whose code is in none of these are a recipe's
+
+
+def fields(configs: list[ConfigDict], recipe: str = "") -> dict[str, str]:
+    """Fields that name what a recipe has registered, in any stage, and the file of its code.
+
+    Args:
+      configs: of the stages.
+      recipe: the file that the run was started with, for rows that have no code of their own, such as another width.
+    """
+    found = {}
+    for field, rows in TABLES.items():
+        for name in {config_lib.get(c, field) for c in configs}:
+            file = _file(rows().get(name))
+            if file or name not in OURS.get(field, (name,)):
+                found[field] = str(Path(file or recipe).absolute()) if file or recipe else ""
+    return found
+
+
+def _file(row) -> str:
+    """Of the code of a row; "" where it is of PACKAGES."""
+    row: Any = row.build if isinstance(row, data.Dataset) else row
+    while isinstance(row, partial):
+        row = row.func
+    if row is None or getattr(row, "__module__", "builtins").split(".")[0] in PACKAGES:
+        return ""
+    code = getattr(inspect.unwrap(row), "__code__", None) or getattr(row.__call__, "__code__", None)
+    return code.co_filename if code else row.__module__
+
+
+def check(run: known.Known, config: ConfigDict | None = None) -> None:
+    """Raises BadInput, with the recipe that registers it, if what is used of a run names what is not known here.
+
+    Args:
+      run: whose weights are used.
+      config: how they are used, with its data set; None for the network alone.
+    """
+    for field, rows in TABLES.items():
+        if config is None and field == "data.name":
+            continue
+        value, file = config_lib.get(config or run.last, field), run.registered.get(field) or "the recipe of the run"
+        if value not in rows():
+            raise BadInput(
+                f"the run in {run.directory} has config.{field}={value!r}, which is registered by {file}\n"
+                f"run that first: --config=RECIPE on the command line, build.trained(RUN, recipe=RECIPE) in Python, or "
+                "main.load_recipe(Path(RECIPE)) in another recipe"
+            )
