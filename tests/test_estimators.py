@@ -1,6 +1,7 @@
 """The ablation command: what it trains, what it does not train twice, and the statistics of its table."""
 
 import json
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,10 @@ ARGS = ["--arch", "bireal_tiny", "--weight", "sign", "released", "--act", "ste",
 
 
 class Calls(list):
-    """What was trained; `train` is the function that notes it."""
+    """What was trained, and where its checkpoints lay; `train` is the function that notes it."""
+
+    def __init__(self):
+        self.places = []
 
 
 @pytest.fixture
@@ -24,7 +28,9 @@ def fake_training(monkeypatch):
     """Training that costs nothing: accuracy is 50 + seed, and more for the rule `released` and a start from clip."""
     calls = Calls()
 
-    def train(c, chosen, variables=None):
+    def train(c, chosen, variables=None, directory=None):
+        calls.places.append(directory)
+        directory.mkdir(parents=True)  # two cells in one place, or one that was left, are an error
         calls.append((c.model.weight, c.model.act, tuple(chosen), c.optim.binary_lr, c.optim.name))
         if variables is None:
             latent = np.full((len(chosen), 1, 1, 4, 2), 0.25)
@@ -64,6 +70,10 @@ def test_no_run_is_repeated_and_none_is_lost(tmp_path, fake_training):
     # A larger grid trains what is new.
     grid(tmp_path, "--init", "relu", "clip", "--seeds", "4", "--optimizer", "sgd:0.01")
     assert {call[2] for call in fake_training[7:]} == {(3,)}
+    assert all(p.is_relative_to(tmp_path / "cells") for p in fake_training.places), (
+        "where a cell is cut off, it goes on"
+    )
+    assert not any((tmp_path / "cells").iterdir()), "and what is finished leaves no checkpoints"
 
 
 def test_parts_divide_the_cells(tmp_path, fake_training):
@@ -82,6 +92,7 @@ def test_a_kill_between_network_and_row_counts_no_run_twice(tmp_path, fake_train
         grid(tmp_path, "--init", "relu", "--seeds", "3")
     monkeypatch.undo()
     monkeypatch.setattr(seeds, "train", fake_training.train)
+    shutil.rmtree(tmp_path / "cells")  # real training goes on there; the fake one would not
     found = grid(tmp_path, "--init", "relu", "--seeds", "3")
     assert sorted(r["seed"] for r in found if r["cell"]["weight"] == "real") == [0, 1, 2]
 

@@ -6,6 +6,7 @@ import pytest
 from flax import traverse_util
 from small import small
 
+from bireal_jax.binary import conv
 from bireal_jax.errors import BadInput
 from bireal_jax.running import parallel
 from bireal_jax.training import seeds, train
@@ -69,3 +70,56 @@ def test_batch_norm_is_retrained_with_frozen_convolutions():
     assert new.mean() > 5 * old.mean(), "the running variance takes up the scale that is gone"
     with pytest.raises(BadInput, match="networks of the stage before"):
         seeds.train(c, [0, 1, 2], before)
+
+
+def test_a_network_that_diverges_stays_alone_and_a_training_that_was_cut_off_goes_on_to_the_same_bits(
+    tmp_path, monkeypatch
+):
+    c = small(total_steps=8, log_steps=2, eval_steps=8, save_steps=3, **{"model.latent_init": "he"})
+    straight, records = seeds.train(c, [3, 4])
+    start = seeds._start(c, seeds.Plan(c), 0, [3, 4], None)
+    start["params"]["stem_conv"]["kernel"][1] = np.nan
+    note = seeds._Stage._note
+
+    def cut(self, step, *rest):
+        if step == 6:
+            raise KeyboardInterrupt
+        note(self, step, *rest)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(seeds._Stage, "_note", cut)
+        seeds.train(c, [3, 4], start, tmp_path / "w")
+    steps = []
+    monkeypatch.setattr(seeds._Stage, "_note", lambda self, step, *rest: (steps.append(step), note(self, step, *rest)))
+    variables, found = seeds.train(c, [3, 4], start, tmp_path / "w")
+    assert steps == [4, 6, 8, 8], "from the checkpoint of step 3 on"
+    for ours, theirs in zip(jax.tree.leaves(variables), jax.tree.leaves(straight), strict=True):
+        assert ours[0].tobytes() == theirs[0].tobytes()
+    assert np.isnan(jax.tree.leaves(variables["params"]["head"])[0][1]).all() and np.isnan(found[-1]["loss"][1])
+    for ours, theirs in zip(found, records, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert np.ravel(ours[name])[0] == np.ravel(value)[0], name
+    del steps[:]
+    again, same = seeds.train(c, [3, 4], start, tmp_path / "w")
+    assert not steps and len(same) == len(found) and same[-1]["top1"].dtype == np.float64
+    assert [leaf.tobytes() for leaf in jax.tree.leaves(again)] == [
+        leaf.tobytes() for leaf in jax.tree.leaves(variables)
+    ]
+    with pytest.raises(BadInput, match="holds seeds .3, 4., not .3, 5."):
+        seeds.train(c, [3, 5], start, tmp_path / "w")
+    with pytest.raises(BadInput, match="started from other weights"):
+        seeds.train(c, [3, 4], None, tmp_path / "w")
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "cpu"])
+def test_convolutions_of_several_networks_are_no_grouped_ones(platform):
+    def loss(x, w):
+        return conv.conv(x, w, (1, 1), ((1, 1), (1, 1))).sum()
+
+    step = jax.jit(jax.vmap(jax.grad(loss, (0, 1))))
+    shapes = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((3, 2, 8, 8, 4), (3, 3, 3, 4, 5)))
+    text = step.trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+    lines = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(lines) == {"cpu": 3, "cuda": 6, "rocm": 6}[platform], "two gradients a network; unfolded on CPUs"
+    assert all("feature_group_count = 1 " in line and "batch_group_count = 1 " in line for line in lines)

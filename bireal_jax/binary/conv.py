@@ -2,8 +2,9 @@
 
 XLA's CPU backend computes the gradient by the kernel as a convolution with a huge window, 3 to 6 times slower than a
 matrix product of unfolded patches (experiments/speed/). And it computes a vmapped convolution, which is a grouped one,
-1.7 to 1.9 times slower than one convolution after the other. Forward and input gradient, and all of it on other
-platforms, are XLA's own. Where one factor is ±1, packed.py and tables.py bring products and gradients of their own.
+1.7 to 1.9 times slower than one convolution after the other; on an H100 eight vmapped networks took 3.63 ms each, one
+alone 2.68. Forward and input gradient, and all of it on other platforms, are XLA's own. Where one factor is ±1,
+packed.py and tables.py bring products and gradients of their own.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ def xla_conv(x: jax.Array, w: jax.Array, strides: tuple[int, int], padding: Padd
 
 
 def one_after_the_other(function):
-    """The function of arrays, whose vmap is on CPUs a loop, unrolled."""
+    """The function of arrays, whose vmap is on CPUs and GPUs a loop, unrolled."""
     result = jax.custom_batching.custom_vmap(function)
 
     @result.def_vmap
@@ -36,7 +37,7 @@ def one_after_the_other(function):
             return jnp.stack([function(*row) for row in rows])
 
         together = jax.vmap(function, [0 if b else None for b in batched])
-        return lax.platform_dependent(*args, cpu=loop, default=together), True
+        return lax.platform_dependent(*args, cpu=loop, cuda=loop, rocm=loop, default=together), True
 
     return result
 

@@ -6,8 +6,9 @@
     python -m experiments.estimators.run --part 1/2                          half of the cells; 2/2 in another terminal
     python -m experiments.estimators.run --config configs/cifar10_sgd.py --config.data.dir=cifar10.npz ...
 
-The seeds of a cell train as one vmapped program. A cell whose rows are in OUT/rows.jsonl is not trained again, so the
-same command continues a grid that was cut off, and adds what is new in a larger one. Networks that start from a
+The seeds of a cell train as one vmapped program. A cell whose rows are in OUT/rows.jsonl is not trained again, and one
+that was cut off goes on from its last checkpoint in OUT/cells, so the same command continues a grid that was cut off,
+and adds what is new in a larger one. Networks that start from a
 real-valued one (--init relu, clip) share it with the other cells of the same architecture: ReLU from scratch; for clip,
 from there on through leaky clip to clip. These runs are rows too, with weight "real".
 """
@@ -17,6 +18,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -62,13 +64,8 @@ def parse(argv=None):
     add = parser.add_argument
     add("--config", default="configs/digits.py", help="base recipe: data, batch size, schedule; own estimators")
     add("--arch", nargs="+", default=["bireal_tiny", "res_tiny", "plain_tiny"], help="keys of models.MODELS")
-    add(
-        "--init",
-        nargs="+",
-        default=["relu", "clip"],
-        choices=INITS,
-        help="relu, clip: a pretrained real-valued network",
-    )
+    what = "relu, clip: a pretrained real-valued network"
+    add("--init", nargs="+", default=["relu", "clip"], choices=INITS, help=what)
     add("--weight", nargs="+", default=["sign", "magnitude_aware", "released"], help="keys of binarize.WEIGHTS")
     add("--act", nargs="+", default=["ste", "approx_sign"], help="keys of binarize.DERIVATIVES")
     add(
@@ -247,6 +244,7 @@ class Grid:
                 continue
             rows = self.train_cell(cell, seeds)
             rows_lib.append(path, rows)
+            shutil.rmtree(self.place(cell, seeds), ignore_errors=True)
             trained += 1
             left = (time.monotonic() - begin) / trained * (len(self.cells) - number)
             mean = sum(row["top1"] for row in rows) / len(rows)
@@ -259,10 +257,14 @@ class Grid:
 
         start = self.pretrained(cell.arch, cell.init, seeds) if cell.init in PRETRAINED else None
         begin, c = time.monotonic(), self.config(cell, self.factor(cell))
-        variables, records = seeds_lib.train(c, seeds, start)
+        variables, records = seeds_lib.train(c, seeds, start, self.place(cell, seeds))
         rows = rows_lib.make(cell, seeds, variables, records, self.epoch_steps, time.monotonic() - begin)
         more = {"binary_lr": round(float(c.optim.binary_lr), 4), "rules": rows_lib.rules_digest(cell.act, cell.weight)}
         return [row | more for row in rows]
+
+    def place(self, cell, seeds):
+        """Where the checkpoints of a cell lie while it is trained."""
+        return self.args.out / "cells" / "_".join([*dataclasses.astuple(cell), *map(str, seeds)])
 
     def factor(self, cell):
         """What brings the step of the cell's weight rule to that of the others, from the network of seed 0."""
@@ -293,7 +295,7 @@ class Grid:
         paths = {seed: place / f"{arch}_{init}_{seed}.npz" for seed in seeds}
         missing = {seed: path for seed, path in paths.items() if not path.exists()}
         if missing:
-            variables = self._pretrain(arch, init, list(missing), place)
+            variables, done = self._pretrain(arch, init, list(missing), place)
             for i, path in enumerate(missing.values()):
                 flat: dict[str, Any] = traverse_util.flatten_dict(
                     jax.tree.map(lambda leaf, i=i: leaf[i], variables), sep="/"
@@ -301,6 +303,7 @@ class Grid:
                 scratch = path.with_name("." + path.name)
                 np.savez(scratch, **flat)
                 os.replace(scratch, path)
+            shutil.rmtree(done, ignore_errors=True)
         each = []
         for path in paths.values():
             with np.load(path, allow_pickle=False) as stored:
@@ -312,12 +315,12 @@ class Grid:
 
         start = self._load(arch, "relu", seeds, place) if init == "clip" else None
         begin = time.monotonic()
-        variables, records = seeds_lib.train(self.pretraining(arch, init), seeds, start)
-        last = [record for record in records if record["stage"] == records[-1]["stage"]]
         cell = Cell(arch, init, "real", init, self.args.pretrain_optimizer)
+        variables, records = seeds_lib.train(self.pretraining(arch, init), seeds, start, self.place(cell, seeds))
+        last = [record for record in records if record["stage"] == records[-1]["stage"]]
         rows = rows_lib.make(cell, seeds, variables, last, self.epoch_steps, time.monotonic() - begin)
         rows_lib.append(self.args.out / "rows.jsonl", rows)
-        return variables
+        return variables, self.place(cell, seeds)
 
 
 def _split(optimizer) -> tuple[Any, ...]:
