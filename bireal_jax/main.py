@@ -21,6 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from bireal_jax import output, places
+from bireal_jax._version import __version__
 from bireal_jax.config import check_field, default
 from bireal_jax.errors import BadInput, first_line, lookup
 from bireal_jax.running import preempt
@@ -43,6 +44,8 @@ HELP = """1-bit convolutional networks: train, evaluate, count what they cost, p
   --format=text|csv|md     of the table that --mode=cost prints; default: text
   --format=packed|c|onnx|openvino|qonnx   of the file that --mode=export writes; default: packed
   --out=FILE               that --mode=export writes; default: net.safetensors, .onnx, ... in the workdir
+
+  --version                which one of the package this is
 
   --coordinator=HOST:PORT --num_processes=N --process_id=I   one of several processes, where no cluster is recognized
 
@@ -100,6 +103,9 @@ def main(argv: list[str]) -> None:
     """
     if any(arg in ("--help", "-h", "-help", "--helpfull") for arg in argv[1:]):
         print(HELP)
+        return
+    if "--version" in argv[1:]:
+        print(f"bireal_jax {__version__}")
         return
     cache_compilations()  # before the recipe, which may import jax
     values = flags.FlagValues()

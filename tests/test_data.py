@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from bireal_jax import data
+from bireal_jax import data, pixels
 from bireal_jax.data import batching, images
 from bireal_jax.data.digits import load
 from bireal_jax.data.source import Arrays, Source
@@ -192,7 +192,7 @@ def picture(mode="RGB", size=(40, 30)):
     [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("P", "GIF")],
 )
 def test_decodable_files_become_rgb_whatever_they_are_called(mode, kind):
-    image = images.decode(encoded(picture(mode), kind), "n02105855_2933.JPEG")
+    image = pixels.decode(encoded(picture(mode), kind), "n02105855_2933.JPEG")
     assert (image.mode, image.size) == ("RGB", (40, 30))
     expected = np.asarray(picture(mode).convert("RGB"), float)
     assert np.abs(np.asarray(image, float) - expected).mean() < 6
@@ -200,7 +200,7 @@ def test_decodable_files_become_rgb_whatever_they_are_called(mode, kind):
 
 def test_sixteen_bit_png_is_scaled_not_clipped():
     values = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
-    image = images.decode(encoded(Image.fromarray(values), "PNG"), "deep.png")
+    image = pixels.decode(encoded(Image.fromarray(values), "PNG"), "deep.png")
     np.testing.assert_array_equal(np.asarray(image)[..., 0], values >> 8)
 
 
@@ -208,7 +208,7 @@ def test_broken_files_are_named():
     whole = encoded(picture(), "JPEG")
     for broken in (whole[: len(whole) // 2], b"", b"<html>not found</html>"):
         with pytest.raises(BadInput, match="n01440764_7.JPEG cannot be decoded"):
-            images.decode(broken, "n01440764_7.JPEG")
+            pixels.decode(broken, "n01440764_7.JPEG")
 
 
 def test_random_resized_crop_ranges():
@@ -231,13 +231,13 @@ def test_odd_sizes_still_give_a_crop(size):
     image = Image.new("RGB", size)
     box = images.random_box(*size, np.random.default_rng(0))
     assert images.crop(image, 32, box, True).shape == (32, 32, 3)
-    assert images.centre_crop(image, 40, 32).shape == (32, 32, 3)
+    assert pixels.centre_crop(image, 40, 32).shape == (32, 32, 3)
 
 
 def test_centre_crop_is_short_side_then_middle():
     image = picture(size=(64, 32))
     whole = np.asarray(image.resize((512, 256), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(images.centre_crop(image, 256, 224), whole[16:240, 144:368])
+    np.testing.assert_array_equal(pixels.centre_crop(image, 256, 224), whole[16:240, 144:368])
 
 
 def test_shift_and_flip():

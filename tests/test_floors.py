@@ -12,18 +12,20 @@ PACKAGE = Path(__file__).parents[1] / "bireal_jax"
 # the floors of its own files, bottom up: a file imports what lies below, never what stands beside it.
 HOUSE = [
     {"_version": [], "errors": []},
-    {"output": [], "places": []},
+    {"output": [], "places": [], "pixels": ["listing window", "__init__"]},
     {
         "binary": ["binarize conv norm pool", "losses packed", "tables", "layers"],
         "data": [
-            "listing pickled stored window", "jpeg source", "batching cutout held_out images normalize official",
+            "pickled stored", "jpeg source", "batching cutout held_out images normalize official",
             "arrays depth digits folder imagenet", "cifar", "__init__", "prepare",
         ],
         "config": [],
     },
     {
         "models": ["arch layouts network", "alexnet bireal depth metaprune resnet vgg", "reactnet", "ebn", "__init__"],
-        "runtime": ["fields", "reference", "verify", "container", "__init__", "__main__"],
+        "runtime": [
+            "fields photos", "reference", "verify", "container", "__init__", "answers measure", "__main__",
+        ],
         "running": ["metrics parallel preempt progress settings", "checkpoint health hosts", "known", "workdir"],
     },
     {"registered": [], "importers": ["values", "readers", "larq pytorch", "__init__", "__main__"]},

@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 from small import small
 
-from bireal_jax import build, data
+from bireal_jax import build, data, pixels
 from bireal_jax.checks import scan
-from bireal_jax.data import images, jpeg, listing, stored, window
+from bireal_jax.data import images, jpeg, stored
 from bireal_jax.data.normalize import prepared
 from bireal_jax.data.source import Arrays
 from bireal_jax.errors import BadInput
-from bireal_jax.runtime.__main__ import photo
+from bireal_jax.pixels import listing, window
+from bireal_jax.runtime import photos
 
 
 def picture(width=64, height=48, mode="RGB"):
@@ -52,11 +53,11 @@ def test_only_the_named_formats_are_opened(tmp_path, monkeypatch):
         strangers.append(encoded(picture(32, 32, mode), kind))
     for content in strangers:
         with pytest.raises(BadInput, match=r"photo.jpg cannot be decoded: not an image \(JPEG, PNG, .*\)\n"):
-            images.decode(content, "photo.jpg")
+            pixels.decode(content, "photo.jpg")
         with pytest.raises(BadInput, match="photo: its depth cannot be decoded"):
             depth_rules().read({"image": encoded(picture(), "PNG"), "depth": content, "name": "photo"})
     assert not mark.exists()
-    assert images.decode(encoded(picture(), "MPO", save_all=True, append_images=[picture()]), "phone").size == (64, 48)
+    assert pixels.decode(encoded(picture(), "MPO", save_all=True, append_images=[picture()]), "phone").size == (64, 48)
 
 
 def depth_rules():
@@ -131,7 +132,7 @@ def test_whatever_pillow_raises_names_the_file(error, monkeypatch):
 
     monkeypatch.setattr(Image, "open", fails)
     with pytest.raises(BadInput, match="a.png cannot be decoded: "):
-        images.decode(b"", "a.png")
+        pixels.decode(b"", "a.png")
 
 
 # -------------------------------------------------------------------------------------------------------------- modes
@@ -140,13 +141,13 @@ def test_whatever_pillow_raises_names_the_file(error, monkeypatch):
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr"])
 def test_modes_of_tiff(mode):
     expected = np.asarray(picture(mode=mode).convert("RGB"))
-    np.testing.assert_array_equal(images.decode(encoded(picture(mode=mode), "TIFF"), "a.tif"), expected)
+    np.testing.assert_array_equal(pixels.decode(encoded(picture(mode=mode), "TIFF"), "a.tif"), expected)
 
 
 def test_a_palette_with_transparency_keeps_its_colours():
     image = picture(mode="P")
     np.testing.assert_array_equal(
-        images.decode(encoded(image, "PNG", transparency=bytes(range(256))), "a.png"), image.convert("RGB")
+        pixels.decode(encoded(image, "PNG", transparency=bytes(range(256))), "a.png"), image.convert("RGB")
     )
 
 
@@ -154,32 +155,32 @@ def test_pixels_of_unknown_range_are_refused_not_black():
     grey = np.asarray(picture(mode="L"))
     for array in (grey.astype(np.float32) / 255, grey.astype(np.float32), grey.astype(np.int32) << 16):
         with pytest.raises(BadInput, match=r"a.tif cannot be decoded: its pixels are 32-bit numbers \(mode [IF]\)"):
-            images.decode(encoded(Image.fromarray(array), "TIFF"), "a.tif")
+            pixels.decode(encoded(Image.fromarray(array), "TIFF"), "a.tif")
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "PNG"])
 def test_sixteen_bits_become_eight(kind):
     grey = np.asarray(picture(mode="L"))
     sixteen = Image.fromarray(grey.astype(np.uint16) * 257)
-    np.testing.assert_array_equal(np.asarray(images.decode(encoded(sixteen, kind), "a"))[..., 1], grey)
+    np.testing.assert_array_equal(np.asarray(pixels.decode(encoded(sixteen, kind), "a"))[..., 1], grey)
 
 
 def test_tiff_of_white_zero_and_of_twelve_bits():
     grey = np.asarray(picture(mode="L"))
     white_is_zero = encoded(Image.fromarray(grey.astype(np.uint16) * 257), "TIFF", tiffinfo={262: 0})
-    shown = np.asarray(images.decode(white_is_zero, "a.tif"))[..., 0]
+    shown = np.asarray(pixels.decode(white_is_zero, "a.tif"))[..., 0]
     np.testing.assert_array_equal(shown, 255 - grey)
     whole = bytearray(encoded(Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000), "TIFF"))
     tag = whole.index(b"\x02\x01\x03\x00\x01\x00\x00\x00\x10\x00")  # 258, one short, 16
     whole[tag + 8] = 12
-    pixels = [0, 4095, 2048, 16] * 16
+    values = [0, 4095, 2048, 16] * 16
     packed = b"".join(
-        bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in zip(pixels[::2], pixels[1::2], strict=True)
+        bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in zip(values[::2], values[1::2], strict=True)
     )
     place = int.from_bytes(whole[whole.index(b"\x11\x01") + 8 :][:4], "little")  # of the first strip
     assert whole[:2] == b"II"
     whole[place : place + len(packed)] = packed
-    shown = np.asarray(images.decode(bytes(whole), "a.tif"))[..., 0].ravel()
+    shown = np.asarray(pixels.decode(bytes(whole), "a.tif"))[..., 0].ravel()
     assert shown[:4].tolist() == [0, 255, 128, 1]
 
 
@@ -199,15 +200,15 @@ def test_crops_of_all_sizes_and_ratios_are_those_of_pillow():
     sides = [(1, 300), (300, 1), (2, 999), (999, 2), (7, 211), (211, 7), (900, 20), (20, 900), (1, 1)]
     sides += [tuple(rng.integers(1, 300, 2)) for _ in range(6)]
     for width, height in sides:
-        pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+        values = rng.integers(0, 256, (height, width, 3), np.uint8)
         for mode in ("RGB", "L"):
-            image = Image.fromarray(pixels).convert(mode)
+            image = Image.fromarray(values).convert(mode)
             for resize, size in ((18, 16), (73, 64), (16, 16), (100, 21), (120, 8)):
                 expected = whole_then_crop(image, resize, size)
-                found = images.centre_crop(image, resize, size)
+                found = pixels.centre_crop(image, resize, size)
                 np.testing.assert_array_equal(found, expected, f"{width}x{height} {mode} {resize} {size}")
                 area = (resize / min(image.size)) ** 2 * width * height
-                parts += area > images.FAR * size * size
+                parts += area > pixels.FAR * size * size
     assert parts > 40, "the other path was taken, too"
 
 
@@ -227,13 +228,13 @@ def test_work_grows_with_what_is_kept(tmp_path):
     rng = np.random.default_rng(0)
     for shape in ((1, 30000, 3), (30000, 1, 3)):
         for kind, suffix in (("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp")):
-            pixels = rng.integers(0, 256, shape if kind != "WEBP" else tuple(min(s, 16000) for s in shape), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / f"{shape[0]}.{suffix}", kind)
+            values = rng.integers(0, 256, shape if kind != "WEBP" else tuple(min(s, 16000) for s in shape), np.uint8)
+            Image.fromarray(values).save(tmp_path / f"{shape[0]}.{suffix}", kind)
     code = """
 import resource, sys, numpy as np
 from pathlib import Path
 from bireal_jax.data import images
-from bireal_jax.runtime.__main__ import photo
+from bireal_jax.runtime import photos
 images.prepare_file({"bytes": Path(sys.argv[1]).read_bytes(), "label": 0, "name": ""}, size=8, resize=9)
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)
@@ -241,8 +242,8 @@ for path in map(Path, sys.argv[1:]):
     example = {"bytes": path.read_bytes(), "label": 0, "name": str(path)}
     assert images.prepare_file(example, size=224, resize=256)["image"].shape == (224, 224, 3)
     assert images.augment_file(example, np.random.default_rng(0), size=224)["image"].shape == (224, 224, 3)
-    assert photo(path, (224, 224, 3), 256).shape == (224, 224, 3)
-    assert photo(path, (8, 8, 1), 65536).shape == (8, 8, 1), "what a strange file of a network asks for"
+    assert photos.read(path, (224, 224, 3), 256).shape == (224, 224, 3)
+    assert photos.read(path, (8, 8, 1), 65536).shape == (8, 8, 1), "what a strange file of a network asks for"
 """
     files = sorted(map(str, tmp_path.iterdir()))
     assert len(files) == 6
@@ -255,12 +256,12 @@ def test_bombs_are_refused_by_their_pixels():
     content[16:24] = (20000).to_bytes(4, "big") * 2
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     with pytest.raises(BadInput, match="bomb.png cannot be decoded: .*400000000 pixels"):
-        images.decode(bytes(content), "bomb.png")
+        pixels.decode(bytes(content), "bomb.png")
 
 
 def test_a_photo_smaller_than_the_network_is_enlarged(tmp_path):
     picture(10, 10).save(tmp_path / "a.png")
-    assert photo(tmp_path / "a.png", (32, 32, 3), 20).min(axis=(0, 1)).max() > 0, "no black border"
+    assert photos.read(tmp_path / "a.png", (32, 32, 3), 20).min(axis=(0, 1)).max() > 0, "no black border"
 
 
 # ------------------------------------------------------------------------------------------------------------- damage
@@ -277,7 +278,7 @@ def test_half_grey_images_are_damaged_and_whole_ones_are_not():
         whole = encoded(noisy.convert(mode), "JPEG", **options)
         assert images.damage(whole) == images.damage(whole + b"more") == ""
         half = whole[: len(whole) // 2] + b"\xff\xd9"
-        images.decode(half, "half.jpg")
+        pixels.decode(half, "half.jpg")
         assert "Corrupt JPEG data: premature end" in images.damage(half)
         holed = whole[: len(whole) // 2] + bytes(500) + whole[len(whole) // 2 + 500 :]
         assert "Corrupt JPEG" in images.damage(holed)
@@ -305,8 +306,8 @@ def folder(tmp_path):
         for name in ("apple", "banana"):
             (tmp_path / split / name).mkdir(parents=True)
             for i in range(count):
-                pixels = rng.integers(0, 256, (20, 24, 3), np.uint8)
-                Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.jpg")
+                values = rng.integers(0, 256, (20, 24, 3), np.uint8)
+                Image.fromarray(values).save(tmp_path / split / name / f"{i}.jpg")
     return tmp_path
 
 

@@ -14,6 +14,7 @@ from bireal_jax import runtime
 from bireal_jax.errors import BadInput
 from bireal_jax.runtime import __main__ as command
 from bireal_jax.runtime import container, reference
+from bireal_jax.runtime import photos as photo_files
 
 needs_engine = pytest.mark.skipif(not runtime.available(), reason="needs the compiled engine")
 EVERY = [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in EXPORTED]
@@ -179,31 +180,21 @@ def test_no_jax_is_needed(tmp_path):
 def test_a_photo_is_prepared_as_in_evaluation(tmp_path, capsys):
     from PIL import Image
 
-    from bireal_jax.data import images
+    from bireal_jax import pixels
 
     colours = np.random.default_rng(0).integers(0, 256, (50, 40, 3)).astype(np.uint8)
     path = tmp_path / "photo.png"
     Image.fromarray(colours).save(path)
-    expected = images.centre_crop(Image.fromarray(colours), 36, 32)
-    np.testing.assert_array_equal(command.photo(path, (32, 32, 3), 36), expected)
-    assert command.photo(path, (32, 32, 1), 0).shape == (32, 32, 1)
+    expected = pixels.centre_crop(Image.fromarray(colours), 36, 32)
+    np.testing.assert_array_equal(photo_files.read(path, (32, 32, 3), 36), expected)
+    assert photo_files.read(path, (32, 32, 1), 0).shape == (32, 32, 1)
     (tmp_path / "no.jpg").write_bytes(b"nothing")
     for wrong in ("no.jpg", "none.jpg"):
         with pytest.raises(BadInput, match=wrong):
-            command.photo(tmp_path / wrong, (32, 32, 3), 36)
+            photo_files.read(tmp_path / wrong, (32, 32, 3), 36)
     with pytest.raises(SystemExit):
         command.main([str(tmp_path / "none.safetensors")])
     assert "cannot be read" in capsys.readouterr().err
-
-
-@needs_engine
-def test_top5_is_sorted_and_sums_to_less_than_one():
-    net = runtime.load(packed.written("bireal_tiny"))
-    lines = command.top5(net, photos("bireal_tiny", 1)[0]).splitlines()
-    shares = [float(line.split("%")[0]) for line in lines]
-    assert len(lines) == 5 and shares == sorted(shares, reverse=True) and sum(shares) <= 100.3
-    best = net(photos("bireal_tiny", 1))[0].argmax()
-    assert lines[0].endswith(f"name {best}")
 
 
 @pytest.mark.parametrize("compiler", ["false", "a compiler that is not there"])
@@ -214,10 +205,12 @@ def test_install_without_a_compiler(tmp_path, compiler, request):
     root = request.config.rootpath
     for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(root / name, tmp_path)
+    shutil.copytree(root / "configs", tmp_path / "configs")
     shutil.copytree(root / "bireal_jax", tmp_path / "bireal_jax", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     done = subprocess.run(
         [sys.executable, "setup.py", "build"], cwd=tmp_path, capture_output=True, text=True,
         env={**os.environ, "CC": compiler, "CXX": compiler},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "build").rglob("recipes/configs/digits.py"))
     assert list((tmp_path / "build").rglob("graph.py")) and not list((tmp_path / "build").rglob("*.so"))

@@ -5,9 +5,9 @@ platforms and in other types than float32 the convolution is XLA's own. The numb
 """
 
 import ctypes
-import importlib.util
 import os
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,8 @@ WORTH_A_THREAD = 1 << 28  # multiplications, which take one thread 0.5 ms; to st
 
 
 def _load() -> ctypes.CDLL | None:
-    spec = importlib.util.find_spec("bireal_jax.binary._packed")
-    library = ctypes.CDLL(spec.origin) if spec and spec.origin else None
+    path = Path(__file__).with_name("_packed.so")
+    library = ctypes.CDLL(str(path)) if path.exists() else None
     for target in TARGETS if library else ():
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     return library

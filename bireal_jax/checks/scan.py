@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build
-from bireal_jax.data import Source, images, jpeg, listing
+from bireal_jax import build, pixels
+from bireal_jax.data import Source, images, jpeg
 from bireal_jax.data.source import check_labels
 from bireal_jax.errors import BadInput, first_line
+from bireal_jax.pixels import listing
 from bireal_jax.running import progress
 
 SHOWN = 5  # findings of one kind that are named; the others are counted
@@ -27,6 +28,7 @@ class Look(NamedTuple):
       digest: of the bytes of its file, or of the pixels of an array.
       label: its class; 0 for a depth map.
       broken, mislabelled: what is wrong with it, or "".
+      turned: its file says that it is to be shown turned.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Look(NamedTuple):
     label: int = 0
     broken: str = ""
     mislabelled: str = ""
+    turned: bool = False
 
 
 def run(config: ConfigDict) -> int:
@@ -58,6 +61,7 @@ def check(source: Source, threads: int = 4) -> int:
     broken, mislabelled, twice = [], [], []
     if not jpeg.available():
         progress.say("JPEG files that are grey in part are not found: jpeg.cc was not compiled with the package")
+    turned = 0
     counts = np.zeros((2, source.num_classes), np.int64)
     test: dict[bytes, str] = {}
     for part, split in enumerate(("test", "train")):
@@ -66,6 +70,7 @@ def check(source: Source, threads: int = 4) -> int:
                 (broken if look.broken else mislabelled).append(look.broken or look.mislabelled)
                 continue
             counts[part, look.label] += 1
+            turned += look.turned
             if split == "test":
                 test[look.digest] = look.name
             elif look.digest in test:
@@ -88,6 +93,11 @@ def check(source: Source, threads: int = 4) -> int:
         left_out = [listing.shown(path) for path in source.left_out]
         way_out = "convert them to JPEG or PNG and put them into the folders of their classes, or take them away"
         checks += (("left out", left_out, "images are not read", way_out),)
+    if turned:
+        progress.say(
+            f"note: {turned:,} of {total:,} files say in EXIF that the photo is to be turned\n"
+            "training ignores that, and so do evaluation and bireal-run"
+        )
     for what, found, limit, way_out in checks:
         some = ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else "")
         progress.verdict(not found, what, f"{len(found):,} {limit}" + (f": {some}; {way_out}" if found else ""))
@@ -120,10 +130,11 @@ def _look(source, examples, split, index):
             return Look(name, broken=f"{name} is damaged: {lost}")
     except Exception as error:  # files hold anything, and libraries raise anything for it
         return Look(name, broken=first_line(error) if isinstance(error, BadInput) else f"{name}: {first_line(error)}")
+    sideways = isinstance(stored, bytes) and pixels.turned(stored)
     if source.depth_range:
-        return Look(name, digest)
+        return Look(name, digest, turned=sideways)
     try:
         check_labels(np.asarray(label), source.num_classes, name)
     except BadInput as error:
         return Look(name, mislabelled=first_line(error).split(";")[0])
-    return Look(name, digest, int(label))
+    return Look(name, digest, int(label), turned=sideways)

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bireal_jax.data import listing
-from bireal_jax.data.images import decode
 from bireal_jax.data.source import Source, open_tfds, read_record
 from bireal_jax.data.stored import read_npy
 from bireal_jax.errors import BadInput, first_line
+from bireal_jax.pixels import decode, listing
 
 MAPS = (".png", ".npy")
 HOW = (

@@ -3,10 +3,10 @@
 from functools import partial
 from pathlib import Path
 
-from bireal_jax.data import listing
 from bireal_jax.data.images import augment_file, prepare_file
 from bireal_jax.data.source import Source
 from bireal_jax.errors import BadInput
+from bireal_jax.pixels import listing
 
 HOW = (
     "config.data.dir must hold train/CLASS/ and val/CLASS/ with JPEG or PNG files, or CLASS/ alone, of which a part is "

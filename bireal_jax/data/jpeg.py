@@ -7,21 +7,21 @@ without it Pillow does everything.
 """
 
 import ctypes
-import importlib.util
 import math
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from bireal_jax.data.window import rows_first_if_tall
+from bireal_jax.pixels.window import rows_first_if_tall
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def _load() -> ctypes.CDLL | None:
-    spec = importlib.util.find_spec("bireal_jax.data._jpeg")
+    path = Path(__file__).with_name("_jpeg.so")
     try:
-        return ctypes.CDLL(spec.origin) if spec and spec.origin else None
+        return ctypes.CDLL(str(path)) if path.exists() else None
     except OSError:  # libjpeg itself is gone since
         return None
 

@@ -20,9 +20,8 @@ from tensorflow_datasets.datasets.imagenet2012 import imagenet_common
 from tensorflow_datasets.datasets.imagenet2012.imagenet2012_dataset_builder import Builder as Stock
 
 from bireal_jax import output, places
-from bireal_jax.data import listing
-from bireal_jax.data.images import FORMATS, decode
 from bireal_jax.errors import BadInput, first_line
+from bireal_jax.pixels import FORMATS, decode, listing
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 WHOLE = {"train": 1_281_167, "validation": 50_000}

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bireal_jax.data import listing
 from bireal_jax.errors import BadInput, first_line
+from bireal_jax.pixels import listing
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

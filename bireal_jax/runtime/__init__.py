@@ -4,6 +4,7 @@
 
     net = runtime.load("net.safetensors", threads=2)
     logits = net(images)  # uint8 [n, h, w, c], or float, normalized -> float32 [n, classes]
+    net.top(runtime.photo("cat.jpg", net)[None])[0]  # the five likeliest classes with their probabilities
 
 The work is done by a small C++ engine that is compiled when the package is installed. Where it could not be,
 `kernels="reference"` runs the same file in numpy, slowly.
@@ -11,15 +12,16 @@ The work is done by a small C++ engine that is compiled when the package is inst
 
 import copy
 import ctypes
-import importlib.util
 import operator
 import os
 import sys
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bireal_jax.errors import BadInput
-from bireal_jax.runtime import container
+from bireal_jax.runtime import container, fields, photos
 
 FAR = 10  # times the largest normalized pixel: that is no normalized image
 PRECISIONS = ("float32", "int16")
@@ -36,10 +38,10 @@ class _Options(ctypes.Structure):
 
 
 def _load_engine() -> ctypes.CDLL | None:
-    spec = importlib.util.find_spec("bireal_jax.runtime._engine")
-    if spec is None or not spec.origin:
+    path = Path(__file__).with_name("_engine.so")  # of any Python: it knows nothing of Python
+    if not path.exists():
         return None
-    library = ctypes.CDLL(spec.origin)
+    library = ctypes.CDLL(str(path))
     address, size, number, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_char_p
     for name, result, arguments in (
         ("load_memory", address, (text, size, ctypes.POINTER(_Options), text)), ("free", None, (address,)),
@@ -71,6 +73,14 @@ class _Handle:
     def __del__(self, free=_engine.bireal_free if _engine else None):  # the module may be gone by then
         if free:
             free(self.address)
+
+
+class Answer(NamedTuple):
+    """A class that an image may be of: its name, or "class 7" where the file has none; its number; how likely it is."""
+
+    label: str
+    index: int
+    probability: float
 
 
 class Network:
@@ -159,6 +169,31 @@ class Network:
         self._call("run", images, len(images), logits.ctypes.data)
         return logits
 
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """The softmax of the logits: float64 [n, classes], which sum to 1. Arguments and errors as of a call.
+
+        Raises:
+          BadInput: also of a network that gives maps, or whose logits are not finite.
+        """
+        if len(self.output_shape) > 1:
+            raise BadInput("this network gives a map for each image, no classes; call it for the map")
+        logits = self(images).astype(np.float64)
+        if not np.isfinite(logits).all():
+            raise BadInput("a logit is not finite: no network that was trained so; take another file")
+        shares = np.exp(logits - logits.max(-1, keepdims=True))
+        return shares / shares.sum(-1, keepdims=True)
+
+    def top(self, images: np.ndarray, count: int = 5) -> list[list[Answer]]:
+        """For each image its likeliest classes, the likeliest first, `count` of them or as many as there are."""
+        count, answers = _whole("count", count, 1, fields.MAX_ELEMENTS), []
+        for shares in self.probabilities(images):
+            best = np.argsort(-shares, kind="stable")[:count]
+            answers.append([Answer(self._name(i), int(i), float(shares[i])) for i in best])
+        return answers
+
+    def _name(self, index):
+        return self.labels[index] if self.labels else f"class {index}"
+
     def tensors(self, image: np.ndarray) -> list[np.ndarray]:
         """Every tensor for one image [h, w, c], the normalized image first; of a network loaded with unfused=True."""
         images = self._checked(np.asarray(image)[None])
@@ -237,6 +272,22 @@ def load(
       BadInput: no file, no packed network, a damaged one, or an option that cannot be.
     """
     return Network(*container.contents(path), threads, precision, kernels, unfused, max_memory)
+
+
+def photo(source: Any, net: Network, upright: bool = False) -> np.ndarray:
+    """A photo as the network saw photos in its evaluation, to the last bit: uint8 [h, w, c].
+
+        net(runtime.photo("cat.jpg", net)[None])
+
+    Args:
+      source: path, bytes of a file, or a Pillow image; grey, CMYK, palettes, 16 bits and alpha become RGB as there.
+      net: the network; its file says how large and how photos were cut.
+      upright: turned as EXIF says that the camera was held. Training ignores that, and so does the default.
+
+    Raises:
+      BadInput: no such file, no complete image, or a network that takes neither grey nor colour; Pillow is missing.
+    """
+    return photos.read(source, net.image_shape, net.resize, len(net.output_shape) > 1, upright)
 
 
 def _whole(what, value, low, high):

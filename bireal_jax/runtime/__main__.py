@@ -1,89 +1,112 @@
-"""`python -m bireal_jax.runtime net.safetensors [photo.jpg ...]`: what a packed file holds, or what is in a photo."""
+"""`bireal-run net.safetensors [photo.jpg folder '*.png' ...]`: what a packed file holds, or what is in photos."""
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bireal_jax import output, places, runtime
-from bireal_jax.data import images
+from bireal_jax._version import __version__
 from bireal_jax.errors import BadInput
-from bireal_jax.runtime import container
+from bireal_jax.runtime import answers, container, measure, photos
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bireal_jax.runtime", allow_abbrev=False,
-        description="Without photos: what a packed file holds. With photos: the five likeliest classes of each, "
-        "or the range of its map.",
-    )  # fmt: skip
-    parser.add_argument("net", type=Path, help="a packed network, which --mode=export wrote")
-    parser.add_argument("photos", nargs="*", type=Path, help="images of any size: made smaller, the middle cut out")
-    parser.add_argument("--threads", type=int, default=1, help="no more than there are cores are used")
-    parser.add_argument("--precision", default="float32", choices=runtime.PRECISIONS, help="of real-valued layers")
-    parser.add_argument("--kernels", choices=runtime.KERNELS, help="default: the best that this CPU has")
-    arguments = parser.parse_args(argv)
+    """The command. Exit status: 0 done, 1 a photo could not be read, 2 an input that cannot work."""
+    arguments = _parser().parse_args(argv)
     with output.command():
         path = places.local(arguments.net, "NET", "file")
-        if not arguments.photos:
+        if not (arguments.photos or arguments.time or arguments.evaluate):
             output.deliver(describe(container.read(path)))
             return
         net = runtime.load(path, arguments.threads, arguments.precision, arguments.kernels)
-        failed = sum(not _show(net, path) for path in arguments.photos)  # one that is broken does not stop the others
-        if failed:
-            sys.exit(2)
+        said = _Said(arguments.format)
+        _show(net, arguments, said)
+        if arguments.time:
+            said.rows([_latency(net, arguments)])
+        if arguments.evaluate:
+            _evaluate(net, arguments, said)
+        if said.broken:
+            sys.exit(1)
 
 
-def _show(net, path):
-    """Prints what is in a photo; False, with a message, where it is broken. Leaves where nobody reads."""
-    whole = len(net.output_shape) > 1
-    try:
-        image = photo(path, net.image_shape, net.resize, whole)
-        text = f"{path}\n{values(net, image) if whole else top5(net, image)}"
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return False
-    if not output.deliver(text):
-        sys.exit(0)
-    return True
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="bireal-run", allow_abbrev=False,
+        description="Without photos: what a packed file holds. With photos: the likeliest classes of each, or the "
+        "range of its map. A photo that is broken stops nothing; the status is then 1.",
+    )  # fmt: skip
+    parser.add_argument("net", type=Path, help="a packed network, which --mode=export wrote")
+    parser.add_argument(
+        "photos",
+        nargs="*",
+        help="of any size: made smaller, the middle cut out; folders, with all below; patterns",
+    )
+    parser.add_argument("--format", default="text", choices=answers.FORMATS, help="default: text")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="so many classes of each; default: 5")
+    parser.add_argument("--upright", action="store_true", help="turn photos as EXIF says; training ignores that")
+    parser.add_argument("--time", action="store_true", help="print the latency of one image, with quartiles")
+    parser.add_argument(
+        "--evaluate", metavar="PLACE", type=Path, help="print the accuracy on DIR/CLASS/*.jpg, or on an .npz file"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="no more than there are cores are used")
+    parser.add_argument("--precision", default="float32", choices=runtime.PRECISIONS, help="of real-valued layers")
+    parser.add_argument("--kernels", choices=runtime.KERNELS, help="default: the best that this CPU has")
+    parser.add_argument("--version", action="version", version=f"bireal_jax {__version__}")
+    return parser
 
 
-def photo(path: Path, shape: tuple[int, int, int], resize: int, whole: bool = False) -> np.ndarray:
-    """An image file as the network takes it, uint8 [h, w, c]: resized, the middle cut out, grey where c is 1.
+class _Said:
+    """What was printed so far, and what could not be read."""
 
-    With `whole` all of it is brought to the square, as in the training of depth.
+    def __init__(self, style: str):
+        self.style = style
+        self.columns: tuple[str, ...] = ()
+        self.broken: list[str] = []
 
-    Raises:
-      BadInput: no such file, no image, or a network that takes neither grey nor colour.
-    """
-    height, width, channels = shape
-    if height != width or channels not in (1, 3):
-        raise BadInput(f"the network takes images of {height}x{width}x{channels}; call it from Python instead")
-    try:
-        image = images.decode(path.read_bytes(), str(path))
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
-    if whole:
-        image = image.resize((width, height), images.Image.Resampling.BILINEAR)
-    grey_or_colour = image if channels == 3 else image.convert("L")
-    return images.centre_crop(grey_or_colour, max(resize, height), height).reshape(shape)
+    def rows(self, rows: answers.Rows) -> None:
+        """Prints rows of one kind, and leaves where nobody reads."""
+        text = answers.FORMATS[self.style](rows, tuple(rows[0]) != self.columns)
+        self.columns = tuple(rows[0])
+        if not output.deliver(text):
+            sys.exit(0)
 
-
-def top5(net: runtime.Network, image: np.ndarray) -> str:
-    """The five likeliest classes with their probabilities, a line each."""
-    logits = net(image[None])[0].astype(np.float64)
-    share = np.exp(logits - logits.max())
-    share /= share.sum()
-    best = np.argsort(-logits, kind="stable")[:5]
-    return "\n".join(f"  {share[i]:6.1%}  {net.labels[i] if net.labels else f'class {i}'}" for i in best)
+    def failed(self, message: str) -> None:
+        """One photo, whose message goes to standard error; the others go on."""
+        self.broken.append(message)
+        print(f"error: {message}", file=sys.stderr)
 
 
-def values(net: runtime.Network, image: np.ndarray) -> str:
-    """The least, the median and the largest value of a map."""
-    low, middle, high = np.quantile(net(image[None]), (0, 0.5, 1))
-    return f"  {low:.4g} to {high:.4g}, median {middle:.4g}"
+def _show(net, arguments, said):
+    """What is in each photo."""
+    for what in arguments.photos:
+        try:
+            found = photos.named(what)
+        except BadInput as error:
+            said.failed(str(error))
+            continue
+        for path in found:
+            try:
+                image = runtime.photo(path, net, arguments.upright)
+            except BadInput as error:
+                said.failed(str(error))
+                continue
+            said.rows(answers.of_photo(net, str(path), image, arguments.top))
+
+
+def _latency(net, arguments) -> dict[str, Any]:
+    noise = np.random.default_rng(0).integers(0, 256, net.image_shape).astype(np.uint8)
+    return measure.latency(net, noise) | {"threads": arguments.threads, "kernels": net.kernels}
+
+
+def _evaluate(net, arguments, said):
+    broken: list[str] = []
+    found = measure.accuracy(net, places.local(arguments.evaluate, "--evaluate"), broken, arguments.upright)
+    for message in broken:
+        said.failed(message)
+    said.rows([{"net": str(arguments.net), **found}])
 
 
 def describe(program: container.Program) -> str:
