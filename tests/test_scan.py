@@ -49,6 +49,15 @@ def test_what_is_broken_is_named_and_counted(folder, capsys):
     assert "1 of 12" not in twice and f"1 of 8 training images are test images: {train / 'b' / '2.jpg'} = " in twice
 
 
+def test_photos_that_are_to_be_turned_are_counted(folder, capsys):
+    for quarter, path in ((6, folder / "train" / "a" / "0.jpg"), (1, folder / "val" / "b" / "0.jpg")):
+        exif = Image.Exif()
+        exif[274] = quarter
+        Image.open(path).save(path, exif=exif)
+    assert scan.run(small(**{"data.name": "folder", "data.dir": str(folder), "data.image_size": 16})) == 0
+    assert "note: 1 of 18 files say in EXIF that the photo is to be turned\n" in capsys.readouterr().out
+
+
 def test_labels_of_arrays_and_equal_pixels(capsys):
     digits = data.build("digits", image_size=8)
     labels = digits.train.labels.copy()
