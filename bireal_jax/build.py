@@ -22,7 +22,7 @@ from bireal_jax.data.normalize import prepared
 from bireal_jax.errors import BadInput, lookup
 from bireal_jax.importers import readers
 from bireal_jax.models import arch
-from bireal_jax.running import checkpoint, known, parallel, progress
+from bireal_jax.running import adoption, known, parallel, progress
 
 
 def stages(config: ConfigDict) -> list[ConfigDict]:
@@ -146,61 +146,33 @@ def variables(
     Args:
       config: of the stage.
       shapes: of the variables wanted.
-      fresh: draws variables for what `adopt` does not find; None where nothing may be drawn, as in evaluation.
+      fresh: draws variables for what `adoption.adopt` does not find; None where nothing may be drawn, as in evaluation.
       source: the data set of a training that starts from them, to be compared with what the run knew (`known`).
 
     Raises:
-      BadInput: nothing there, or not of this model, or of other classes than a training can go on from.
+      BadInput: nothing there, or not of this model, or of other classes than a training can go on from. A head for
+        another number of classes is none of these: a training draws one of its own.
     """
     path = Path(config.init_from)
     before = known.read(path)
     if before is None and path.exists():
         progress.say(f"note: {path} has arrays alone; normalization, classes and config.model are those given here")
-    if path.is_file() or (path.suffix in readers.FORMATS and not path.is_dir()):
-        return adopt(importers.load(config.model.name, path), shapes, str(path), fresh)
     if before and source:
         if before.last.model.decoder == config.model.decoder:
             before.check_network(config, f"the run in {path}")
         if note := before.start(config, source):
             progress.say(note)
-    if config.model.decoder and not (before and before.last.model.decoder):
-        return adopt(trained(path)[1], shapes, str(path), fresh)
-    return known.best_variables(path, shapes)[0]
-
-
-def adopt(found: Any, shapes: Any, what: str, fresh: Callable[[], Any] | None = None) -> Any:
-    """`found` if it has the shapes wanted; of a classifier, where they are a `MapNet`'s, its body as the encoder.
-
-    Nothing is dropped or drawn unsaid: a line names what of the classifier has no place, its head, and how much is
-    drawn anew, the decoder.
-
-    Args:
-      found: variables.
-      shapes: of the variables wanted.
-      what: where `found` is from, for messages.
-      fresh: draws all variables wanted; None where nothing may be drawn.
-
-    Raises:
-      BadInput: any leaf of the encoder is missing, too many or of another shape; the message shows both sides.
-    """
-    if "encoder" not in shapes["params"] or "encoder" in found["params"]:
-        return checkpoint.merge(found, shapes, what)
-    if fresh is None:
-        raise BadInput(
-            f"{what} is a classifier; its weights start the training of a network with a decoder, but there is none to "
-            "evaluate\nleave config.init_from empty for the best checkpoint of the workdir"
-        )
-    params = {name: tree for name, tree in found["params"].items() if name != "head"}
-    body = {"params": params, "batch_stats": found["batch_stats"]}
-    wanted = {name: shapes[name]["encoder"] for name in body}
-    body = checkpoint.merge(body, wanted, f"{what}, its body,")
-    drawn = parallel.fetch(fresh())
-    taken, there, all_ = (len(jax.tree.leaves(tree)) for tree in (body, found, shapes))
-    progress.say(
-        f"encoder from {what}: {taken} of its {there} arrays; left there: {there - taken} of its head; "
-        f"drawn anew: {all_ - taken}, the decoder"
-    )
-    return {name: {**drawn[name], "encoder": body[name]} for name in body}
+    known_classes = before.source.num_classes if before and before.source else 0
+    if path.is_file() or (path.suffix in readers.FORMATS and not path.is_dir()):
+        found = importers.load(config.model.name, path)
+    elif (config.model.decoder and not (before and before.last.model.decoder)) or (
+        fresh and source and known_classes not in (0, source.num_classes)
+    ):
+        found = trained(path)[1]
+    else:
+        found = known.best_variables(path, shapes)[0]
+    network = model(config, source)[0] if fresh and source else None
+    return adoption.adopt(found, shapes, str(path), fresh, network, source, config.new_head)
 
 
 def trained(directory: str | Path, recipe: str | Path = "") -> tuple[nn.Module, Any, Callable[[jax.Array], jax.Array]]:

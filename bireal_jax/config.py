@@ -103,6 +103,7 @@ def default() -> ConfigDict:
     c.profile_steps = 0  # trace that many steps, from the 10th on, into workdir/profile
     c.arch = ""  # a best_arch.json, for models of models.SEARCHED: the network that a search found
     c.init_from = ""  # weights of a file that `importers` reads, or of a workdir, to start from or to evaluate
+    c.new_head = False  # the head is drawn anew, of init_from, too; of another number of classes it is in any case
     c.reinit_step2 = False  # the second stage draws its latent weights anew instead of taking those of the first
 
     c.search = ConfigDict()  # --mode=search, on the supernet in the workdir init_from; of MetaPruning where it has them
@@ -208,7 +209,7 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 PATHS = ("data.dir", "init_from", "teacher.weights", "search.latency")  # "" where there is none
-WHOLE = ("arch", "init_from", "stages", "reinit_step2")  # fields of the run that no stage overrides
+WHOLE = ("arch", "init_from", "new_head", "stages", "reinit_step2")  # fields of the run that no stage overrides
 
 
 def validate(config: ConfigDict) -> None:

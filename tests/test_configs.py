@@ -19,7 +19,15 @@ from bireal_jax.training import optim
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs").glob("*.py"))
-CLASSES = {"imagenet2012": 1000, "cifar10": 10, "cifar100": 100, "digits": 10, "depth_folder": 1, "nyu_depth_v2": 1}
+CLASSES = {
+    "imagenet2012": 1000,
+    "cifar10": 10,
+    "cifar100": 100,
+    "digits": 10,
+    "folder": 1000,
+    "depth_folder": 1,
+    "nyu_depth_v2": 1,
+}
 
 
 # The recipe itself, and those of its variants that train another network

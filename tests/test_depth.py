@@ -15,7 +15,7 @@ from bireal_jax.binary import losses
 from bireal_jax.binary.pool import nearest, upsample
 from bireal_jax.data import batching, depth
 from bireal_jax.errors import BadInput
-from bireal_jax.running import metrics
+from bireal_jax.running import adoption, metrics
 from bireal_jax.runtime import container
 from bireal_jax.shipping import export
 from bireal_jax.training import optim, train
@@ -363,7 +363,7 @@ def test_a_classifier_becomes_the_encoder(tmp_path, rooms, capsys):
     with pytest.raises(BadInput, match="(?s)is a classifier; .* none to evaluate"):
         build.variables(c, shapes)
     with pytest.raises(BadInput, match="its body, is of another model: .*\n.*stored .*, wanted "):
-        build.adopt({"params": {"stem_conv": body["params"]["stem_conv"]}, "batch_stats": {}}, shapes, "x", fresh)
+        adoption.adopt({"params": {"stem_conv": body["params"]["stem_conv"]}, "batch_stats": {}}, shapes, "x", fresh)
     train.run(c, tmp_path / "d")
 
 

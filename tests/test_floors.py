@@ -26,7 +26,9 @@ HOUSE = [
         "runtime": [
             "fields photos", "reference", "verify", "container", "__init__", "answers measure", "__main__",
         ],
-        "running": ["metrics parallel preempt progress settings", "checkpoint health hosts", "known", "workdir"],
+        "running": [
+            "metrics parallel preempt progress settings", "checkpoint health hosts", "adoption known", "workdir",
+        ],
     },
     {"registered": [], "importers": ["values", "readers", "larq pytorch", "__init__", "__main__"]},
     {"build": []},

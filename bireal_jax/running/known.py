@@ -4,8 +4,10 @@ Arrays alone mean nothing. The rule for whoever uses those of a run stands here:
 
 - The network (NETWORK) is the one that is asked for, or it is refused.
 - The classes are the same, in the same order, or it is refused. A packed file has those of the run, whatever folder
-  lies there now. A training that starts from the weights may learn other classes; it is refused where a class that both
-  know has another number, for then the head says one thing and the labels another.
+  lies there now. A training that starts from the weights may learn other classes: another number of them by a new
+  head, as many by the head that is there, or by a new one (config.new_head). It is refused where that would be a
+  surprise: where a class that both know has another number, for then the head says one thing and the labels another,
+  and where classes that the head knows would be lost with it.
 - What the weights answer to (MEANT, and the normalization of the images) is the run's wherever the network is used as
   it is: evaluated, packed, as a teacher, as a supernet. A training that starts from it may change it, as stages do; a
   line says so.
@@ -134,7 +136,7 @@ class Known:
         Raises:
           BadInput: a class that both know has another number.
         """
-        if self.source and not config.model.decoder:
+        if self.source and not config.model.decoder and not config.new_head:
             check_order(self.source, source, f"of the run in {self.directory}")
         pairs = {field: (config_lib.get(self.last, field), config_lib.get(config, field)) for field in MEANT[:2]}
         if self.source:
@@ -161,8 +163,13 @@ def check_order(before: Source, after: Source, what: str) -> None:
     if moved and len(theirs) == len(ours):
         raise BadInput(
             f"class {theirs.index(moved[0])} {what} is {moved[0]!r}, which is now class {ours.index(moved[0])}\n"
-            "give the classes their names and order back; if it is meant, take the arrays alone: "
-            "importers.save(build.trained(RUN)[1], FILE.npz) and config.init_from=FILE.npz"
+            "give the classes their names and order back; if it is meant, config.new_head=True draws a head anew "
+            "behind what config.init_from names"
+        )
+    if len(theirs) != len(ours) and (both := set(theirs) & set(ours)):
+        raise BadInput(
+            f"{len(both)} of {len(ours)} classes here, such as {sorted(both)[0]!r}, are known, among the {len(theirs)} "
+            f"{what}\nits head would be lost: config.new_head=True draws one anew, or give the data set the others back"
         )
 
 

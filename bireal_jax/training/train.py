@@ -16,7 +16,7 @@ from bireal_jax.binary import losses
 from bireal_jax.data import batching
 from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput
-from bireal_jax.running import checkpoint, health, hosts, known, parallel, preempt, progress, workdir
+from bireal_jax.running import adoption, checkpoint, health, hosts, known, parallel, preempt, progress, workdir
 from bireal_jax.running.metrics import task_of
 from bireal_jax.training import division, pictures
 from bireal_jax.training.evaluate import evaluate, make_eval_step
@@ -194,7 +194,7 @@ class Stage(Plan):
     def _initial(self, variables):
         if variables is not None:
             what = f"stage {self.name!r}: the network of the stage before"
-            found = build.adopt(variables, self.shapes, what, self.drawn)
+            found = adoption.adopt(variables, self.shapes, what, self.drawn, self.model, self.source)
             again = self.index == 1 and self.config.reinit_step2
             return self.redrawn(found, self.config.seed) if again else found
         if self.config.init_from:
