@@ -9,7 +9,7 @@ packed.py and tables.py bring products and gradients of their own.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,18 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 PATCH_BYTES = 4 << 20
 
 
-def xla_conv(x: jax.Array, w: jax.Array, strides: tuple[int, int], padding: Padding) -> jax.Array:
+def xla_conv(
+    x: jax.Array, w: jax.Array, strides: tuple[int, int], padding: Padding, scale: Any = None, bias: Any = None
+) -> jax.Array:
     """As `conv`, by XLA, with XLA's gradients."""
-    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    y = lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return affine(y, scale, bias)
+
+
+def affine(y: jax.Array, scale: Any = None, bias: Any = None) -> jax.Array:
+    """scale * y + bias for y [..., c] and scale and bias [c] or None, computed in the wider type: in the dtype of y."""
+    wide = y if scale is None else y.astype(scale.dtype) * scale
+    return (wide if bias is None else wide + bias.astype(wide.dtype)).astype(y.dtype)
 
 
 def one_after_the_other(function):
@@ -34,24 +43,28 @@ def one_after_the_other(function):
     def rule(size, batched, *args):
         def loop(*args):
             rows = ([a[i] if b else a for a, b in zip(args, batched, strict=True)] for i in range(size))
-            return jnp.stack([function(*row) for row in rows])
+            return jax.tree.map(lambda *results: jnp.stack(results), *(function(*row) for row in rows))
 
         together = jax.vmap(function, [0 if b else None for b in batched])
-        return lax.platform_dependent(*args, cpu=loop, cuda=loop, rocm=loop, default=together), True
+        results = lax.platform_dependent(*args, cpu=loop, cuda=loop, rocm=loop, default=together)
+        return results, jax.tree.map(lambda _: True, results)
 
     return result
 
 
 class Gradients(NamedTuple):
-    """The two gradients of a convolution: functions of (x, w, g, *, strides, padding) for g = dL/dy."""
+    """The two gradients of a convolution: functions of (x, w, g, *, strides, padding) for g = dL/dy.
+
+    That by the input takes a scale [cout] or None behind g, by which g is multiplied.
+    """
 
     by_input: Callable
     by_kernel: Callable
 
 
-def input_gradient(x, w, g, *, strides, padding):
+def input_gradient(x, w, g, scale=None, *, strides, padding):
     """dL/dx, as XLA computes it."""
-    return jax.vjp(lambda v: xla_conv(v, w, strides, padding), x)[1](g)[0]
+    return jax.vjp(lambda v: xla_conv(v, w, strides, padding), x)[1](affine(g, scale))[0]
 
 
 def kernel_gradient(x, w, g, **how):
@@ -71,21 +84,43 @@ def conv(
     padding: Padding,
     product: Callable = xla_conv,
     gradients: Gradients = PLAIN,
+    scale: Any = None,
+    bias: Any = None,
 ) -> jax.Array:
-    """Convolution of x [n, h, w, cin] with w [kh, kw, cin, cout], zero padding: [n, h', w', cout].
+    """Convolution of x [n, h, w, cin] with w [kh, kw, cin, cout], zero padding, times scale plus bias.
 
-    `product`, with the same first four arguments, is what the forward pass does; `gradients`, what the backward pass.
+    Args:
+      x, w, strides, padding: of the convolution.
+      product: what the forward pass does; a function like `xla_conv`.
+      gradients: what the backward pass does.
+      scale, bias: [cout], float32 or wider, or None.
+
+    Returns:
+      [n, h', w', cout]. The gradient by the scale is no sum over maps: the convolution is linear in w, so the sum of
+      dL/dy conv(x, w) over a channel is that of w times the gradient by w, which is computed anyway.
     """
-    return _forward(x, w, strides, padding, product, gradients)[0]
+    return _forward(x, w, strides, padding, product, gradients, scale, bias)[0]
 
 
-def _forward(x, w, strides, padding, product, gradients):
-    return one_after_the_other(partial(product, strides=strides, padding=padding))(x, w), (x, w)
+def _forward(x, w, strides, padding, product, gradients, scale, bias):
+    given = [v for v in (scale, bias) if v is not None]
+    names = [name for name, v in (("scale", scale), ("bias", bias)) if v is not None]
+
+    def one(x, w, *given):
+        return product(x, w, strides, padding, **dict(zip(names, given, strict=True)))
+
+    return one_after_the_other(one)(x, w, *given), (x, w, scale, bias)
 
 
 def _backward(strides, padding, product, gradients, residuals, g):
+    x, w, scale, bias = residuals
     how = {"strides": strides, "padding": padding}
-    return tuple(one_after_the_other(partial(gradient, **how))(*residuals, g) for gradient in gradients)
+    scaled = () if scale is None else (scale,)
+    dx = one_after_the_other(partial(gradients.by_input, **how))(x, w, g, *scaled)
+    dw = one_after_the_other(partial(gradients.by_kernel, **how))(x, w, g)
+    dscale = None if scale is None else jnp.sum(w.astype(scale.dtype) * dw.astype(scale.dtype), (0, 1, 2))
+    dbias = None if bias is None else jnp.sum(g.astype(bias.dtype), (0, 1, 2))
+    return dx, affine(dw, scale), dscale, dbias
 
 
 conv.defvjp(_forward, _backward)

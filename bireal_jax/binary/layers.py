@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bireal_jax.binary import packed, tables
 from bireal_jax.binary.binarize import WeightBinarizer, gives_signs
-from bireal_jax.binary.conv import PLAIN, Padding, conv, xla_conv
+from bireal_jax.binary.conv import PLAIN, Padding, affine, conv, xla_conv
 from bireal_jax.binary.norm import Over, normalize_batch
 
 MOMENTUM = 0.9  # share of the old running statistics that a batch norm keeps (PyTorch's momentum is 1 - this)
@@ -38,24 +38,28 @@ def conv2d(
     On CPUs groups of more than one channel are convolved one after the other, which is 10 to 100 times faster than what
     XLA makes of them, forward and backward (3x3, 32 to 512 channels, 2 to 32 groups).
     """
-    return _convolution(x, w, strides, padding, groups, xla_conv, PLAIN)
+    return _convolution(x, w, (), strides, padding, groups, xla_conv, PLAIN)
 
 
-def _convolution(x, w, strides, padding, groups, *products):
-    def together(x, w):
+def _convolution(x, w, scale_and_bias, strides, padding, groups, *products):
+    def one(x, w, *more):
+        return conv(x, w, strides, padding, *products, *more)
+
+    def together(x, w, *more):
         numbers = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, feature_group_count=groups)
+        y = lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, feature_group_count=groups)
+        return affine(y, *more)
 
-    def apart(x, w):
-        pairs = zip(jnp.split(x, groups, -1), jnp.split(w, groups, -1), strict=True)
-        return jnp.concatenate([conv(*pair, strides, padding, *products) for pair in pairs], -1)
+    def apart(*arrays):
+        parts = zip(*(jnp.split(a, groups, -1) for a in arrays), strict=True)
+        return jnp.concatenate([one(*part) for part in parts], -1)
 
     if groups == 1:
-        y = conv(x, w, strides, padding, *products)
+        y = one(x, w, *scale_and_bias)
     elif w.shape[2] == 1:
-        y = together(x, w)
+        y = together(x, w, *scale_and_bias)
     else:
-        y = lax.platform_dependent(x, w, cpu=apart, default=together)
+        y = lax.platform_dependent(x, w, *scale_and_bias, cpu=apart, default=together)
     return checkpoint_name(y, CONV)
 
 
@@ -68,8 +72,9 @@ def binary_conv2d(
     padding: Padding,
     groups: int = 1,
     signs: bool = True,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
-    """alpha * conv(x, b): convolution of ±1 activations with ±1 weights, then one scale per output channel.
+    """alpha * conv(x, b) + bias: convolution of ±1 activations with ±1 weights, then one scale per output channel.
 
     Zero padding after the sign: beyond the border the activation is 0, neither +1 nor -1, as in the authors' code. The
     jit gives the operation its name in the jaxpr, by which the op graph finds it; it costs nothing.
@@ -81,13 +86,16 @@ def binary_conv2d(
       strides, groups: of the convolution.
       padding: ((top, bottom), (left, right)).
       signs: x is ±1; else of any values.
+      bias: [cout], or None.
 
     Returns:
       [n, h', w', cout] in the dtype of x.
     """
     products = (packed.product, tables.GRADIENTS) if signs else (xla_conv, tables.OF_REAL_INPUTS)
-    y = _convolution(x, b, strides, padding, groups, *products)
-    return (y * alpha).astype(x.dtype)
+    more = (alpha,) if bias is None else (alpha, bias)
+    if x.dtype == jnp.float16:  # gradients that are not yet multiplied by alpha could be more than it can say
+        return affine(_convolution(x, b, (), strides, padding, groups, *products), *more)
+    return _convolution(x, b, more, strides, padding, groups, *products)
 
 
 def uniform_001(key, shape, dtype=jnp.float32):
@@ -156,15 +164,12 @@ class BinaryConv(nn.Module):
         if self.rescale is not None and not self.real_input:
             x = self.rescale(x)
         how = (self.strides, symmetric(self.kernel_size) if self.padding is None else self.padding, self.groups)
-        if self.real_input or alpha is None:
-            y = conv2d(x if self.real_input else self.activation(x), b, *how)
-            y = y if alpha is None else (y * alpha).astype(self.dtype)
-        else:
-            y = binary_conv2d(self.activation(x), b, alpha, *how, gives_signs(self.activation))
+        bias = None
         if self.use_bias:
             bias = self.param("bias", torch_uniform(shape[0] * shape[1] * shape[2]), (self.features,), self.param_dtype)
-            y = y + bias.astype(self.dtype)
-        return y
+        if self.real_input or alpha is None:
+            return affine(conv2d(x if self.real_input else self.activation(x), b, *how), alpha, bias)
+        return binary_conv2d(self.activation(x), b, alpha, *how, gives_signs(self.activation), bias)
 
 
 @jax.jit

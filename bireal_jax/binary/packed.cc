@@ -1,6 +1,6 @@
 // Convolutions of ±1 with ±1 for training on CPUs, 64 multiplications in a word: packed into bits, products are exclusive
-// ors, and the mismatches are counted. Weights may be 0, too, as where groups are masks. The results are whole numbers, so
-// they equal any other way exactly.
+// ors, and the mismatches are counted. Weights may be 0, too, as where groups are masks. The sums are whole numbers, so they
+// equal any other way exactly; each is multiplied by the scale of its filter, and its bias is added, before it is written.
 //
 // A pixel fills whole words. Where that leaves many bits empty, as with 16 or 32 channels, the taps of a row of the window
 // follow each other bit by bit instead: each window then has rows of its own.
@@ -48,6 +48,10 @@ struct Classes {
     }
   }
   int count() const { return int(first.size()); }
+};
+
+struct Affine {
+  const float *scale, *bias;  // [co]
 };
 
 struct Weights {
@@ -112,13 +116,16 @@ Weights pack_weights(const Sizes& v, const Kernels& kernels, const float* w) {
 }
 
 // An output row of a block of filters from `bits`, an image with its border.
-void conv_row(const Sizes& v, const Kernels& kernels, const uint64_t* bits, const Weights& weights, int block, int y,
-              float* out) {
+void conv_row(const Sizes& v, const Kernels& kernels, const uint64_t* bits, const Weights& weights, const Affine& affine,
+              int block, int y, float* out) {
   const size_t from = size_t(block) * v.kh * v.length() * filters;
   const uint64_t* mask = weights.nonzero.empty() ? nullptr : weights.nonzero.data() + from;
   const size_t row = size_t(block) * weights.rows.count() + weights.rows.of[y];
   const int32_t* bases = weights.base.data() + row * weights.columns.count() * filters;
   const int first = block * filters, count = std::min(v.co - first, filters);
+  float scale[filters] = {}, bias[filters] = {};
+  std::memcpy(scale, affine.scale + first, count * sizeof(float));
+  std::memcpy(bias, affine.bias + first, count * sizeof(float));
   int32_t found[tile * filters];
   for (int x = 0; x < v.wo; x += tile) {
     const int pixels = std::min(v.wo - x, tile);
@@ -127,7 +134,7 @@ void conv_row(const Sizes& v, const Kernels& kernels, const uint64_t* bits, cons
     for (int p = 0; p < pixels; p++) {
       const int32_t *base = bases + weights.columns.of[x + p] * filters, *mismatches = found + p * filters;
       float sums[filters], *to = out + (size_t(y) * v.wo + x + p) * v.co + first;
-      for (int f = 0; f < filters; f++) sums[f] = float(base[f] - 2 * mismatches[f]);
+      for (int f = 0; f < filters; f++) sums[f] = float(base[f] - 2 * mismatches[f]) * scale[f] + bias[f];
       if (count == filters) std::memcpy(to, sums, sizeof sums);
       else std::memcpy(to, sums, count * sizeof(float));
     }
@@ -150,8 +157,8 @@ void join(const Sizes& v, const uint64_t* line, uint64_t* to) {
 }
 
 // room: a row of pixels, then the image with its border, all zeros where there are no pixels.
-void conv_image(const Sizes& v, const Kernels& kernels, const uint8_t* x, const Weights& weights, uint64_t* room,
-                float* out) {
+void conv_image(const Sizes& v, const Kernels& kernels, const uint8_t* x, const Weights& weights, const Affine& affine,
+                uint64_t* room, float* out) {
   constexpr int cached = 2048;  // words of weights that stay in the first-level cache
   uint64_t* const bits = room + size_t(v.columns()) * v.words();
   const int first = std::max(0, v.left), end = std::min(v.columns(), v.left + v.w);
@@ -166,10 +173,10 @@ void conv_image(const Sizes& v, const Kernels& kernels, const uint8_t* x, const 
   for (int from = 0; from < v.blocks(); from += together)
     for (int y = 0; y < v.ho; y++)
       for (int block = from; block < std::min(from + together, v.blocks()); block++)
-        conv_row(v, kernels, bits, weights, block, y, out);
+        conv_row(v, kernels, bits, weights, affine, block, y, out);
 }
 
-void convolve(const Sizes& v, const uint8_t* x, const float* w, float* out) {
+void convolve(const Sizes& v, const uint8_t* x, const float* w, const Affine& affine, float* out) {
   const Kernels kernels = v.newest >= 2 && has_avx512() ? Kernels{avx512_signs, avx512_column, avx512_any_tile}
                           : v.newest >= 1 && has_avx2() ? Kernels{avx2_signs, plain_column, avx2_tile}
                                        : Kernels{plain_signs, plain_column, plain_tile};
@@ -181,20 +188,23 @@ void convolve(const Sizes& v, const uint8_t* x, const float* w, float* out) {
   together(parts, [&] {
     for (int part; (part = next++) < parts;)
       for (int64_t i = int64_t(v.n) * part / parts, end = int64_t(v.n) * (part + 1) / parts; i < end; i++)
-        conv_image(v, kernels, x + size_t(i) * v.h * v.w * v.c, weights, bits[part].data(), out + size_t(i) * v.ho * v.wo * v.co);
+        conv_image(v, kernels, x + size_t(i) * v.h * v.w * v.c, weights, affine, bits[part].data(),
+                   out + size_t(i) * v.ho * v.wo * v.co);
   });
 }
 
 }  // namespace
 
-// Arguments: the members of Conv as int32; x, a byte each, 1 for +1; w; result: out. float32; the caller has checked all shapes.
+// Arguments: the members of Conv as int32; x, a byte each, 1 for +1; w; scale; bias; result: out. float32; the
+// caller has checked all shapes.
 extern "C" __attribute__((visibility("default"))) void* bireal_packed_conv(xla::Call* call) {
   if (xla::answered(call)) return nullptr;
   xla::Buffer** in = call->arguments.items;
   Sizes conv;
   std::memcpy(&conv, in[0]->data, sizeof conv);
+  const auto floats = [&](int i) { return static_cast<const float*>(in[i]->data); };
   try {
-    convolve(conv, static_cast<const uint8_t*>(in[1]->data), static_cast<const float*>(in[2]->data),
+    convolve(conv, static_cast<const uint8_t*>(in[1]->data), floats(2), {floats(3), floats(4)},
              static_cast<float*>(call->results.items[0]->data));
     return nullptr;
   } catch (const std::exception&) {

@@ -6,8 +6,8 @@ platforms and in other types than float32 the convolution is XLA's own. The numb
 
 import ctypes
 import os
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,9 @@ from jax import lax
 
 from bireal_jax.binary.conv import Padding, xla_conv
 
-CONV, BY_INPUT, BY_KERNEL = TARGETS = "bireal_packed_conv", "bireal_tables_by_input", "bireal_tables_by_kernel"
+CONV, BY_INPUT, BY_KERNEL = "bireal_packed_conv", "bireal_tables_by_input", "bireal_tables_by_kernel"
+MOMENTS, SUMS = "bireal_norm_moments", "bireal_norm_gradients"
+TARGETS = CONV, BY_INPUT, BY_KERNEL, MOMENTS, SUMS
 NEWEST = 2  # the instructions that may be used: 2 for AVX-512, 1 for AVX2, 0 for neither; of those that there are
 LARGEST = 1 << 27  # numbers of an image, or of a kernel
 WORTH_A_THREAD = 1 << 28  # multiplications, which take one thread 0.5 ms; to start one takes less than 0.05
@@ -34,7 +36,7 @@ _library = _load()
 
 
 def available() -> bool:
-    """Whether packed.cc and tables.cc were compiled."""
+    """Whether packed.cc, tables.cc and norm.cc were compiled."""
     return _library is not None
 
 
@@ -43,6 +45,14 @@ def fits(*arrays: jax.Array, shape: tuple[int, ...]) -> bool:
     shapes = [a.shape for a in arrays] + [shape]
     counts = all(min(s) > 0 and np.prod(s[1:], dtype=np.int64) <= LARGEST for s in shapes)
     return available() and counts and all(a.dtype == jnp.float32 for a in arrays)
+
+
+def threads_for(most: int) -> int:
+    """As many as are worth starting, up to the cores of this device."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    devices = jax.local_device_count() if jax.default_backend() == "cpu" else 1  # JAX_PLATFORMS may exclude the CPU
+    return max(1, min(cores // devices, most))
 
 
 def call(target, x, w, arguments, result, output, *, strides, padding, worth_a_thread):
@@ -57,27 +67,29 @@ def call(target, x, w, arguments, result, output, *, strides, padding, worth_a_t
       strides, padding: of the convolution.
       worth_a_thread: multiplications for which one more thread is started, up to the cores of this device.
     """
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    work = np.prod(output) * np.prod(w.shape[:3])
-    devices = jax.local_device_count() if jax.default_backend() == "cpu" else 1  # JAX_PLATFORMS may exclude the CPU
-    threads = max(1, min(cores // devices, work // worth_a_thread))
+    threads = threads_for(np.prod(output) * np.prod(w.shape[:3]) // worth_a_thread)
     numbers = [*x.shape, *output[1:], *w.shape[:2], *strides, padding[0][0], padding[1][0], threads, NEWEST]
     function = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(result, jnp.float32), vmap_method="sequential")
     return function(np.array(numbers, np.int32), *arguments)
 
 
-def product(x: jax.Array, w: jax.Array, strides: tuple[int, int], padding: Padding) -> jax.Array:
-    """Convolution of x [n, h, w, cin] with w [kh, kw, cin, cout], both ±1, zero padding: [n, h', w', cout].
+def product(
+    x: jax.Array, w: jax.Array, strides: tuple[int, int], padding: Padding, scale: Any = None, bias: Any = None
+) -> jax.Array:
+    """Convolution of x [n, h, w, cin] with w [kh, kw, cin, cout], both ±1, zero padding, times scale plus bias, [cout].
 
-    No gradient of its own: a product for `conv.conv`.
+    No gradient of its own: a product for `conv.conv`. Gives [n, h', w', cout].
     """
     how = {"strides": strides, "padding": padding}
-    shape = jax.eval_shape(partial(xla_conv, **how), x, w).shape
-    if not fits(x, w, shape=shape):
-        return xla_conv(x, w, **how)
+    given = {name: v for name, v in (("scale", scale), ("bias", bias)) if v is not None}
+    plain = lambda x, w, *arrays: xla_conv(x, w, **how, **dict(zip(given, arrays, strict=True)))  # noqa: E731
+    shape = jax.eval_shape(plain, x, w, *given.values()).shape
+    if not fits(x, w, *given.values(), shape=shape):
+        return plain(x, w, *given.values())
 
-    def counted(x, w):
-        return call(CONV, x, w, (x >= 0, w), shape, shape, worth_a_thread=WORTH_A_THREAD, **how)
+    def counted(x, w, *arrays):
+        known = {"scale": np.ones(shape[3:], np.float32), "bias": np.zeros(shape[3:], np.float32)}
+        known |= zip(given, arrays, strict=True)
+        return call(CONV, x, w, (x >= 0, w, *known.values()), shape, shape, worth_a_thread=WORTH_A_THREAD, **how)
 
-    return lax.platform_dependent(x, w, cpu=counted, default=partial(xla_conv, **how))
+    return lax.platform_dependent(x, w, *given.values(), cpu=counted, default=plain)

@@ -186,12 +186,12 @@ class ByKernel {
 
 // --- by the input -----------------------------------------------------------------------------------------------------
 
-// dx [n, h, w, c] from w [kh, kw, c, co], signs or 0, and g [n, ho, wo, co]. Where images do not fill the lanes, or too few
+// dx [n, h, w, c] from w [kh, kw, c, co], signs or 0, and g [n, ho, wo, co] times scale [co]. Where images do not fill the lanes, or too few
 // threads have something to do, images are cut into bands, each in a lane of its own.
 class ByInput {
  public:
-  ByInput(const Conv& v, const float* w, const float* g, float* dx)
-      : v_(v), kernels_(choose(v)), w_(w), g_(g), dx_(dx), blocks_(int(ceil_div(v.co, lanes))),
+  ByInput(const Conv& v, const float* w, const float* g, const float* scale, float* dx)
+      : v_(v), kernels_(choose(v)), w_(w), g_(g), scale_(scale), dx_(dx), blocks_(int(ceil_div(v.co, lanes))),
         cells_(int(ceil_div(v.c, tile)) * tile), row_(size_t(v.w) * cells_ * lanes), half_(v.kh * row_) {
     const size_t size = size_t(v.taps()) * v.c * v.co;
     zeros_ = std::any_of(w, w + size, [](float s) { return s == 0; });
@@ -306,18 +306,18 @@ class ByInput {
 
   // Tables of a chunk of outputs at a pixel of each row; zeros for what is not there.
   void fill(const float* const* rows_of, int x, int chunk, float* to) const {
-    static const float none[lanes] = {};
     for (int b = 0; b < chunk_; b++, to += per_block_ * table) {
-      const int first = (chunk * chunk_ + b) * lanes, here = std::min(v_.co - first, lanes);
-      alignas(64) float copy[lanes][lanes];
+      const int first = (chunk * chunk_ + b) * lanes, here = std::max(0, std::min(v_.co - first, lanes));
+      alignas(64) float scaled[lanes][lanes], scale[lanes] = {};
       const float* from[lanes];
-      if (here < lanes) std::memset(copy, 0, sizeof copy);
+      if (here) std::memcpy(scale, scale_ + first, here * sizeof(float));
       for (int i = 0; i < lanes; i++) {
-        from[i] = none;
-        if (!rows_of[i] || here <= 0) continue;
-        const float* at = rows_of[i] + size_t(x) * v_.co + first;
-        from[i] = here < lanes ? copy[i] : at;
-        if (here < lanes) std::memcpy(copy[i], at, here * sizeof(float));
+        from[i] = scaled[i];
+        const float* at = rows_of[i] ? rows_of[i] + size_t(x) * v_.co + first : nullptr;
+        if (at && here == lanes)
+          for (int j = 0; j < lanes; j++) scaled[i][j] = at[j] * scale[j];
+        else
+          for (int j = 0; j < lanes; j++) scaled[i][j] = at && j < here ? at[j] * scale[j] : 0;
       }
       kernels_.fill_channels(from, zeros_, to, table);
     }
@@ -354,7 +354,7 @@ class ByInput {
 
   const Conv& v_;
   const Kernels& kernels_;
-  const float *w_, *g_;
+  const float *w_, *g_, *scale_;
   float* dx_;
   const int blocks_, cells_;  // of 16 outputs; input channels, filled up
   const size_t row_, half_;   // floats of the sums of a row, of the ring of rows
@@ -368,16 +368,15 @@ class ByInput {
   std::vector<size_t> sets_;  // where the lists of each set end
 };
 
-template <class Gradient, class Signs>
-void* run(xla::Call* call) {
+template <class Work>
+void* run(xla::Call* call, const Work& work) {
   if (xla::answered(call)) return nullptr;
-  xla::Buffer** in = call->arguments.items;
   Conv conv;
-  std::memcpy(&conv, in[0]->data, sizeof conv);
+  std::memcpy(&conv, call->arguments.items[0]->data, sizeof conv);
+  const auto in = [&](int i) { return call->arguments.items[i]->data; };
+  const auto floats = [&](int i) { return static_cast<const float*>(in(i)); };
   try {
-    Gradient(conv, static_cast<const Signs*>(in[1]->data), static_cast<const float*>(in[2]->data),
-             static_cast<float*>(call->results.items[0]->data))
-        .run();
+    work(conv, in, floats, static_cast<float*>(call->results.items[0]->data));
     return nullptr;
   } catch (const std::exception&) {
     return xla::out_of_resources(call, "no memory for the gradient of a 1-bit convolution");
@@ -387,11 +386,15 @@ void* run(xla::Call* call) {
 }  // namespace
 }  // namespace tables
 
-// Arguments: the members of Conv as int32, w and g, or x, in bytes, and g; result: dx, or dw. float32; the caller has checked
-// all shapes.
+// Arguments: the members of Conv as int32, w, g and scale, or x, in bytes, and g; result: dx, or dw. float32; the caller has
+// checked all shapes.
 extern "C" __attribute__((visibility("default"))) void* bireal_tables_by_input(xla::Call* call) {
-  return tables::run<tables::ByInput, float>(call);
+  return tables::run(call, [](const Conv& v, auto, auto floats, float* dx) {
+    tables::ByInput(v, floats(1), floats(2), floats(3), dx).run();
+  });
 }
 extern "C" __attribute__((visibility("default"))) void* bireal_tables_by_kernel(xla::Call* call) {
-  return tables::run<tables::ByKernel, uint8_t>(call);
+  return tables::run(call, [](const Conv& v, auto in, auto floats, float* dw) {
+    tables::ByKernel(v, static_cast<const uint8_t*>(in(1)), floats(2), dw).run();
+  });
 }

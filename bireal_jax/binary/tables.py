@@ -8,6 +8,9 @@ Where nothing was compiled, on other platforms, in other types than float32 and 
 gradients are those of conv.py.
 """
 
+from functools import partial
+from typing import Any
+
 import jax
 import numpy as np
 from jax import lax
@@ -19,10 +22,16 @@ WORTH_A_THREAD = 1 << 26  # multiplications, which take one thread 0.5 ms
 LEAST_PIXELS = 64, 256  # of g: with fewer, numbering the weights and merging sums takes longer than XLA's products
 
 
-def by_input(x: jax.Array, w: jax.Array, g: jax.Array, **how) -> jax.Array:
-    """dL/dx for w [kh, kw, cin, cout], ±1 or 0, and g = dL/dy [n, h', w', cout]; of x [n, h, w, cin] only the shape."""
+def by_input(x: jax.Array, w: jax.Array, g: jax.Array, scale: Any = None, **how) -> jax.Array:
+    """dL/dx for w [kh, kw, cin, cout], ±1 or 0, and g scale = dL/dy [n, h', w', cout].
+
+    Of x [n, h, w, cin] only the shape counts.
+    """
     faster = np.prod(g.shape[:3]) >= LEAST_PIXELS[0]
-    return _by_tables(packed.BY_INPUT, PLAIN.by_input, faster, x.shape, lambda x, w, g: (w, g), x, w, g, **how)
+    ones = np.ones(g.shape[3:], np.float32)
+    reads = lambda x, w, g, scale=ones: (w, g, scale)  # noqa: E731
+    given = (x, w, g) if scale is None else (x, w, g, scale)
+    return _by_tables(packed.BY_INPUT, PLAIN.by_input, faster, x.shape, reads, *given, **how)
 
 
 def by_kernel(x: jax.Array, w: jax.Array, g: jax.Array, **how) -> jax.Array:
@@ -33,14 +42,14 @@ def by_kernel(x: jax.Array, w: jax.Array, g: jax.Array, **how) -> jax.Array:
     return _by_tables(packed.BY_KERNEL, PLAIN.by_kernel, faster, w.shape, lambda x, w, g: (x >= 0, g), x, w, g, **how)
 
 
-def _by_tables(target, plain, faster, shape, reads, x, w, g, **how):
-    if not faster or not packed.fits(x, w, g, shape=shape):
-        return plain(x, w, g, **how)
+def _by_tables(target, plain, faster, shape, reads, x, w, g, *scale, **how):
+    if not faster or not packed.fits(x, w, g, *scale, shape=shape):
+        return plain(x, w, g, *scale, **how)
 
     def looked_up(*arrays):
         return packed.call(target, x, w, reads(*arrays), shape, g.shape, worth_a_thread=WORTH_A_THREAD, **how)
 
-    return lax.platform_dependent(x, w, g, cpu=looked_up, default=lambda x, w, g: plain(x, w, g, **how))
+    return lax.platform_dependent(x, w, g, *scale, cpu=looked_up, default=partial(plain, **how))
 
 
 GRADIENTS = Gradients(by_input, by_kernel)

@@ -33,7 +33,7 @@ def _out(eqn):
 
 
 def _conv(tracer, eqn, args, shapes, path):
-    x, w, *alpha = args
+    x, w, *alpha = args  # and a bias
     w, scale, why = signs(w)
     inner = _params(eqn, "conv_general_dilated")
     signs_in = x.number > 0 and tracer.ops[x.number - 1].kind == "sign"  # else real-valued, with 1-bit weights perhaps
@@ -48,9 +48,9 @@ def _conv(tracer, eqn, args, shapes, path):
         "binary_conv" if binary_conv else "conv", (x,), _out(eqn), path, settings, {"weight": w.value},
         binary_weight=w.binary, real=why if w.latent else "",
     )  # fmt: skip
-    for factor in (scale, *alpha):
+    for factor in (scale, *alpha[:1]):
         out = _affine(tracer, out, _out(eqn), path, scale=factor) if factor else out
-    return out
+    return _affine(tracer, out, _out(eqn), path, offset=alpha[1]) if alpha[1:] else out
 
 
 def _dense(tracer, eqn, args, shapes, path):

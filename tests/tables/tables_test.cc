@@ -55,11 +55,13 @@ static void* create_error(xla::ErrorArguments* why) {
 }
 
 template <class Signs>
-static bool call(void* (*function)(xla::Call*), Conv& v, Signs& a, std::vector<float>& b, std::vector<float>& out) {
+static bool call(void* (*function)(xla::Call*), Conv& v, Signs& a, std::vector<float>& b, std::vector<float>& scale,
+                 std::vector<float>& out) {
   xla::Api api = {sizeof api, nullptr, {}, nullptr, create_error};
-  xla::Buffer buffers[4] = {{sizeof(xla::Buffer), nullptr, 0, &v}, {sizeof(xla::Buffer), nullptr, 0, a.data()},
-                            {sizeof(xla::Buffer), nullptr, 0, b.data()}, {sizeof(xla::Buffer), nullptr, 0, out.data()}};
-  xla::Buffer *in[3] = {buffers, buffers + 1, buffers + 2}, *result[1] = {buffers + 3};
+  xla::Buffer buffers[5] = {{sizeof(xla::Buffer), nullptr, 0, &v}, {sizeof(xla::Buffer), nullptr, 0, a.data()},
+                            {sizeof(xla::Buffer), nullptr, 0, b.data()}, {sizeof(xla::Buffer), nullptr, 0, scale.data()},
+                            {sizeof(xla::Buffer), nullptr, 0, out.data()}};
+  xla::Buffer *in[4] = {buffers, buffers + 1, buffers + 2, buffers + 3}, *result[1] = {buffers + 4};
   xla::Call c = {sizeof c, nullptr, &api, nullptr, 0, {}, {}};
   c.arguments.items = in, c.results.items = result;
   return function(&c) == nullptr;
@@ -67,7 +69,7 @@ static bool call(void* (*function)(xla::Call*), Conv& v, Signs& a, std::vector<f
 
 struct Problem {
   Conv v;
-  std::vector<float> x, w, g, dx, dw;
+  std::vector<float> x, w, g, scale, dx, dw;
   std::vector<uint8_t> signs;  // of x, 1 for +1
 
   explicit Problem(int newest) {
@@ -81,14 +83,14 @@ struct Problem {
     v.threads = 1 + random_to(4), v.newest = newest;
     x.resize(size_t(v.n) * v.h * v.w * v.c), dx.resize(x.size());
     w.resize(size_t(v.taps()) * v.c * v.co), dw.resize(w.size());
-    g.resize(size_t(v.n) * v.ho * v.wo * v.co);
+    g.resize(size_t(v.n) * v.ho * v.wo * v.co), scale.assign(v.co, 1.0f);
     const int zeros = random_to(2) * 3;
     for (auto& s : x) s = random_sign(0), signs.push_back(s > 0);
     for (auto& s : w) s = random_sign(zeros);
     for (auto& s : g) s = float(random_to(2000001) - 1000000) * 1e-6f;
   }
 
-  bool run() { return call(bireal_tables_by_input, v, w, g, dx) && call(bireal_tables_by_kernel, v, signs, g, dw); }
+  bool run() { return call(bireal_tables_by_input, v, w, g, scale, dx) && call(bireal_tables_by_kernel, v, signs, g, scale, dw); }
 
   bool right() const {
     std::vector<double> ex(dx.size()), ew(dw.size());
