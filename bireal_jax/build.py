@@ -95,6 +95,7 @@ def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
     module = models.build(
         c.name, source.num_classes, jnp.dtype(c.dtype), act=c.act, weight=c.weight, latent_init=c.latent_init,
         bn_over=parallel.AXIS if c.sync_bn else c.bn_group or None, decoder=c.decoder, genes=genes,
+        blocks=c.blocks, widths=c.widths,
     )  # fmt: skip
     size, total_stride = source.image_shape[0], module.total_stride
     if size < total_stride:

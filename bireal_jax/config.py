@@ -24,6 +24,8 @@ def default() -> ConfigDict:
     c.model = ConfigDict()
     c.model.name = "bireal18"  # a key of models.MODELS
     c.model.decoder = ""  # a key of models.DECODERS: the network gives a map, such as depth; "": classes
+    c.model.blocks = ()  # of a network in stages, such as bireal18: how many in each stage; (): as its name says
+    c.model.widths = ()  # and how many channels each stage has
     c.model.act = "approx_sign"  # a key of binarize.DERIVATIVES; or of binarize.REAL, for a real-valued activation
     c.model.weight = "released"  # a key of binarize.WEIGHTS; "real" is one
     c.model.latent_init = "uniform_001"  # a key of models.LATENT_INITS
@@ -135,6 +137,7 @@ def _between(low, high):
 
 
 NUMBERS = ((lambda v: all(isinstance(x, (int, float)) for x in v)), "numbers, one for each channel")
+COUNTS = ((lambda v: all(isinstance(x, int) and 0 < x < 2**16 for x in v)), "whole numbers above 0, one for each stage")
 POSITIVE = ((lambda v: 0 < v < math.inf), "above 0 and finite")
 
 # field -> (test, what it must be)
@@ -176,6 +179,8 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "search.bn_batches": _at_least(1),
     "search.together": _at_least(0),
     "model.bn_group": _at_least(0),
+    "model.blocks": COUNTS,
+    "model.widths": COUNTS,
     "batch_size": _at_least(1),
     "accumulate": _at_least(1),
     "total_epochs": _at_least(0),

@@ -14,7 +14,7 @@ HOUSE = [
     {"_version": [], "errors": []},
     {"output": [], "places": [], "pixels": ["listing window", "__init__"]},
     {
-        "binary": ["binarize conv pool", "losses packed", "norm tables", "layers"],
+        "binary": ["rule", "binarize conv pool", "losses packed", "norm tables", "layers"],
         "data": [
             "pickled stored", "jpeg source", "batching cutout held_out images normalize official",
             "arrays depth digits folder imagenet", "cifar", "__init__", "prepare",

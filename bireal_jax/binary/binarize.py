@@ -14,14 +14,15 @@ Courbariaux et al., 2016; XNOR-Net, Rastegari et al., ECCV 2016; BNN+, Darabi et
 four are those of the authors' public code.
 """
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from bireal_jax.errors import lookup
+from bireal_jax.binary import rule as rules
+from bireal_jax.binary.rule import with_progress
+from bireal_jax.errors import BadInput, lookup
 
 # d(x), or d(x, progress)
 Derivative = Callable[..., jax.Array]
@@ -72,13 +73,6 @@ def _signs(binarize, x, progress=1.0):
 def gives_signs(activation: Callable) -> bool:
     """Whether an activation is known to give ±1: one of `sign_with`, its progress given or not."""
     return getattr(activation, "func", None) is _signs
-
-
-def with_progress(rule: Callable) -> Callable:
-    """The rule as a function of (x, progress), whether or not it has a parameter of that name."""
-    if "progress" not in inspect.signature(rule).parameters:
-        return lambda x, progress: rule(x)
-    return lambda x, progress: rule(x, progress=progress)
 
 
 # ---------------------------------------------------------------------------------------------- activation derivatives
@@ -178,12 +172,18 @@ def activation(name: str | Derivative) -> Callable[..., jax.Array]:
         function d(x) or d(x, progress) of yours for the sign with that derivative.
 
     Raises:
-      BadInput: no such name.
+      BadInput: no such name, or a derivative of other arguments or another shape.
     """
     if not isinstance(name, str):
-        return sign_with(name)
+        return _checked(name)
     rule = lookup(DERIVATIVES | REAL, name, "activation derivative")
-    return (lambda x, progress=1.0: rule(x)) if name in REAL else sign_with(rule)
+    return (lambda x, progress=1.0: rule(x)) if name in REAL else _checked(rule)
+
+
+def _checked(derivative):
+    shape = 2, 3, 4, 5
+    rules.check_shape(rules.tried(derivative, "the derivative", shape), shape, "the result", derivative)
+    return sign_with(derivative)
 
 
 # --------------------------------------------------------------------------------------------------- weight binarizers
@@ -302,7 +302,16 @@ def weight(rule: str | WeightBinarizer) -> WeightBinarizer:
       rule: a key of `WEIGHTS`, or a function w -> (b, alpha) or (w, progress) -> (b, alpha) of yours.
 
     Raises:
-      BadInput: no such name.
+      BadInput: no such name, or a rule of other arguments, or that gives something else.
     """
-    rule = with_progress(lookup(WEIGHTS, rule, "weight binarizer") if isinstance(rule, str) else rule)
-    return lambda w, progress=1.0: rule(w, progress)
+    rule = lookup(WEIGHTS, rule, "weight binarizer") if isinstance(rule, str) else rule
+    shape = 3, 3, 4, 5
+    found = rules.tried(rule, "the weight rule", shape)
+    if not isinstance(found, tuple) or len(found) != 2:
+        name = getattr(rule, "__name__", rule)
+        raise BadInput(f"the weight rule {name} gives {type(found).__name__}; it must give (b, alpha), or (w, None)")
+    for what, part, wanted in (("b", found[0], shape), ("alpha", found[1], shape[-1:])):
+        if part is not None or what == "b":
+            rules.check_shape(part, wanted, what, rule)
+    whole = with_progress(rule)
+    return lambda w, progress=1.0: whole(w, progress)

@@ -20,6 +20,7 @@ from bireal_jax.models.depth import DECODERS
 from bireal_jax.models.ebn import EBN, EBNS, GroupSupernet
 from bireal_jax.models.layouts import LAYOUTS
 from bireal_jax.models.metaprune import Pruned, PruningNet
+from bireal_jax.models.network import Staged
 from bireal_jax.models.reactnet import REACTNET
 from bireal_jax.models.resnet import RESNET, ResNet
 from bireal_jax.models.vgg import VGGS, BinaryNet, VGGSmall
@@ -72,6 +73,8 @@ def build(
     bn_over: Over = None,
     decoder: str = "",
     genes: Sequence[int] = (),
+    blocks: Sequence[int] = (),
+    widths: Sequence[int] = (),
 ) -> nn.Module:
     """The model of that name.
 
@@ -88,13 +91,15 @@ def build(
       decoder: a key of `DECODERS`: the network, none of `NO_ENCODERS`, is its encoder, and a map comes out; "" for
         logits.
       genes: of a network of `SEARCHED`; () for its largest.
+      blocks, widths: of a network in stages (`network.Staged`): how deep and how wide each stage is, of which all but
+        the first halve the size; () for those of its name.
 
     Returns:
       A module: `module.init(key, images)` and `module.apply(variables, images, train=False, progress=1.0)`, images
       NHWC, progress from 0 to 1 for binarizers that change during the training.
 
     Raises:
-      BadInput: an unknown name, or no encoder; the message lists the known ones. Genes of a network that has none.
+      BadInput: an unknown name, or no encoder; the message lists the known ones. Genes or sizes that do not fit.
     """
     fields = {
         "activation": binarize.activation(act),
@@ -107,6 +112,7 @@ def build(
     if genes:
         lookup(SEARCHED, name, "network that genes name")
         network = partial(network, genes=tuple(genes))
+    network = _resized(network, name, {"blocks": tuple(blocks), "widths": tuple(widths)})
     if act in tuple(binarize.REAL) and network.keywords.get("rescale"):
         raise BadInput(f"{name} rescales the input of its signs in training, and act={act!r} is no sign; take clip20")
     if not decoder:
@@ -117,3 +123,26 @@ def build(
     return make(
         make_encoder=partial(network, num_classes=0), num_classes=num_classes, bn_over=bn_over, **fields, **precision
     )
+
+
+def _resized(network, name, given):
+    """A network, still to be made, with other `blocks` and `widths` where any are given."""
+    given = {field: value for field, value in given.items() if value}
+    if not given:
+        return network
+    kind, sizes = network.func, network.keywords | given
+    if not (isinstance(kind, type) and issubclass(kind, Staged)):
+        known = [n for n, row in MODELS.items() if isinstance(row, partial) and issubclass(row.func, Staged)]
+        raise BadInput(f"{name} is no network in stages; {', '.join(given)} are of {', '.join(sorted(known))}")
+    counts = len(sizes["blocks"]), len(sizes["widths"])
+    if counts[0] != counts[1]:
+        raise BadInput(
+            f"{name}: blocks {sizes['blocks']} and widths {sizes['widths']} are of {counts[0]} and {counts[1]} stages\n"
+            "set config.model.blocks and config.model.widths to one number for each stage"
+        )
+    each = sizes.get("convs_per_shortcut", 1)
+    if any(count % max(1, each) for count in sizes["blocks"]):
+        raise BadInput(
+            f"{name} has a shortcut around every {each} convolutions; blocks {sizes['blocks']} do not divide"
+        )
+    return partial(network, **given)

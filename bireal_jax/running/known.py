@@ -29,7 +29,7 @@ from bireal_jax.errors import BadInput, first_line
 from bireal_jax.running import checkpoint, settings
 
 NETWORK = ("model.name", "model.decoder")
-MEANT = ("model.act", "model.weight", "model.decoder", "arch")
+MEANT = ("model.act", "model.weight", "model.blocks", "model.widths", "model.decoder", "arch")
 AGAIN = (
     *settings.FREE, "batch_size", "deterministic", "accumulate", "model.dtype", "data.name", "data.image_size",
     "data.resize", "data.held_out", "data.val_share", "data.val_seed", "data.depth.unit", "data.depth.crop",

@@ -18,6 +18,7 @@ def _of_teacher(config):
     c, weights = ConfigDict(config.to_dict()), config.teacher.weights
     auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     c.model.name, c.init_from, c.arch = config.teacher.name, weights, ""
+    c.model.blocks = c.model.widths = ()
     c.model.dtype = auto if config.teacher.dtype == "auto" else config.teacher.dtype
     taught = known.read(Path(weights))
     lookup(models.TABLES["name"](), c.model.name, "model")

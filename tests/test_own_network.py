@@ -1,0 +1,158 @@
+"""Networks, estimators and data sets of one's own: fields, rows, modules, as docs/your-network.md has them."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import small
+
+from bireal_jax import build, data, main, models, runtime
+from bireal_jax.binary import binarize
+from bireal_jax.errors import BadInput
+from bireal_jax.training import train
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "your-network.md").read_text()
+RECIPES = dict(
+    re.findall(r"`(\w+\.py)`[^`]*?:\n\n```python\n(.*?)```", PAGE, re.DOTALL)  # the file's name stands before its text
+)
+SHORT = {"batch_size": 16, "total_steps": 2, "eval_steps": 2, "log_steps": 2, "save_steps": 2}
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    """The tables, which forget what a test registers."""
+    tables = (models.MODELS, data.DATASETS, binarize.DERIVATIVES, binarize.WEIGHTS)
+    before = [dict(table) for table in tables]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT))
+    yield
+    for table, old in zip(tables, before, strict=True):
+        table.clear()
+        table.update(old)
+
+
+def test_width_and_depth_are_fields(tmp_path):
+    config = small(**{"model.blocks": (2, 2, 2), "model.widths": (8, 16, 24)}, **SHORT)
+    module, shapes = build.model(config, build.source(config))
+    assert (module.blocks, module.widths, module.total_stride) == ((2, 2, 2), (8, 16, 24), 4)
+    assert shapes["params"]["stage3_block2"]["binary_conv"]["latent"].shape == (3, 3, 24, 24)
+    narrow = models.build("resnet18", 5, widths=(8, 16, 24, 32))
+    assert narrow.widths == (8, 16, 24, 32) and narrow.blocks == (2, 2, 2, 2)
+    train.run(config, tmp_path)
+    assert build.trained(tmp_path)[0].widths == (8, 16, 24), "known from the run"
+    assert build.used(small(), tmp_path, given=()).model.blocks == (2, 2, 2)
+
+
+def test_sizes_that_cannot_be_are_named():
+    for name, sizes, message in (
+        (
+            "bireal18",
+            {"blocks": (4, 4)},
+            r"blocks \(4, 4\) and widths \(64, .*\) are of 2 and 4 stages\nset config.model.b",
+        ),
+        ("binarynet", {"widths": (8, 8)}, "binarynet is no network in stages; widths are of bireal152, bireal18"),
+        ("res18", {"blocks": (4, 3, 4, 4)}, "has a shortcut around every 2 convolutions"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            models.build(name, 10, **sizes)
+    with pytest.raises(
+        BadInput, match=r"config.model.widths is \(8, 0\); it must be whole numbers above 0, one for each"
+    ):
+        build.stages(small(**{"model.widths": (8, 0)}))
+
+
+def test_the_page_has_its_recipes():
+    assert list(RECIPES) == ["soft.py", "own.py", "blobs.py"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_of_the_page_train_and_are_exported(name, rows, tmp_path, capsys):
+    recipe, run = tmp_path / name, tmp_path / "run"
+    recipe.write_text(RECIPES[name])
+    given = [f"--config.{field}={value}" for field, value in SHORT.items()]
+    common = ["main", f"--config={recipe}", f"--workdir={run}"]
+    main.main([*common, *given])
+    main.main([*common, "--mode=export"])
+    assert "times the same class" in capsys.readouterr().out
+    assert runtime.load(run / "net.safetensors", kernels="reference")(np.zeros((1, 8, 8, 1), np.uint8)).shape[0] == 1
+    field = {"soft.py": "model.name", "own.py": "model.name", "blobs.py": "data.name"}[name]
+    assert json.loads((run / "registered.json").read_text()) == {field: str(recipe)}
+    table = data.DATASETS if name == "blobs.py" else models.MODELS
+    del table[{"soft.py": "soft", "own.py": "growing", "blobs.py": "blobs"}[name]]
+    if name != "blobs.py":  # a trained network needs no data set
+        with pytest.raises(BadInput, match=rf"registered by {recipe}\nrun that first"):
+            build.trained(run)
+    model, variables, prepare = build.trained(run, recipe=recipe)
+    assert model.apply(variables, prepare(np.zeros((1, 8, 8, 1), np.uint8))).shape[0] == 1
+
+
+@pytest.mark.slow
+def test_a_derivative_or_weight_rule_of_another_run_names_its_recipe(rows, tmp_path):
+    recipe = tmp_path / "rules.py"
+    recipe.write_text(
+        "import jax.numpy as jnp\nfrom bireal_jax.binary import binarize\n\n\n"
+        "def wide(x):\n    return jnp.ones_like(x)\n\n\ndef halved(w):\n    b, alpha = binarize.released(w)\n    return b, alpha / 2\n\n\n"
+        "binarize.DERIVATIVES['wide'] = wide\nbinarize.WEIGHTS['halved'] = halved\n"
+    )
+    main.runpy.run_path(str(recipe))
+    run = tmp_path / "run"
+    train.run(small(**{"model.act": "wide", "model.weight": "halved"}, **SHORT), run)
+    assert set(json.loads((run / "registered.json").read_text()).values()) == {str(recipe)}
+    for table, name, field in ((binarize.WEIGHTS, "halved", "weight"), (binarize.DERIVATIVES, "wide", "act")):
+        del table[name]
+        with pytest.raises(BadInput, match=rf"config.model.{field}='{name}', which is registered by {recipe}"):
+            build.trained(run)
+    build.trained(run, recipe=recipe)
+
+
+def summed(x):
+    return jnp.sum(x, -1)
+
+
+def of_two(x, slope):
+    return x * slope
+
+
+def undecided(x):
+    return x if x > 0 else 0 * x
+
+
+RULES = {
+    "a sum": (
+        {"act": summed},
+        r"the result of summed is float32 \(2, 3, 4\); it must be real and of the shape \(2, 3, 4, 5",
+    ),
+    "a number": ({"act": lambda x: 1.0}, r"is float32 \(\); .*\na constant is jnp.ones_like"),
+    "two arguments": (
+        {"act": of_two},
+        r"the derivative of_two takes \(x, slope\); it must take \(x\), or \(x, progress\)",
+    ),
+    "none": ({"act": lambda: 1.0}, r"takes \(\); it must take"),
+    "a branch": ({"act": undecided}, r"the derivative undecided fails on an array of \(2, 3, 4, 5\): "),
+    "an array": ({"act": np.ones(3)}, "no function"),
+    "b alone": ({"weight": binarize.sign}, "gives ShapeDtypeStruct; it must give"),
+    "alpha of inputs": ({"weight": lambda w: (w, jnp.mean(w, (0, 1, 3)))}, r"alpha of .* is float32 \(4,\); .* \(5,\)"),
+    "two of w": ({"weight": of_two}, "the weight rule of_two takes"),
+}
+
+
+@pytest.mark.parametrize("what", RULES)
+def test_a_rule_of_a_wrong_shape_or_number_of_arguments_is_refused(what):
+    given, message = RULES[what]
+    with pytest.raises(BadInput, match=message) as caught:
+        models.build("bireal_tiny", 10, **given)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_rules_that_can_be_are_taken():
+    for act in (lambda x: jnp.abs(x) <= 1, lambda x, progress: x * progress, lambda x, width=2.0: x / width, jnp.tanh):
+        module = models.build("bireal_tiny", 10, act=act)
+        jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    for rule in (lambda w: (w, None), lambda w, progress: (binarize.sign(w), jnp.ones(w.shape[-1]))):
+        models.build("bireal_tiny", 10, weight=rule)
