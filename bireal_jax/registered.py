@@ -38,14 +38,15 @@ def fields(configs: list[ConfigDict], recipe: str = "") -> dict[str, str]:
 
 
 def _file(row) -> str:
-    """Of the code of a row; "" where it is of PACKAGES."""
+    """Of the code of a row; "" where it is of PACKAGES, or there is none."""
     row: Any = row.build if isinstance(row, data.Dataset) else row
     while isinstance(row, partial):
         row = row.func
     if row is None or getattr(row, "__module__", "builtins").split(".")[0] in PACKAGES:
         return ""
-    code = getattr(inspect.unwrap(row), "__code__", None) or getattr(row.__call__, "__code__", None)
-    return code.co_filename if code else row.__module__
+    call = vars(row).get("__call__", "") if isinstance(row, type) else row  # of a network, which Flax has wrapped
+    code = getattr(inspect.unwrap(call), "__code__", None) or getattr(call.__class__.__call__, "__code__", None)
+    return code.co_filename if code else ""
 
 
 def check(run: known.Known, config: ConfigDict | None = None) -> None:

@@ -97,7 +97,8 @@ def test_a_derivative_or_weight_rule_of_another_run_names_its_recipe(rows, tmp_p
     recipe = tmp_path / "rules.py"
     recipe.write_text(
         "import jax.numpy as jnp\nfrom bireal_jax.binary import binarize\n\n\n"
-        "def wide(x):\n    return jnp.ones_like(x)\n\n\ndef halved(w):\n    b, alpha = binarize.released(w)\n    return b, alpha / 2\n\n\n"
+        "def wide(x):\n    return jnp.ones_like(x)\n\n\n"
+        "def halved(w):\n    b, alpha = binarize.released(w)\n    return b, alpha / 2\n\n\n"
         "binarize.DERIVATIVES['wide'] = wide\nbinarize.WEIGHTS['halved'] = halved\n"
     )
     main.runpy.run_path(str(recipe))
