@@ -1,5 +1,6 @@
 """The packed network computes what the model computes."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -19,10 +20,11 @@ from small import small
 
 from bireal_jax import build, data, importers, main, models, runtime
 from bireal_jax.binary import losses
+from bireal_jax.data.source import Arrays
 from bireal_jax.errors import BadInput
 from bireal_jax.runtime import __main__ as command
 from bireal_jax.runtime import container
-from bireal_jax.shipping import export, graph
+from bireal_jax.shipping import accuracy, export, graph
 from bireal_jax.training import evaluate, train
 
 needs_engine = pytest.mark.skipif(not runtime.available(), reason="needs the compiled engine")
@@ -140,7 +142,8 @@ def test_trained_network_is_packed_and_agrees(tmp_path, capsys):
     found = export.run(config, tmp_path)
     assert found["same_top1"] == found["images"] == 256
     assert found["difference"] < export.CLOSE and found["flipped"] <= 2
-    assert "test images" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "256 test images" in out
     model, variables, prepare = build.trained(tmp_path)
     images = build.source(config).eval.images
     theirs = np.asarray(model.apply(variables, prepare(images)))
@@ -148,6 +151,45 @@ def test_trained_network_is_packed_and_agrees(tmp_path, capsys):
     ours = runtime.load(tmp_path / "net.safetensors", kernels=kernels)(images)
     assert np.mean(theirs.argmax(-1) == ours.argmax(-1)) >= 0.999
     assert json.loads((tmp_path / "data.json").read_text())["stages"][0]["labels"] == list("0123456789")
+    if not runtime.available():
+        assert "scored" not in found, "the reference takes too long"
+        return
+    labels = build.source(config).eval.labels
+    right = [100 * np.mean(outputs.argmax(-1) == labels) for outputs in (ours, theirs)]
+    assert [found[side]["top1"] for side in ("file", "model")] == pytest.approx(right) and found["scored"] == len(labels)
+    assert f"top-1 {right[0]:.2f} % of the file, {right[1]:.2f} % of the network in float32, on all {len(labels)} test" in out
+
+
+@needs_engine
+def test_where_time_is_short_some_images_are_scored_and_it_says_how_many():
+    module, variables, source = packed.network("bireal_tiny")
+    data = container.dump(packed.program("bireal_tiny"))
+    labels = np.arange(50) % source.num_classes
+    images = np.random.default_rng(0).integers(0, 256, (50, *source.image_shape)).astype(np.uint8)
+    seen = []
+
+    def prepare(example):
+        seen.append(int(example["label"]))
+        return example
+
+    source = dataclasses.replace(source, eval=Arrays(images, labels), prepare=prepare)
+    found = accuracy.both(module, variables, source, data, losses.get("cross_entropy"), seconds=0, threads=1)
+    assert found["scored"] == 32 and seen[:32] != labels[:32].tolist()
+    assert accuracy.said(found, source).endswith("on 32 of 50, drawn at random, test images")
+
+
+def test_what_promises_float32_has_all_its_bits_on_gpus():
+    """TF32 would be three digits: every convolution and product asks for the highest precision."""
+    module, variables, source = packed.network("bireal_tiny")
+    images = jax.ShapeDtypeStruct((2, *source.image_shape), np.uint8)
+    batch = {"image": images, "label": jax.ShapeDtypeStruct((2,), np.int32), "mask": jax.ShapeDtypeStruct((2,), bool)}
+    step = evaluate.make_eval_step(module, losses.get("cross_entropy"), source)
+    for function, inputs in (
+        (accuracy.in_float32(module, variables, source), (images,)), (jax.jit(step.part), (variables, batch)),
+    ):  # fmt: skip
+        text = function.trace(*inputs).lower(lowering_platforms=("cuda",)).as_text()
+        products = [line for line in text.splitlines() if "precision" in line]
+        assert len(products) >= 6 and all(line.count("HIGHEST") == 2 for line in products)
 
 
 def test_exported_without_its_data(tmp_path, capsys, monkeypatch):

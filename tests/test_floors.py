@@ -35,8 +35,8 @@ HOUSE = [
     {"training": ["bop division evaluate ovsw pictures teacher", "optim", "step", "seeds train"]},
     {
         "shipping": [
-            "constants ops buffers walk", "operations to_c to_onnx to_openvino", "graph to_qonnx", "cost formats",
-            "export __main__",
+            "constants ops buffers walk", "operations to_c to_onnx to_openvino", "graph to_qonnx",
+            "accuracy cost formats", "export __main__",
         ],
         "search": ["evolve spaces", "latency pareto record", "run"],
     },

@@ -7,22 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from bireal_jax import build, models, runtime
 from bireal_jax._version import __version__
+from bireal_jax.binary import losses
 from bireal_jax.data import DATASETS, Source, short_side
-from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput, first_line
-from bireal_jax.running import parallel, progress
+from bireal_jax.running import progress
 from bireal_jax.runtime import container
-from bireal_jax.shipping import formats, graph
+from bireal_jax.shipping import accuracy, formats, graph
 from bireal_jax.shipping.formats import CLOSE
 
 CHECKED = 256  # images at most
-ROOM = 1 << 40  # bytes: that a network of one's own may take
 
 
 def run(
@@ -39,7 +37,8 @@ def run(
       style: "packed", or a key of `formats.FORMATS`: the file is then of that format instead, also checked.
 
     Returns:
-      What was found: bytes, images, and what `compare` says of them.
+      What was found: bytes, images, what `compare` says of them, and, of a packed file where the evaluation set is at
+      hand and the engine is compiled, what `accuracy.both` says.
 
     Raises:
       BadInput: no weights, or a network that cannot be packed or loaded; a file that is there stays as it was.
@@ -72,10 +71,22 @@ def run(
         f"{found['difference']:.1e} of the largest {largest}"
     )
     if not foreign:
-        return found
+        return found | (_scores(use, container.dump(made)) if use.there and runtime.available() else {})
     if not use.there:
         images, what = formats.pictures(source.image_shape), "images of digits"
     return formats.write(made, out, style, images, what)
+
+
+def _scores(use, packed):
+    """Of the file and of the network it was made from, said and returned; {} where an image cannot be decoded."""
+    loss, threads = losses.evaluation(use.config.loss), use.config.data.threads
+    try:
+        found = accuracy.both(use.model, use.variables, use.source, packed, loss, threads=threads)
+    except BadInput as error:  # the file is written, and sound
+        progress.say(f"note: its accuracy is not known: {error}")
+        return {}
+    progress.say(accuracy.said(found, use.source))
+    return found
 
 
 def _images(examples, source):
@@ -109,10 +120,7 @@ def compare(
       BadInput: it cannot be loaded, or the model's outputs are not finite.
     """
     net = _loaded(packed)
-    module = module.clone(dtype=np.float32, param_dtype=np.float32)
-    apply = jax.jit(
-        parallel.full_precision(lambda images: module.apply(variables, normalize(images, source, np.float32)))
-    )
+    apply = accuracy.in_float32(module, variables, source)
     difference, same, flipped = 0.0, 0, 0
     for begin in range(0, len(images), 32):
         batch = images[begin : begin + 32]
@@ -138,7 +146,7 @@ def _loaded(packed):
     try:
         return runtime.Network(data, where, kernels=kernels)
     except BadInput as error:
-        net = runtime.Network(data, where, kernels=kernels, max_memory=ROOM)  # raises again what is another error
+        net = runtime.Network(data, where, kernels=kernels, max_memory=accuracy.ROOM)  # raises again what is another error
         progress.say(f"note for those who load it: {error}")
         return net
 
