@@ -1,11 +1,14 @@
 """Training on one GPU: images per second, what a step consists of, memory, and how far off the memory bandwidth is.
 
     python -m experiments.speed.gpu --images DIR                       batches of 256, 512 and 1024 at 224 px, bfloat16
-    python -m experiments.speed.gpu --images DIR --batches 8 --size 32 --rounds 3 --peers ours real      a try on a CPU
+    python -m experiments.speed.gpu --batches 8 --size 32 --rounds 3 --steps 2 --peers ours torch_default   a CPU try
 
-Bi-Real Net 18, forward, backward, Adam, against the same network in PyTorch, compiled, channels last, with autocast;
-each in a process of its own, in turns. `ours`: one batch, already on the device. `real`: batches of JPEG files below
-DIR, through the data pipeline with as many worker processes as there are cores. --steps steps a turn.
+Bi-Real Net 18, forward, backward, Adam, against the same network in PyTorch, each in a process of its own, in turns of
+--steps steps, after which the device is waited for, once, on both sides. `ours`: one batch, already on the device.
+`real`: batches of JPEG files below DIR, through the data pipeline with as many worker processes as there are cores.
+`torch_MODE`: compiled in that mode, loss included, channels last, bfloat16 autocast, fused Adam, cuDNN's kernels
+chosen by timing (cudnn.benchmark); `torch4_MODE`: with images of 4 channels, which cuDNN need not pad as it does 3. The
+best of the modes is what ours is compared with.
 
 The parts of a step are separate programs: forward; forward and backward; all. The bandwidth limit is the bytes that the
 compiled step reads and writes, as XLA counts them, divided by what a copy of 1 GiB reaches.
@@ -23,7 +26,9 @@ from pathlib import Path
 
 from experiments.speed import train
 
-PEERS = ["ours", "real", "torch"]
+MODES = ["default", "reduce-overhead", "max-autotune"]  # of torch.compile
+TORCH = [f"torch_{mode}" for mode in MODES]
+PEERS = ["ours", "real", *TORCH, *(name.replace("torch", "torch4") for name in TORCH)]
 NETWORK = "bireal18"
 IMAGES = 256 * 1_281_167  # of 256 epochs of ImageNet
 GIB = 2**30
@@ -39,12 +44,15 @@ def parse():
     parser.add_argument("--steps", type=int, default=10, help="in a turn")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that decode")
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, help="default: all but torch4 in two of the modes")
     parser.add_argument("--out", type=Path, help="append the results to this .jsonl file")
     parser.add_argument("--worker", choices=[*PEERS, "parts"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    arguments.peers = arguments.peers or ["ours", *["real"] * bool(arguments.images), *TORCH, "torch4_default"]
     if "real" in arguments.peers and not arguments.images:
-        parser.error("the peer real needs --images; without: --peers ours torch")
+        parser.error("the peer real needs --images")
+    if arguments.rounds < 2:
+        parser.error("--rounds must be 2 or more, for quartiles")
     return arguments
 
 
@@ -78,14 +86,10 @@ def turns(arguments, batch):
 
 
 def torch_turns(arguments, batch):
-    """The side of `torch`."""
-    run_step = train.torch_peer(NETWORK, batch, "compiled_nhwc_bf16")
-
-    def run():
-        for _ in range(arguments.steps):
-            run_step()
-
-    return run
+    """The side of PyTorch."""
+    peer, mode = arguments.worker.split("_")
+    kind, channels = "compiled_nhwc_bf16", 4 if peer == "torch4" else 3
+    return train.torch_peer(NETWORK, batch, kind, mode, arguments.size, channels, arguments.steps)
 
 
 def seconds(function, *args, repeats):
@@ -135,6 +139,7 @@ def anatomy(arguments, batch):
     whole = seconds(steps.runner(parts), repeats=repeats)
     memory = jax.devices()[0].memory_stats() or {}
     return {
+        "dtype": arguments.dtype,
         "forward_ms": forward * 1e3, "backward_ms": (both - forward) * 1e3, "rest_ms": (whole - both) * 1e3,
         "step_ms": whole * 1e3, "limit_ms": costs.get("bytes accessed", 0) / copied * 1e3,
         "bandwidth_gb_s": copied / 1e9, "peak_gib": memory.get("peak_bytes_in_use", float("nan")) / GIB,
@@ -157,31 +162,48 @@ def work(arguments):
     (batch,) = arguments.batches
     if arguments.worker == "parts":
         return print(json.dumps(anatomy(arguments, batch)))
-    run = (torch_turns if arguments.worker == "torch" else turns)(arguments, batch)
+    run = (torch_turns if arguments.worker.startswith("torch") else turns)(arguments, batch)
     for _ in sys.stdin:
         began = time.perf_counter()
         run()
         print(time.perf_counter() - began, flush=True)
 
 
+def turn(name, worker):
+    """Seconds of one turn of a peer; None, with a line, where its process has ended."""
+    try:
+        return train.step(worker)
+    except (ValueError, BrokenPipeError):
+        print(f"{name}: not run, its process ended with status {worker.wait()}", flush=True)
+
+
 def measure(arguments, batch):
     """One batch size: prints its rows, and returns them."""
     workers = {name: start(name, arguments, batch) for name in arguments.peers}
-    for worker in workers.values():
-        train.step(worker)  # compiles
+    workers = {name: worker for name, worker in workers.items() if turn(name, worker)}  # compiles
+    for name, worker in workers.items():
+        turn(name, worker)  # CUDA graphs are recorded in the second one
     rates = {name: [] for name in workers}
     for _ in range(arguments.rounds):
         for name, worker in workers.items():
-            rates[name].append(batch * arguments.steps / train.step(worker))
+            if took := turn(name, worker):
+                rates[name].append(batch * arguments.steps / took)
     for worker in workers.values():
         worker.communicate()
+    rates = {name: values for name, values in rates.items() if len(values) == arguments.rounds}
     for name, values in rates.items():
         low, median, high = statistics.quantiles(values, n=4)
         hours = IMAGES / median / 3600
         ratio = statistics.median(rates["ours"]) / median if "ours" in rates else float("nan")
         print(f"| {batch} | {name} | {median:.1f} | {low:.1f} to {high:.1f} | {ratio:.2f} | {hours:.1f} |", flush=True)
     parts = json.loads(start("parts", arguments, batch).communicate()[0].splitlines()[-1])
-    return {"batch": batch, "images_per_second": rates, **parts}
+    return {"batch": batch, "size": arguments.size, "steps": arguments.steps, "images_per_second": rates, **parts}
+
+
+def best(row):
+    """(name, images/s) of the fastest PyTorch peer with the images that ours gets; None where none has run."""
+    medians = {n: statistics.median(values) for n, values in row["images_per_second"].items() if n in TORCH}
+    return max(medians.items(), key=lambda pair: pair[1], default=None)
 
 
 def main():
@@ -192,6 +214,10 @@ def main():
     print("| batch | peer | images/s | quartiles | ours is x times as fast | 256 epochs, hours |")
     print("|---|---|---|---|---|---|", flush=True)
     rows = [measure(arguments, batch) for batch in arguments.batches]
+    for row in rows:
+        if "ours" in row["images_per_second"] and (found := best(row)):
+            ratio = statistics.median(row["images_per_second"]["ours"]) / found[1]
+            print(f"batch {row['batch']}: ours is {ratio:.2f} times as fast as the best PyTorch, {found[0]}")
     shown = ["forward_ms", "backward_ms", "rest_ms", "step_ms", "limit_ms", "bandwidth_gb_s", "peak_gib"]
     print(f"\n{rows[0]['device']}, jax {rows[0]['jax']}, {arguments.size} px, {arguments.dtype}\n")
     print(f"| batch | {' | '.join(shown)} |\n|{'---|' * (len(shown) + 1)}")

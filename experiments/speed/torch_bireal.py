@@ -74,12 +74,12 @@ class Block(nn.Module):
 class BiReal(nn.Module):
     """The network of a row of `ROWS`, by the name that it has in this package."""
 
-    def __init__(self, name, num_classes=1000):
+    def __init__(self, name, num_classes=1000, channels=3):
         super().__init__()
         blocks, widths, imagenet_stem, padded = ROWS[name]
         kernel, stride = (7, 2) if imagenet_stem else (3, 1)
         cin = widths[0]
-        self.conv1, self.bn1 = nn.Conv2d(3, cin, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(cin)
+        self.conv1, self.bn1 = nn.Conv2d(channels, cin, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(cin)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if imagenet_stem else nn.Identity()
         layers = []
         for i, cout in enumerate(widths):
@@ -90,7 +90,7 @@ class BiReal(nn.Module):
         self.fc = nn.Linear(cin, num_classes)
 
     def forward(self, x):
-        """[n, 3, h, w] to [n, num_classes]."""
+        """[n, channels, h, w] to [n, num_classes]."""
         x = self.maxpool(self.bn1(self.conv1(x)))
         for i in range(1, 5):
             x = getattr(self, f"layer{i}")(x) if hasattr(self, f"layer{i}") else x

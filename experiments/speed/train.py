@@ -1,12 +1,11 @@
 """Seconds of a training step: ours against the same network in plain PyTorch, side by side in one run.
 
     python -m experiments.speed.train --threads 1            every network of NETWORKS, on one thread
-    python -m experiments.speed.train --networks bireal18 --batch 256 --dtype bfloat16      on a GPU
 
-Needs torch beside the package. Every peer is a process of its own, so that neither allocator nor threads of one disturb
-another; they take turns, one step at a time, so that a machine that slows down slows all of them. The allocator is told
-to keep freed memory in all of them, as our command does on CPUs. Medians and quartiles over the rounds. A step is
-forward, backward and Adam on a batch already in memory.
+On CPUs; for GPUs there is experiments/speed/gpu.py. Needs torch beside the package. Every peer is a process of its own,
+so that neither allocator nor threads of one disturb another; they take turns, one step at a time, so that a machine
+that slows down slows all of them. The allocator is told to keep freed memory in all of them, as our command does on
+CPUs. Medians and quartiles over the rounds. A step is forward, backward and Adam on a batch already in memory.
 """
 
 import argparse
@@ -38,29 +37,47 @@ def parse():
     return parser.parse_args()
 
 
-def torch_peer(network, batch, kind):
-    """A function that runs one PyTorch step to its end; kind: one of PEERS."""
+def torch_peer(network, batch, kind, mode="default", size=0, channels=3, steps=1):
+    """A function that runs so many PyTorch steps to their end, the device asked once.
+
+    Args:
+      network: a key of NETWORKS.
+      batch: images a step.
+      kind: one of PEERS.
+      mode: of torch.compile.
+      size: pixels of an image's side; 0: what NETWORKS says.
+      channels: of the images; cuDNN pads 3 to more in every step.
+      steps: of a call.
+    """
     import torch
 
     from experiments.speed.torch_bireal import BiReal
 
     torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    half, size = "bf16" in kind, NETWORKS[network][0]
+    cuda = torch.cuda.is_available()
+    torch.backends.cudnn.benchmark = True  # shapes never change, so the fastest kernels are looked for once
+    device, half, size = "cuda" if cuda else "cpu", "bf16" in kind, size or NETWORKS[network][0]
     layout = torch.channels_last if "nhwc" in kind else torch.contiguous_format
-    model = BiReal(network).to(device, memory_format=layout)
-    images = torch.randn(batch, 3, size, size, device=device).to(memory_format=layout)
+    model = BiReal(network, channels=channels).to(device, memory_format=layout)
+    images = torch.randn(batch, channels, size, size, device=device).to(memory_format=layout)
     labels = torch.randint(0, 1000, (batch,), device=device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    forward = model if kind == "eager" else torch.compile(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=cuda)
+
+    def objective(images, labels):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+            return torch.nn.functional.cross_entropy(model(images), labels, label_smoothing=0.1)
+
+    if kind != "eager":
+        objective = torch.compile(objective, mode=None if mode == "default" else mode)
 
     def run():
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
-            loss = torch.nn.functional.cross_entropy(forward(images), labels, label_smoothing=0.1)
-        loss.backward()
-        optimizer.step()
-        if device == "cuda":
+        for _ in range(steps):
+            if cuda:
+                torch.compiler.cudagraph_mark_step_begin()
+            optimizer.zero_grad(set_to_none=True)
+            objective(images, labels).backward()
+            optimizer.step()
+        if cuda:
             torch.cuda.synchronize()
 
     return run
