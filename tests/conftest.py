@@ -1,11 +1,15 @@
 """Eight virtual devices, a compilation cache between runs, and where the material beside the checkout lies."""
 
+import ctypes
+import gc
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "bireal_jax" / "tests"))
 
 import jax
+import packed
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
@@ -19,6 +23,17 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew; read the diff")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory():
+    """What a file of tests compiled and cached goes with it: two workers of the long tests took 18 GB otherwise."""
+    yield
+    packed.network.cache_clear()
+    jax.clear_caches()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Networks with variables as after a training, for tests of what is exported."""
 
 import tempfile
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import jax
@@ -37,7 +37,7 @@ def source(image_shape):
     return Source((), (), dict, image_shape, 10, (0.4,) * channels, (0.3,) * channels, names)
 
 
-@cache
+@lru_cache(maxsize=2)  # half a gigabyte each for the AlexNets
 def network(name, **fields):
     """(module, variables, source) of a model with 10 classes."""
     *_, shape = MODELS[name]

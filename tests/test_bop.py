@@ -260,6 +260,7 @@ def test_direct_leaves_signs_and_gradients_as_they_are():
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 def test_digits_learn_and_the_flip_rate_falls(request, tmp_path):
     """Within 2 points of the 98.8 % that configs/digits.py reaches with latent weights."""
     c = main.load_recipe(request.config.rootpath / "configs" / "digits_bop.py")

@@ -94,6 +94,7 @@ def test_killed_once(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 def test_killed_twenty_four_times(tmp_path):
     done, in_save = kill_and_resume(tmp_path, kills=24, steps=300, seed=1)
     print(f"{done} kills, {in_save} of them with an unfinished save on the disk")

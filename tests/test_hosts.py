@@ -101,6 +101,7 @@ with hosts.Watch(Path({str(tmp_path)!r}), {seconds}, 0, 2, silent_seconds=1.5) a
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize(("victim", "number"), [(1, signal.SIGKILL), (1, signal.SIGSTOP), (0, signal.SIGKILL)])
 def test_a_host_that_dies_ends_the_others(tmp_path, victim, number):
     processes = first, _ = start(tmp_path / "w", 2, "--config.total_steps=3000", "--config.eval_steps=0")

@@ -35,6 +35,7 @@ BUILDS = {
     "avx512-sanitized-long": (COMPILER, [*SANITIZE, "-fno-sanitize=signed-integer-overflow", *SIMDE], [], EMULATED, 3),
     "neon-long": (CROSS, ["-O3", "-static"], ["qemu-aarch64"], ["neon"], 2),
 }
+LONG = [pytest.mark.slow, pytest.mark.campaign]
 PACKAGES = {COMPILER: "g++", CROSS: "g++-aarch64-linux-gnu", "qemu-aarch64": "qemu-user"}
 
 
@@ -53,9 +54,7 @@ def need(compiler, flags, runner, long):
             pytest.skip(f"needs {HEADER} (Debian: libsimde-dev)")
 
 
-@pytest.mark.parametrize(
-    "build", [pytest.param(b, marks=pytest.mark.slow) if b.endswith("-long") else b for b in BUILDS]
-)  # fmt: skip
+@pytest.mark.parametrize("build", [pytest.param(b, marks=LONG if b.endswith("-long") else []) for b in BUILDS])
 def test_kernels_equal_plain_loops(build, tmp_path):
     compiler, flags, runner, names, every = BUILDS[build]
     need(compiler, flags, runner, build.endswith("-long"))

@@ -128,6 +128,7 @@ def digits_folder(place):
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("workers", [2])
 def test_a_signal_to_the_process_or_its_group(tmp_path, workers):
     digits_folder(tmp_path / "data")

@@ -1,6 +1,6 @@
 """A random walk over the command line and over the files of a run: success or BadInput, whatever is asked or found.
 
-BIREAL_FUZZ_SECONDS says for how long each walk goes (30), BIREAL_FUZZ_SEED where it begins (0).
+BIREAL_FUZZ_SECONDS says for how long each walk goes (10), BIREAL_FUZZ_SEED where it begins (0).
 """
 
 import json
@@ -28,7 +28,7 @@ from bireal_jax.training import train
 from bireal_jax.training.step import Plan
 
 SECONDS, SEED = (
-    int(os.environ.get(f"BIREAL_FUZZ_{name}", default)) for name, default in (("SECONDS", 30), ("SEED", 0))
+    int(os.environ.get(f"BIREAL_FUZZ_{name}", default)) for name, default in (("SECONDS", 10), ("SEED", 0))
 )
 DIGITS = Path(__file__).parents[1] / "configs" / "digits.py"
 ODD = (
