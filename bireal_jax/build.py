@@ -20,9 +20,10 @@ from bireal_jax import data, importers, models, registered
 from bireal_jax.binary import losses
 from bireal_jax.data.normalize import prepared
 from bireal_jax.errors import BadInput, lookup
-from bireal_jax.importers import readers
+from bireal_jax.importers import readers, zoo
 from bireal_jax.models import arch
-from bireal_jax.running import adoption, known, parallel, progress
+from bireal_jax.running import adoption, checkpoint, known, parallel, progress
+from bireal_jax.runtime import named
 
 
 def stages(config: ConfigDict) -> list[ConfigDict]:
@@ -203,6 +204,31 @@ def trained(directory: str | Path, recipe: str | Path = "") -> tuple[nn.Module, 
     source = run.source
     module, shapes = model(run.last, source)
     return module, known.best_variables(directory, shapes)[0], partial(prepared, source=source, dtype=module.dtype)
+
+
+def pretrained(name: str) -> tuple[nn.Module, Any, Callable[[jax.Array], jax.Array]]:
+    """A network that came with the package, to use as `trained` gives one: (model, variables, prepare).
+
+        model, variables, prepare = build.pretrained("bireal20_cifar10")
+
+    Args:
+      name: a row of the table, which `python -m bireal_jax.runtime --list` prints.
+
+    Returns:
+      The network; its weight rule is the recipe's where the float weights were kept. Of others the latent weights are
+      ±1 and the rule is "sign", without a scale: exactly the function of the packed file (`importers.zoo`).
+
+    Raises:
+      BadInput: no such network, or its files are damaged.
+    """
+    program, row = zoo.program(name), named.rows()[name]
+    image, labels = program.spec["image"], tuple(program.spec["labels"])
+    source = data.Source((), (), dict, tuple(image["shape"]), len(labels), image["mean"], image["std"], labels)
+    weight = row.weight if zoo.has_latents(name) else "sign"
+    module = models.build(row.model, len(labels), jnp.float32, act=row.act, weight=weight)
+    shapes = jax.eval_shape(lambda key: module.init(key, blank(source)), jax.random.key(0))
+    found = checkpoint.merge(zoo.variables(name, shapes), shapes, name)
+    return module, found, partial(prepared, source=source, dtype=module.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,13 +24,14 @@ HOUSE = [
     {
         "models": ["arch layouts network", "alexnet bireal depth metaprune resnet vgg", "reactnet", "ebn", "__init__"],
         "runtime": [
-            "fields photos", "reference", "verify", "container", "__init__", "answers measure", "__main__",
+            "fields named photos", "reference", "verify", "container", "__init__", "answers measure", "catalogue",
+            "__main__",
         ],
         "running": [
             "metrics parallel preempt progress settings", "checkpoint health hosts", "adoption known", "workdir",
         ],
     },
-    {"registered": [], "importers": ["values", "readers", "larq pytorch", "__init__", "__main__"]},
+    {"registered": [], "importers": ["values", "readers", "larq pytorch zoo", "__init__", "__main__"]},
     {"build": []},
     {"training": ["bop division evaluate ovsw pictures teacher", "optim", "step", "seeds train"]},
     {

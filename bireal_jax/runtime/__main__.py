@@ -1,4 +1,7 @@
-"""`bireal-run net.safetensors [photo.jpg folder '*.png' ...]`: what a packed file holds, or what is in photos."""
+"""`bireal-run net.safetensors [photo.jpg folder '*.png' ...]`: what a packed file holds, or what is in photos.
+
+In place of a file there can be the name of a network that came with the package; `--list` has them.
+"""
 
 import argparse
 import sys
@@ -10,15 +13,15 @@ import numpy as np
 from bireal_jax import output, places, runtime
 from bireal_jax._version import __version__
 from bireal_jax.errors import BadInput
-from bireal_jax.runtime import answers, container, measure, photos
+from bireal_jax.runtime import answers, catalogue, container, measure, named, photos
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command. Exit status: 0 done, 1 a photo could not be read, 2 an input that cannot work."""
     arguments = _parser().parse_args(argv)
     with output.command():
-        path = places.local(arguments.net, "NET", "file")
-        if not (arguments.photos or arguments.time or arguments.evaluate):
+        path = arguments.net if named.is_name(arguments.net) else places.local(arguments.net, "NET", "file")
+        if not (arguments.photos or arguments.time or arguments.evaluate is not None):
             output.deliver(describe(container.read(path)))
             return
         net = runtime.load(path, arguments.threads, arguments.precision, arguments.kernels)
@@ -26,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
         _show(net, arguments, said)
         if arguments.time:
             said.rows([_latency(net, arguments)])
-        if arguments.evaluate:
+        if arguments.evaluate is not None:
             _evaluate(net, arguments, said)
         if said.broken:
             sys.exit(1)
@@ -37,8 +40,9 @@ def _parser():
         prog="bireal-run", allow_abbrev=False,
         description="Without photos: what a packed file holds. With photos: the likeliest classes of each, or the "
         "range of its map. A photo that is broken stops nothing; the status is then 1.",
+        epilog="Without any data: bireal-run digits --evaluate",
     )  # fmt: skip
-    parser.add_argument("net", type=Path, help="a packed network, which --mode=export wrote")
+    parser.add_argument("net", type=Path, help="a packed network, which --mode=export wrote, or a name of --list")
     parser.add_argument(
         "photos",
         nargs="*",
@@ -49,13 +53,25 @@ def _parser():
     parser.add_argument("--upright", action="store_true", help="turn photos as EXIF says; training ignores that")
     parser.add_argument("--time", action="store_true", help="print the latency of one image, with quartiles")
     parser.add_argument(
-        "--evaluate", metavar="PLACE", type=Path, help="print the accuracy on DIR/CLASS/*.jpg, or on an .npz file"
-    )
+        "--evaluate", metavar="PLACE", nargs="?", const="",
+        help="print the accuracy on DIR/CLASS/*.jpg, or on an .npz file; of a name of --list also on the data set that "
+        "it is of: the published archive, or nothing, for digits",
+    )  # fmt: skip
+    parser.add_argument("--list", action=_List, nargs=0, help="the networks that came with the package, and exit")
     parser.add_argument("--threads", type=int, default=1, help="no more than there are cores are used")
     parser.add_argument("--precision", default="float32", choices=runtime.PRECISIONS, help="of real-valued layers")
     parser.add_argument("--kernels", choices=runtime.KERNELS, help="default: the best that this CPU has")
     parser.add_argument("--version", action="version", version=f"bireal_jax {__version__}")
     return parser
+
+
+class _List(argparse.Action):
+    """Prints the networks that came with the package."""
+
+    def __call__(self, parser, *_):
+        with output.command():
+            output.deliver(catalogue.listed())
+        parser.exit()
 
 
 class _Said:
@@ -103,6 +119,11 @@ def _latency(net, arguments) -> dict[str, Any]:
 
 def _evaluate(net, arguments, said):
     broken: list[str] = []
+    if catalogue.is_own(arguments.net, arguments.evaluate):
+        if arguments.format == "text":
+            output.deliver(catalogue.example(str(arguments.net), net))
+        said.rows([catalogue.evaluated(str(arguments.net), net, arguments.evaluate)])
+        return
     found = measure.accuracy(net, places.local(arguments.evaluate, "--evaluate"), broken, arguments.upright)
     for message in broken:
         said.failed(message)

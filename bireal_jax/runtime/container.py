@@ -22,7 +22,7 @@ import safetensors
 import safetensors.numpy
 
 from bireal_jax.errors import BadInput, first_line
-from bireal_jax.runtime import fields, reference, verify
+from bireal_jax.runtime import fields, named, reference, verify
 
 FORMAT = 1
 NO_DIGEST = "0" * 64
@@ -167,14 +167,20 @@ def _json(text):
 
 
 def contents(path: Any) -> tuple[bytes, str]:
-    """A file, read once, and its name for messages. Raises BadInput where there is none, or `path` is no path."""
+    """A file, or the network of that name that came with the package, read once, and what to call it in messages.
+
+    Raises:
+      BadInput: no such file, no such network, or `path` is no path.
+    """
     try:
         name = os.fsdecode(path)
-        return Path(name).read_bytes(), name
+        if not named.is_name(name):
+            return Path(name).read_bytes(), name
     except OSError as error:
         raise BadInput(f"{os.fsdecode(path)} cannot be read: {error.strerror}") from None
     except (TypeError, ValueError) as error:  # no path; a path with a zero byte
         raise BadInput(f"{path!r:.100} is no path of a file: {error}") from None
+    return named.packed(name), name
 
 
 def read(path: str | bytes | os.PathLike) -> Program:

@@ -1,7 +1,7 @@
 """How fast a packed network is here, and how often it is right."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,20 @@ def accuracy(net: runtime.Network, place: Path, broken: list[str], upright: bool
     """
     if len(net.output_shape) > 1:
         raise BadInput("this network gives a map for each image; accuracy is a matter of classes")
+    found = scores(net, _folder(net, place, broken, upright) if place.is_dir() else _file(net, place))
+    if not found["images"]:
+        raise BadInput(f"{place} has no image that can be read")
+    return found
+
+
+def scores(net: runtime.Network, batches: Iterable[tuple[np.ndarray, Any]]) -> dict[str, Any]:
+    """What `accuracy` returns, for batches of images uint8 [n, h, w, c] and labels [n]."""
     seen, right, among = 0, 0, 0
-    for images, labels in _folder(net, place, broken, upright) if place.is_dir() else _file(net, place):
+    for images, labels in batches:
         order = np.argsort(-net(images), axis=-1, kind="stable")[:, :5] == np.asarray(labels)[:, None]
         seen, right, among = seen + len(images), right + int(order[:, 0].sum()), among + int(order.sum())
-    if not seen:
-        raise BadInput(f"{place} has no image that can be read")
-    found = {"images": seen, "top1": right / seen}
-    return found | ({"top5": among / seen} if net.num_classes > 5 else {})
+    found = {"images": seen, "top1": right / max(1, seen)}
+    return found | ({"top5": among / max(1, seen)} if net.num_classes > 5 else {})
 
 
 def _folder(net, place, broken, upright) -> Iterator[tuple[np.ndarray, list[int]]]:
