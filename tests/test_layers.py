@@ -159,6 +159,43 @@ def test_unfolded_weight_gradient_is_xlas(kernel, strides, pads, x64, monkeypatc
         np.testing.assert_allclose(conv.weight_gradient_unfolded(x, w, g, **how), expected, rtol=1e-11, atol=1e-12)
 
 
+# kernel, padding, size, channels: the stem of ImageNet first; odd sizes, even kernels, uneven padding
+BY_DEPTH = [
+    ((7, 7), ((3, 3), (3, 3)), (14, 16), 3),
+    ((7, 7), ((3, 3), (3, 3)), (13, 9), 3),
+    ((4, 5), ((1, 0), (4, 2)), (7, 10), 4),
+]
+
+
+@pytest.mark.parametrize(("kernel", "padding", "size", "channels"), BY_DEPTH)
+def test_a_stem_by_space_to_depth_is_the_plain_convolution(kernel, padding, size, channels, x64):
+    """With its gradients, in float64; of whole numbers bit for bit."""
+    rng = np.random.default_rng(0)
+    shapes = (2, *size, channels), (*kernel, channels, 5)
+
+    def both(function, x, w, g):
+        y, vjp = jax.vjp(function, x, w)
+        return y, *vjp(g[:, : y.shape[1], : y.shape[2]])
+
+    plain = lambda x, w: conv.conv(x, w, (2, 2), padding)
+    ours = lambda x, w: conv.by_depth(x, w, padding)
+    for draw, near in ((rng.normal, 4e-14), (lambda size: rng.integers(-9, 9, size), 0)):
+        x, w, g = (jnp.asarray(draw(size=s), jnp.float64) for s in (*shapes, (2, 16, 16, 5)))
+        for a, b in zip(both(ours, x, w, g), both(plain, x, w, g), strict=True):
+            assert a.shape == b.shape
+            np.testing.assert_allclose(a, b, rtol=0, atol=near * np.abs(b).max())
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_the_stem_goes_by_depth_where_that_is_faster(platform):
+    stem = layers.Conv(64, (7, 7), (2, 2))
+    x = jnp.ones((2, 32, 32, 3))
+    variables = stem.init(jax.random.key(0), x)
+    assert variables["params"]["kernel"].shape == (7, 7, 3, 64)
+    text = jax.jit(stem.apply).trace(variables, x).lower(lowering_platforms=(platform,)).as_text()
+    assert ("tensor<4x4x16x64xf32>" in text) == (platform != "cpu")
+
+
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 @pytest.mark.parametrize("shared", [None, "x", "w"])
 def test_vmapped_convolutions_are_one_by_one(strides, shared, x64, monkeypatch):

@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bireal_jax.binary import packed, tables
 from bireal_jax.binary.binarize import WeightBinarizer, gives_signs
-from bireal_jax.binary.conv import PLAIN, Padding, affine, conv, xla_conv
+from bireal_jax.binary.conv import PLAIN, Padding, affine, by_depth, conv, xla_conv
 from bireal_jax.binary.norm import Over, normalize_batch
 
 MOMENTUM = 0.9  # share of the old running statistics that a batch norm keeps (PyTorch's momentum is 1 - this)
@@ -37,7 +37,12 @@ def conv2d(
 
     On CPUs groups of more than one channel are convolved one after the other, which is 10 to 100 times faster than what
     XLA makes of them, forward and backward (3x3, 32 to 512 channels, 2 to 32 groups).
+
+    The stem of an ImageNet network, a large kernel at stride 2 on few channels, goes elsewhere by `conv.by_depth`.
     """
+    if strides == (2, 2) and min(w.shape[:2]) > 3 and x.shape[3] <= 4 and groups == 1:
+        plain, other = partial(conv, strides=strides, padding=padding), partial(by_depth, padding=padding)
+        return checkpoint_name(lax.platform_dependent(x, w, cpu=plain, default=other), CONV)
     return _convolution(x, w, (), strides, padding, groups, xla_conv, PLAIN)
 
 
