@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bireal_jax.binary import layers, norm, packed
+from bireal_jax.binary import layers, norm, packed, pool
 
 compiled = pytest.mark.skipif(not packed.available(), reason="no compiler when the package was installed")
 WAYS = {
@@ -130,3 +130,34 @@ def test_scale_and_bias_of_a_binary_convolution_have_the_gradients_of_their_sums
     for a, right in zip(found, expected, strict=True):
         assert a.dtype in (dtype, jnp.float32)
         np.testing.assert_allclose(np.asarray(a, np.float64), right, rtol=0, atol=near * np.abs(right).max())
+
+
+@pytest.mark.parametrize("over", [None, 2])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("size", [(8, 8), (7, 5)])
+def test_norm_and_pool_at_once_are_one_after_the_other(size, dtype, over):
+    """Whole numbers, so that equal maxima are common; scales of either sign, and 0, which the result does not need."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(-3, 4, (4, *size, 12)), dtype)
+    scale, bias = (
+        jnp.asarray(np.r_[rng.normal(size=11), 0.0], jnp.float32),
+        jnp.asarray(rng.normal(size=12), jnp.float32),
+    )
+    ours = lambda x, scale, bias: norm.normalize_batch(x, scale, bias, 1e-5, over, True)
+    apart = lambda *a: (lambda y, *rest: (pool.max_pool(y), *rest))(*norm.normalize_batch(*a, 1e-5, over))
+    (y, *stats), vjp = jax.vjp(ours, x, scale, bias)
+    (expected, *others), expected_vjp = jax.vjp(apart, x, scale, bias)
+    np.testing.assert_array_equal(y, expected)
+    jax.tree.map(np.testing.assert_array_equal, stats, others)
+    g = jnp.asarray(rng.normal(size=y.shape), dtype)
+    zeros = [jnp.zeros_like(s) for s in stats]
+    near = 1e-5 if dtype == jnp.float32 else 2e-2
+    for a, b, channels in zip(vjp((g, *zeros)), expected_vjp((g, *zeros)), (12, 11, 12), strict=True):
+        a, b = (np.asarray(v, np.float32)[..., :channels] for v in (a, b))
+        np.testing.assert_allclose(a, b, rtol=near, atol=near)
+
+
+def test_a_channel_of_scale_0_has_the_gradient_of_a_rising_one():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 6, 3)), jnp.float32)
+    loss = lambda scale: jnp.sum(norm.normalize_batch(x, scale, jnp.zeros(3), 1e-5, None, True)[0])
+    np.testing.assert_allclose(jax.grad(loss)(jnp.zeros(3)), jax.grad(loss)(jnp.full(3, 1e-20)), rtol=1e-6)

@@ -17,6 +17,7 @@ from bireal_jax.binary import packed, tables
 from bireal_jax.binary.binarize import WeightBinarizer, gives_signs
 from bireal_jax.binary.conv import PLAIN, Padding, affine, by_depth, conv, xla_conv
 from bireal_jax.binary.norm import Over, normalize_batch
+from bireal_jax.binary.pool import max_pool
 
 MOMENTUM = 0.9  # share of the old running statistics that a batch norm keeps (PyTorch's momentum is 1 - this)
 NO_PADDING: Padding = ((0, 0), (0, 0))
@@ -287,6 +288,7 @@ class BatchNorm(nn.Module):
       momentum: share of the old running statistics kept.
       epsilon: added to the variance. Keep 1e-5: see `uniform_001`.
       use_scale: has a learned scale.
+      pooled: gives `pool.max_pool` of what is normalized.
       dtype, param_dtype: of the result and of the parameters; statistics are float32 or wider.
     """
 
@@ -294,11 +296,12 @@ class BatchNorm(nn.Module):
     momentum: float = MOMENTUM
     epsilon: float = 1e-5
     use_scale: bool = True
+    pooled: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, train: bool):  # [..., c] -> [..., c]
+    def __call__(self, x, train: bool):  # [..., c] -> [..., c], or [n, h, w, c] -> [n, h / 2, w / 2, c]
         shape = (x.shape[-1],)
         wide = jnp.promote_types(self.dtype, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, self.param_dtype)
@@ -310,9 +313,10 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype).astype(wide)
         if not train:
             mean, var = running_mean.value.astype(wide), running_var.value.astype(wide)
-            return ((x.astype(wide) - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
+            y = ((x.astype(wide) - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
+            return max_pool(y) if self.pooled else y
         over = None if self.is_initializing() else self.over
-        y, mean, var = normalize_batch(x.astype(self.dtype), scale, bias, self.epsilon, over)
+        y, mean, var = normalize_batch(x.astype(self.dtype), scale, bias, self.epsilon, over, self.pooled)
         if not self.is_initializing():
             running_mean.value = self._blend(running_mean.value, mean)
             running_var.value = self._blend(running_var.value, var)

@@ -14,6 +14,7 @@ from jax import lax
 
 from bireal_jax.binary import packed
 from bireal_jax.binary.conv import one_after_the_other
+from bireal_jax.binary.pool import back, largest
 
 WORTH_A_THREAD = 1 << 19  # numbers, 2 MB, which one thread reads in 0.1 ms
 
@@ -23,7 +24,7 @@ Over = str | int | None
 
 
 def normalize_batch(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, over: Over = None
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, over: Over = None, pooled: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(x - mean) / sqrt(var + epsilon) * scale + bias over all but the last axis.
 
@@ -32,6 +33,9 @@ def normalize_batch(
       scale, bias: [c], float32 or wider.
       epsilon: added to the variance.
       over: whose statistics; a number must divide n.
+      pooled: give `pool.max_pool` of the result, x [n, h, w, c]. Since each channel rises or falls with x, x itself is
+        pooled, and a quarter is normalized: the same bits, and the map itself is never written. Where a scale is 0 the
+        gradient by it is that of a rising channel.
 
     Returns:
       The result in the dtype of x, and the mean and the unbiased variance [c], averaged over the groups, which have no
@@ -39,17 +43,17 @@ def normalize_batch(
     """
     if isinstance(over, int):
         groups = x.reshape(-1, over, *x.shape[1:])
-        y, mean, var = jax.vmap(lambda x: normalize_batch(x, scale, bias, epsilon))(groups)
-        return y.reshape(x.shape), jnp.mean(mean, 0), jnp.mean(var, 0)
-    y, mean, var = _normalize(x, scale, bias, epsilon, over)
+        y, mean, var = jax.vmap(lambda x: normalize_batch(x, scale, bias, epsilon, None, pooled))(groups)
+        return y.reshape(-1, *y.shape[2:]), jnp.mean(mean, 0), jnp.mean(var, 0)
+    y, mean, var = _normalize(x, scale, bias, epsilon, over, pooled)
     count = x.size // x.shape[-1] * (lax.axis_size(over) if over else 1)
     return y, mean, var * (count / max(count - 1, 1))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _normalize(x, scale, bias, epsilon, axis):
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _normalize(x, scale, bias, epsilon, axis, pooled):
     """`normalize_batch` of one group, with the biased variance."""
-    return _forward(x, scale, bias, epsilon, axis)[0]
+    return _forward(x, scale, bias, epsilon, axis, pooled)[0]
 
 
 def moments(x: jax.Array, dtype: Any, axis: str | None = None) -> tuple[jax.Array, jax.Array]:
@@ -108,21 +112,28 @@ _counted_moments = one_after_the_other(lambda x: tuple(_call(packed.MOMENTS, x))
 _counted_sums = one_after_the_other(lambda x, g, mean: tuple(_call(packed.SUMS, x, g, mean)))
 
 
-def _forward(x, scale, bias, epsilon, axis):
+def _forward(x, scale, bias, epsilon, axis, pooled):
     mean, var = moments(x, scale.dtype, axis)
     inverse = lax.rsqrt(var + epsilon)
-    y = (x.astype(scale.dtype) - mean) * (inverse * scale) + bias
-    return (y.astype(x.dtype), mean, var), (x, scale, mean, inverse)
+    seen, which = x, None
+    if pooled:
+        falls = scale < 0
+        seen, which = largest(jnp.where(falls, -x, x))
+        seen = jnp.where(falls, -seen, seen)
+    y = (seen.astype(scale.dtype) - mean) * (inverse * scale) + bias
+    return (y.astype(x.dtype), mean, var), (x, seen, which, scale, mean, inverse)
 
 
-def _backward(epsilon, axis, residuals, cotangents):
-    x, scale, mean, inverse = residuals
+def _backward(epsilon, axis, pooled, residuals, cotangents):
+    x, seen, which, scale, mean, inverse = residuals
     g = cotangents[0]
-    bias_gradient, products = _sums(x, g, mean)
+    bias_gradient, products = _sums(seen, g, mean)
     scale_gradient = products * inverse
     count = x.size // x.shape[-1]
     shares = (bias_gradient / count, scale_gradient / count)
     mean_g, mean_g_normal = lax.pmean(shares, axis) if axis else shares
+    if pooled:
+        g = back(which, g, *x.shape[1:3])
     centred = x.astype(scale.dtype) - mean
     dx = (g.astype(scale.dtype) - mean_g - centred * (inverse * mean_g_normal)) * (inverse * scale)
     return dx.astype(x.dtype), scale_gradient, bias_gradient

@@ -36,7 +36,8 @@ def unscattered_max_pool(x: jax.Array) -> jax.Array:
     return xla_max_pool(x)
 
 
-def _forward(x):
+def largest(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(`max_pool` of x, int8: which element of its window each is, 0 to 8)."""
     y = xla_max_pool(x)
     _, h, w, _ = y.shape
     rows, columns = ((PAD, STRIDE * (o - 1) + SIZE - d - PAD, 0) for o, d in ((h, x.shape[1]), (w, x.shape[2])))
@@ -45,12 +46,14 @@ def _forward(x):
     for k in reversed(range(SIZE * SIZE)):
         i, j = divmod(k, SIZE)
         which = jnp.where(padded[:, i : i + 2 * h - 1 : STRIDE, j : j + 2 * w - 1 : STRIDE] == y, jnp.int8(k), which)
-    return y, (which, jnp.zeros((0, *x.shape[1:3]), x.dtype))
+    return y, which
 
 
-def _backward(residuals, g):
-    """The gradient by phases: rows and columns of even and of odd index, side by side until the last line."""
-    which, size = residuals
+def back(which: jax.Array, g: jax.Array, height: int, width: int) -> jax.Array:
+    """What reaches a map of that size: each of g at the element that was the largest, of `largest`.
+
+    By phases: rows and columns of even and of odd index, side by side until the last line.
+    """
     which, g = lax.optimization_barrier((which, g))  # or XLA computes anew, for each of nine uses, what g comes from
     n, h, w, c = which.shape
     phases = [[jnp.zeros((n, h + 1, w + 1, c), g.dtype) for _ in range(STRIDE)] for _ in range(STRIDE)]
@@ -59,7 +62,17 @@ def _backward(residuals, g):
         part = jnp.where(which == k, g, jnp.zeros_like(g))
         phases[i][j] += jnp.pad(part, ((0, 0), (a, 1 - a), (b, 1 - b), (0, 0)))
     dx = jnp.stack([jnp.stack(row, 3) for row in phases], 2).reshape(n, STRIDE * (h + 1), STRIDE * (w + 1), c)
-    return (dx[:, PAD : PAD + size.shape[1], PAD : PAD + size.shape[2]],)
+    return dx[:, PAD : PAD + height, PAD : PAD + width]
+
+
+def _forward(x):
+    y, which = largest(x)
+    return y, (which, jnp.zeros((0, *x.shape[1:3]), x.dtype))
+
+
+def _backward(residuals, g):
+    which, size = residuals
+    return (back(which, g, *size.shape[1:3]),)
 
 
 unscattered_max_pool.defvjp(_forward, _backward)

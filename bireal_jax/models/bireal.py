@@ -144,8 +144,9 @@ class BiRealNet(Staged, Varied):
             if self.imagenet_stem
             else conv(self.widths[0], name="stem_conv")
         )
-        x = self.behind("stem_nonlinearity")(norm(name="stem_bn")(stem(x), train))
-        x = narrow = max_pool(x) if self.imagenet_stem else x
+        pooled = self.imagenet_stem and self.nonlinearity is None  # nothing between batch norm and pool
+        x = self.behind("stem_nonlinearity")(norm(name="stem_bn", pooled=pooled)(stem(x), train))
+        x = narrow = max_pool(x) if self.imagenet_stem and not pooled else x
         for i, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
             for j in range(count // max(1, self.convs_per_shortcut)):
                 shared = {
