@@ -1,5 +1,6 @@
 """Paths that a user names: what no file system can hold, or what is none of ours, is said before anything is begun."""
 
+import contextlib
 import json
 import os
 import re
@@ -68,6 +69,25 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError("brackets within brackets without an end") from None
+
+
+def write(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all, folders above it included: a name never stands for half of what was written.
+
+    Raises:
+      OSError: it cannot be written; a file that is there stays as it was.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # of this process: another one may write it, too
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # nor for bytes that a loss of power took
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _can_be_made(path, given, what):

@@ -135,7 +135,9 @@ def test_a_damaged_file_is_named(suffix, damage, tmp_path):
 def test_files_that_are_none(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="no such file"):
         readers.read(tmp_path / "none.npz")
-    with pytest.raises(BadInput, match=r"net.onnx ends in '.onnx'; known: .h5, .hdf5, .npz, .pt, .pth, .safetensors"):
+    with pytest.raises(
+        BadInput, match=r"net.onnx ends in '.onnx'; known: .bin, .ckpt, .h5, .hdf5, .npz, .pt, .pth, .safetensors"
+    ):
         readers.read(tmp_path / "net.onnx")
     (tmp_path / "net.onnx").write_text("")
     with pytest.raises(BadInput, match="ends in '.onnx'"):

@@ -1,6 +1,7 @@
 """Weights of other code bases become ours, and ours theirs.
 
     python -m bireal_jax.importers --model=bireal18 WEIGHTS OUT.npz
+    python -m bireal_jax.importers --to-torch RUN OUT.pth
 
 Import this for `load`, `from_torch` and `to_torch`; `readers` for the formats of files alone.
 
@@ -9,24 +10,26 @@ has our names: a leaf's path in the tree, such as "params/stem_conv/kernel".
 """
 
 import argparse
-import contextlib
+import io
 import logging
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import safetensors.numpy
 from flax import traverse_util
 
-from bireal_jax import output, places
+from bireal_jax import models, output, places
 from bireal_jax.errors import BadInput, first_line, lookup
-from bireal_jax.importers import larq, readers, values
+from bireal_jax.importers import larq, pytorch, readers, values
 from bireal_jax.importers.pytorch import FAMILIES, check_names, from_torch, leaves, some, target_shapes, to_torch
+from bireal_jax.running import known
 
 __all__ = ["FAMILIES", "convert", "from_flat", "from_torch", "load", "main", "save", "summary", "to_torch"]
 log = logging.getLogger("bireal_jax")
+WRITTEN = (".pt", ".pth", ".safetensors", ".npz")  # suffixes of the files that PyTorch's weights go into
 
 
 def from_flat(model_name: str, flat: dict[str, np.ndarray]) -> dict:
@@ -36,8 +39,7 @@ def from_flat(model_name: str, flat: dict[str, np.ndarray]) -> dict:
       BadInput: the names or shapes are not those of that model, or a number cannot be.
     """
     lookup(FAMILIES, model_name, "model with an importer")
-    kernels = "params/stem_conv/kernel", "params/head/linear/kernel"
-    target = target_shapes(model_name, flat, *kernels, channels=-2, classes=-1)
+    target = target_shapes(model_name, flat, *pytorch.KERNELS, channels=-2, classes=-1)
     wanted = {"/".join(path): leaf.shape for path, leaf in leaves(target)}
     check_names(model_name, set(wanted), flat)
     for name, shape in wanted.items():
@@ -80,12 +82,13 @@ def _look(model_name, path, claims):
     if larq.is_keras(claims):
         return
     names = lookup(FAMILIES, model_name, "model with an importer")()
-    found = {name.removeprefix("module."): jax.ShapeDtypeStruct(c.shape, np.float32) for name, c in claims.items()}
+    bare = pytorch.bare_names(model_name, claims)
+    found = {bare[name]: jax.ShapeDtypeStruct(c.shape, np.float32) for name, c in claims.items()}
     claimed = sum(leaf.size for leaf in found.values())
     if claimed <= Path(path).stat().st_size:  # it is no larger than what was stored
         return
     if any(name.startswith(("params/", "batch_stats/")) for name in claims):
-        target = target_shapes(model_name, found, "params/stem_conv/kernel", "params/head/linear/kernel", -2, -1)
+        target = target_shapes(model_name, found, *pytorch.KERNELS, -2, -1)
     else:
         target = target_shapes(model_name, found, names["stem_conv"][0] + ".weight", "fc.weight", 1, 0)
     has = sum(leaf.size for leaf in jax.tree.leaves(target))
@@ -99,18 +102,23 @@ def save(variables: dict, path: Path) -> None:
     Raises:
       BadInput: it cannot be written.
     """
-    partial_file = path.with_name(path.name + ".partial")
-    arrays: dict[str, Any] = {"/".join(names): leaf for names, leaf in leaves(variables)}
+    _write({"/".join(names): leaf for names, leaf in leaves(variables)}, path)
+
+
+def _write(arrays: dict[str, Any], path: Path) -> None:
+    """Arrays in a file of the format that the suffix says, one of WRITTEN."""
+    made = io.BytesIO()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial_file, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial_file, path)
+        if path.suffix == ".npz":
+            np.savez(made, **arrays)
+        elif path.suffix == ".safetensors":
+            made.write(safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
+        else:
+            torch = readers.library("torch")
+            torch.save({name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}, made)
+        places.write(path, made.getvalue())
     except OSError as error:
         raise BadInput(f"cannot write {path}: {first_line(error)}\nname another file, or free some space") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial_file.unlink()
 
 
 def summary(variables: dict) -> str:
@@ -126,33 +134,71 @@ def summary(variables: dict) -> str:
 def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m bireal_jax.importers", description="Makes weights of PyTorch or larq ours.", allow_abbrev=False,
+        prog="python -m bireal_jax.importers", description="Makes weights of PyTorch or larq ours, and ours PyTorch's.",
+        allow_abbrev=False,
         epilog="Then: python -m bireal_jax.main --config=RECIPE --mode=eval --config.init_from=OUT.npz",
     )  # fmt: skip
-    parser.add_argument("weights", help=f"a file of the authors' or larq's: {', '.join(readers.FORMATS)}")
-    parser.add_argument("out", help="an .npz to write")
-    parser.add_argument("--model", required=True, help="the network that these are weights of; --list shows all")
+    parser.add_argument("weights", help=f"a file of weights, {', '.join(readers.FORMATS)}, or the workdir of a run")
+    parser.add_argument("out", help=f"an .npz to write; with --to-torch one of {', '.join(WRITTEN)}")
+    parser.add_argument("--model", default="", help="the network that these are weights of; --list shows all")
     parser.add_argument("--list", action="version", version=" ".join(FAMILIES), help="shows the models, and exits")
+    parser.add_argument(
+        "--to-torch", action="store_true", help="write them under the names of the authors' PyTorch code"
+    )
     parser.add_argument("--turn", action="store_true", help="larq: kernels turned by 180 degrees, for turned images")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
     arguments = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # it is asked for shapes alone; an accelerator is left to others
     with output.command():
-        weights = places.local(arguments.weights, "WEIGHTS", "file")
+        weights = places.local(arguments.weights, "WEIGHTS")
         out = places.local(arguments.out, "OUT", "file")
-        convert(arguments.model, weights, out, arguments.turn, arguments.force)
+        convert(arguments.model, weights, out, arguments.turn, arguments.force, arguments.to_torch)
 
 
-def convert(model_name: str, weights: Path, out: Path, turn: bool = False, force: bool = False) -> None:
+def convert(
+    model_name: str, weights: Path, out: Path, turn: bool = False, force: bool = False, torch: bool = False
+) -> None:
     """What the command does: reads, checks, writes, and says what it wrote.
 
+    Args:
+      model_name: a key of FAMILIES; "" for that of a run.
+      weights: a file, or the workdir of a run, whose best checkpoint is taken.
+      out: the file to write.
+      turn: as of `load`.
+      force: overwrite it.
+      torch: under the names of the authors' PyTorch code instead of ours.
+
     Raises:
-      BadInput: as `load` and `save`, or `out` is no .npz or there already.
+      BadInput: as `load` and `save`, or `out` has another suffix or is there already.
     """
-    if out.suffix != ".npz":
-        raise BadInput(f"{out} is no name of an .npz file")
+    if torch and out.suffix not in WRITTEN:
+        raise BadInput(f"{out} does not end in one of {', '.join(WRITTEN)}")
+    if not torch and out.suffix != ".npz":
+        raise BadInput(f"{out} is no name of an .npz file; --to-torch writes {', '.join(WRITTEN)}")
     if out.exists() and not force:
         raise BadInput(f"{out} exists; --force overwrites it")
-    variables = load(model_name, weights, turn)
-    save(variables, out)
+    if weights.is_dir():
+        model_name, variables = _of_run(weights, model_name)
+    elif model_name:
+        variables = load(model_name, weights, turn)
+    else:
+        raise BadInput("a file of weights does not say what network it is of: --model=NAME; --list shows all")
+    if torch:
+        _write(to_torch(model_name, variables), out)
+    else:
+        save(variables, out)
     print(f"{out}: {model_name}, {summary(variables)}")
+
+
+def _of_run(directory, model_name):
+    """The name of the network of a run, and its variables."""
+    run = known.read(directory)
+    if run is None or not run.source:
+        raise BadInput(f"no run in {directory}: there is no {'data' if run else 'config'}.json")
+    c = run.last.model
+    if model_name not in ("", c.name):
+        raise BadInput(f"the run in {directory} is of {c.name}, not of {model_name}; leave --model out")
+    lookup(FAMILIES, c.name, "model with an importer")
+    module = models.build(c.name, run.source.num_classes, decoder=c.decoder, blocks=c.blocks, widths=c.widths)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, *run.source.image_shape), np.float32))
+    return c.name, known.best_variables(directory, shapes)[0]

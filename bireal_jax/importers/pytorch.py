@@ -31,6 +31,7 @@ LEAVES = {
     "var": "running_var",
     "latent": "weight",
 }
+KERNELS = "params/stem_conv/kernel", "params/head/linear/kernel"  # ours, the first and the last
 FLAT_LATENT = ("bireal18", "bireal34", "react_a")
 
 
@@ -95,24 +96,27 @@ def _torch_keys(name, names, path):
     return [f"{theirs}.{kind}" for theirs in names["/".join(module)]]
 
 
-def from_torch(model_name: str, state: dict[str, np.ndarray]) -> dict:
+def from_torch(model_name: str, state: Any) -> dict:
     """Our variables from the authors' state.
 
     Args:
       model_name: a key of FAMILIES, e.g. "bireal18" or "react_a".
-      state: arrays under the authors' names. A leading `module.` (DataParallel), `_orig_mod.` (torch.compile) and
-        `num_batches_tracked` are ignored; latent weights may be called `weight`, as in the authors' first step, or
-        `weights`.
+      state: arrays or PyTorch tensors under the authors' names, or the PyTorch module that has them. What wrappers add
+        is ignored, `module.` (DataParallel), `_orig_mod.` (torch.compile), a prefix of the whole network such as
+        Lightning's `model.`, and so is `num_batches_tracked`; latent weights may be called `weight`, as in the authors'
+        first step, or `weights`.
 
     Returns:
-      {"params": tree, "batch_stats": tree} of numpy arrays in the dtype of `state`.
+      {"params": tree, "batch_stats": tree} of numpy arrays in the dtype of `state`, float32 for bfloat16.
 
     Raises:
       BadInput: the names or shapes are not those of that model, two names mean the same array, or a number cannot be.
     """
-    rows = [(_bare(k), k, np.asarray(v)) for k, v in state.items() if not k.endswith("num_batches_tracked")]
-    state = values.named_once(rows)
     names = lookup(FAMILIES, model_name, "model with an importer")()
+    state = state.state_dict() if hasattr(state, "state_dict") else state
+    bare = bare_names(model_name, state)
+    rows = [(bare[k], k, values.array(v)) for k, v in state.items() if not k.endswith("num_batches_tracked")]
+    state = values.named_once(rows)
     target = target_shapes(model_name, state, names["stem_conv"][0] + ".weight", "fc.weight", channels=1, classes=0)
     wanted = {path: _torch_keys(model_name, names, path[1:]) for path, _ in leaves(target)}
     keys = {key for found in wanted.values() for key in found}
@@ -140,12 +144,15 @@ def to_torch(model_name: str, tree: dict) -> dict[str, np.ndarray]:
       numpy arrays under the authors' names.
 
     Raises:
-      BadInput: the tree is not one of that model, or a number of the variables cannot be.
+      BadInput: the tree is not one of that model, sizes included, or a number of the variables cannot be.
     """
     gradient = not set(tree) <= {"params", "batch_stats"}
     tree = {"params": tree} if gradient else tree
     names, state = lookup(FAMILIES, model_name, "model with an importer")(), {}
+    wanted = _sizes(model_name, tree)
     for path, leaf in leaves(tree):
+        if wanted.get(path, np.shape(leaf)) != np.shape(leaf):
+            raise BadInput(f"{'/'.join(path)} has shape {np.shape(leaf)}, {model_name} wants {wanted[path]}")
         try:
             keys = _torch_keys(model_name, names, path[1:])
         except KeyError:
@@ -157,17 +164,44 @@ def to_torch(model_name: str, tree: dict) -> dict[str, np.ndarray]:
     return state
 
 
+def _sizes(model_name, tree):
+    """path -> shape of the leaves of a model with as many channels and classes as a tree; {} of a part of one."""
+    flat = {"/".join(path): leaf for path, leaf in leaves(tree)}
+    if not set(KERNELS) <= set(flat):
+        return {}
+    target = target_shapes(model_name, flat, *KERNELS, channels=-2, classes=-1)
+    return {path: leaf.shape for path, leaf in leaves(target)}
+
+
+def bare_names(model_name: str, names: Iterable[str]) -> dict[str, str]:
+    """name -> the name without what wrappers of PyTorch add.
+
+    Raises:
+      BadInput: there are two networks of that model, such as one and its moving average.
+    """
+    bare = {name: _bare(name) for name in names}
+    stem = lookup(FAMILIES, model_name, "model with an importer")()["stem_conv"][0] + ".weight"
+    have = set(bare.values())
+    prefixes = sorted(n.removesuffix(stem) for n in have if n.endswith(f".{stem}"))
+    prefixes = [prefix for prefix in prefixes if prefix + "fc.weight" in have]  # blocks have a conv1.weight, too
+    if len(prefixes) > 1 or (prefixes and stem in have):
+        also = " and bare" if stem in have else ""
+        raise BadInput(
+            f"holds {len(prefixes) + bool(also)} networks, under {', '.join(prefixes)}{also}\n"
+            "store the weights of one: torch.save(model.state_dict(), FILE)"
+        )
+    return {name: short.removeprefix(prefixes[0]) if prefixes else short for name, short in bare.items()}
+
+
 def _bare(name):
-    """A name without what PyTorch's wrappers add."""
     parts = [part for part in name.split(".") if part != "_orig_mod"]
     return ".".join(parts[1:] if parts[0] == "module" else parts)
 
 
 def _to_ours(array, shape, key):
     theirs = (*shape[:-3:-1], *shape[:-2]) if len(shape) > 1 else shape  # HWIO -> OIHW, IO -> OI
-    if array.shape == (1, *shape, 1, 1):  # a learned shift
-        array = array.reshape(shape)
-    if array.size != math.prod(shape) or (array.ndim == len(shape) and array.shape != theirs):
+    shift, flat = (1, *shape, 1, 1), (math.prod(shape), 1)  # of learned shifts, and of latent weights in the old code
+    if array.shape not in (theirs, shift, flat, flat[:1]):
         raise BadInput(f"{key} has shape {array.shape}, the model wants {theirs}")
     array = array.reshape(theirs)
     return np.ascontiguousarray(array.transpose(*range(2, array.ndim), 1, 0) if array.ndim > 1 else array)

@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from bireal_jax.data.stored import Claim, Npz
 from bireal_jax.errors import BadInput, first_line, lookup
+from bireal_jax.importers import values
 from bireal_jax.importers.values import named_once
 
 MOST = 1 << 30  # bytes of the arrays of a file; ResNet-152 has 60 million numbers
-NESTS = "state_dict", "model"  # keys below which training loops store a state_dict, beside epoch and optimizer
+# keys below which training loops store a state_dict, beside epoch and optimizer
+NESTS = "state_dict", "model_state_dict", "model", "net", "network"
 
 
 def read(path: str | Path, look: Callable[[Mapping[str, Any]], None] | None = None) -> dict[str, np.ndarray]:
@@ -84,6 +87,12 @@ def _read_npz(path, look):
 
 
 def _read_safetensors(path, look):
+    with safe_open(path, "numpy") as file:
+        if "bireal_jax" in (file.metadata() or {}):
+            raise BadInput(
+                "is a packed network, for bireal_jax.runtime: its weights are bits, without the latent ones\n"
+                "give the workdir of the run that it is from, or weights that `importers` wrote"
+            )
     arrays = load_file(path)  # which are as long as the file
     look(arrays)
     return arrays
@@ -91,7 +100,7 @@ def _read_safetensors(path, look):
 
 def _read_hdf5(path, look):
     """Every data set under its path; of a whole Keras model, the weights alone."""
-    h5py = _library("h5py")
+    h5py = library("h5py")
     found = {}
 
     def visit(name, node):
@@ -105,7 +114,7 @@ def _read_hdf5(path, look):
 
 
 def _read_torch(path, look):
-    torch = _library("torch")
+    torch = library("torch")
     if zipfile.is_zipfile(path):  # which PyTorch does not compress
         with zipfile.ZipFile(path) as archive:
             total = sum(info.file_size for info in archive.infolist())
@@ -119,25 +128,31 @@ def _read_torch(path, look):
             "holds Python objects that are not tensors, or is damaged; it is never unpickled here\n"
             f"where you trust it, load it and write the tensors alone: {FORMATS['.pt'].write}"
         ) from None
-    while isinstance(found, dict) and (nests := [n for n in NESTS if isinstance(found.get(n), dict)]):
+    while isinstance(found, Mapping) and (nests := [n for n in NESTS if isinstance(found.get(n), Mapping)]):
         if len(nests) > 1:
             raise BadInput(f"holds two sets of weights, {' and '.join(nests)}\n{_anew(FORMATS['.pt'])}")
         found = found[nests[0]]
-    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+    if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         what = (
-            f"a dict of {', '.join(sorted(map(str, found))[:6])}" if isinstance(found, dict) else type(found).__name__
+            f"a dict of {', '.join(sorted(map(str, found))[:6])}"
+            if isinstance(found, Mapping)
+            else type(found).__name__
         )
         raise BadInput(f"holds no state_dict but {what}\n{_anew(FORMATS['.pt'])}")
     look({name: Claim(tuple(value.shape), np.dtype(np.float32)) for name, value in found.items()})
-    small = torch.bfloat16  # which numpy lacks
-    return {k: (v.float() if v.dtype == small else v).detach().numpy() for k, v in found.items()}
+    return {name: values.array(tensor) for name, tensor in found.items()}
 
 
-def _library(name) -> Any:
+def library(name: str) -> Any:
+    """The module of that name. Raises BadInput, with how it is installed, where it is not."""
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise BadInput(f"files of this kind need {name}, which is not installed\npip install {name}") from None
+        cpu = " --index-url https://download.pytorch.org/whl/cpu" if name == "torch" else ""  # without GPU libraries
+        raise BadInput(
+            f"files of this kind need {name}, which is not installed; .safetensors and .npz do not\n"
+            f"pip install {name}{cpu}"
+        ) from None
 
 
 def _anew(row):
@@ -165,5 +180,7 @@ FORMATS = {
     ".hdf5": _KERAS,
     ".pt": _TORCH,
     ".pth": _TORCH,
+    ".bin": _TORCH,
+    ".ckpt": _TORCH,  # of Lightning
     ".tar": _TORCH,
 }

@@ -13,6 +13,19 @@ OTHERS = 1e12  # statistics of maps that are not normalized, and what goes with 
 NOT_ZERO = {"latent": "no latent weights were stored", "scale": "its layer gives the same for every image"}
 
 
+def array(value: Any) -> np.ndarray:
+    """A numpy array of an array or of a PyTorch tensor, on whatever device, trained or not; bfloat16 as float32.
+
+    PyTorch is not imported: whoever has a tensor has it.
+    """
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if str(value.dtype) == "torch.bfloat16" else value  # which numpy lacks
+        return value.numpy()
+    found = np.asarray(value)
+    return found.astype(np.float32) if found.dtype.name == "bfloat16" else found
+
+
 def check(name: str, array: np.ndarray, leaf: str) -> None:
     """Raises BadInput, naming tensor, value and limit, unless every number can be one of that leaf.
 

@@ -154,11 +154,8 @@ def hold(file: IO, workdir: Path) -> str:
 
 def write(path: Path, text: str) -> None:
     """Writes a file whole or not at all. Raises BadInput if the place cannot be written."""
-    scratch = path.with_name(path.name + ".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(text)
-        os.replace(scratch, path)
+        places.write(path, text.encode())
     except OSError as error:
         raise unwritable(path.parent, error) from None
 

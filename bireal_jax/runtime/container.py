@@ -12,6 +12,7 @@ No file names, no compression, nothing nested: a reader needs JSON and a table o
 import hashlib
 import json
 import os
+import stat
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,12 @@ def parse(data: bytes, where: str = "the file") -> Program:
     try:
         spec = _json(_json(data[8 : 8 + length])["__metadata__"]["bireal_jax"])
         tensors = safetensors.numpy.load(data)
-    except (ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
+    except KeyError:
+        raise BadInput(
+            f"{where} is no packed network, but a file of arrays, such as weights\n"
+            "--mode=export packs a trained network; config.init_from starts a training or an evaluation from weights"
+        ) from None
+    except (ValueError, TypeError, RecursionError, safetensors.SafetensorError) as error:
         raise BadInput(f"{where} is no packed network: {first_line(error)}") from None
     if not isinstance(spec, dict) or not isinstance(spec.get("crc32", {}), dict):
         raise BadInput(f"{where} is no packed network: its header has no list of checksums")
@@ -175,6 +181,8 @@ def contents(path: Any) -> tuple[bytes, str]:
     try:
         name = os.fsdecode(path)
         if not named.is_name(name):
+            if not stat.S_ISREG(os.stat(name).st_mode):  # a named pipe would wait for a writer, perhaps forever
+                raise BadInput(f"{name} is no file, but a {'folder' if os.path.isdir(name) else 'pipe or device'}")
             return Path(name).read_bytes(), name
     except OSError as error:
         raise BadInput(f"{os.fsdecode(path)} cannot be read: {error.strerror}") from None

@@ -198,9 +198,9 @@ def picture(
     axes.set(xlabel=f"cost ({unit})", ylabel=score)
     axes.legend()
     figure.colorbar(cloud, label="generation")
-    scratch = path.with_name(path.name + ".tmp")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=150)
     try:
-        figure.savefig(scratch, format="png", dpi=150)
-        scratch.replace(path)
+        places.write(path, drawn.getvalue())
     except OSError as error:
         raise workdir.unwritable(path.parent, error) from None

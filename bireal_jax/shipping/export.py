@@ -1,7 +1,5 @@
 """From a trained network to one packed file: ±1 weights as bits, batch norm and scales folded, exactly."""
 
-import contextlib
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ import flax.linen as nn
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, models, runtime
+from bireal_jax import build, models, places, runtime
 from bireal_jax._version import __version__
 from bireal_jax.binary import losses
 from bireal_jax.data import DATASETS, Source, short_side
@@ -197,17 +195,8 @@ def write(program: container.Program, path: Path) -> int:
     """
     data = container.dump(program)
     container.parse(data, str(path))
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # of this process: another one may export, too
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # a name never stands for bytes that a loss of power took
-        os.replace(partial, path)
+        places.write(path, data)
     except OSError as error:
         raise BadInput(f"cannot write {path}: {first_line(error)}\nname another --out, or free some space") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
     return len(data)

@@ -1,0 +1,180 @@
+"""PyTorch's usual wrappings of weights, tensors from Python, and the way back."""
+
+import collections
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from small import small
+
+from bireal_jax import build, importers, runtime
+from bireal_jax.errors import BadInput
+from bireal_jax.importers import readers
+from bireal_jax.training import train
+
+NAME = "bireal_tiny"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Variables, and the authors' state of them."""
+    config = small()
+    _, shapes = build.model(config, build.source(config))
+    rng = np.random.default_rng(0)
+    draw = lambda s: rng.uniform(0.1, 1, s.shape).astype(np.float32)
+    variables = jax.tree.map(draw, shapes)
+    return variables, importers.to_torch(NAME, variables)
+
+
+def same(found, variables):
+    jax.tree.map(np.testing.assert_array_equal, found, variables)
+
+
+PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "module._orig_mod.",
+    "_orig_mod.module.",
+    "model.",
+    "net.",
+    "model._orig_mod.",
+    "a.b.",
+)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_prefixes_of_wrappers_are_known(prefix, tiny):
+    variables, state = tiny
+    same(importers.from_torch(NAME, {prefix + name: array for name, array in state.items()}), variables)
+
+
+def test_what_is_beside_the_network_is_not_dropped_unsaid(tiny):
+    _, state = tiny
+    wrapped = {f"model.{name}": array for name, array in state.items()}
+    with pytest.raises(BadInput, match="unexpected criterion.weight"):
+        importers.from_torch(NAME, wrapped | {"criterion.weight": np.ones(3, np.float32)})
+    average = {f"ema.{name}": array for name, array in state.items()}
+    with pytest.raises(BadInput, match=r"holds 2 networks, under ema., model.\nstore the weights of one"):
+        importers.from_torch(NAME, wrapped | average)
+    with pytest.raises(BadInput, match="holds 2 networks, under ema. and bare"):
+        importers.from_torch(NAME, state | average)
+
+
+WRAPPINGS = {
+    "a.pt": lambda state: {"model_state_dict": state, "optimizer_state_dict": {}, "epoch": 3},
+    "b.pth": lambda state: {"net": state, "acc": 91.5},
+    "c.pt": lambda state: {"model": {"state_dict": state}},
+    "d.bin": lambda state: state,
+    "lightning.ckpt": lambda state: {
+        "state_dict": collections.OrderedDict((f"model.{k}", v) for k, v in state.items()), "epoch": 3,
+        "global_step": 9, "pytorch-lightning_version": "2.5.0", "hyper_parameters": {"lr": 0.1}, "loops": {},
+        "callbacks": {}, "optimizer_states": [], "lr_schedulers": [],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", WRAPPINGS)
+def test_files_as_training_loops_write_them(file, tiny, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    variables, state = tiny
+    tensors = {name: torch.nn.Parameter(torch.from_numpy(np.array(array))) for name, array in state.items()}
+    torch.save(WRAPPINGS[file](tensors), tmp_path / file)
+    same(importers.load(NAME, tmp_path / file), variables)
+
+
+def test_tensors_are_taken_as_they_are(tiny):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    variables, state = tiny
+    tensors = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+    trained = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
+    short = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    for given in (tensors, trained):
+        same(importers.from_torch(NAME, given), variables)
+    found = importers.from_torch(NAME, short)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(found))
+    same(found, jax.tree.map(lambda leaf: torch.from_numpy(leaf).bfloat16().float().numpy(), variables))
+
+    class Module(torch.nn.Module):
+        def state_dict(self):
+            return trained
+
+    same(importers.from_torch(NAME, Module()), variables)
+    same(importers.from_torch(NAME, {k: jax.numpy.asarray(v) for k, v in state.items()}), variables)
+
+
+def test_sizes_are_checked_both_ways(tiny):
+    variables, state = tiny
+    latent = next(name for name in state if "binary_conv" in name)
+    o, i, h, w = state[latent].shape
+    for shape in ((h, w, i, o), (o, i * h * w), (i, o // 2, h, 2 * w)):
+        with pytest.raises(BadInput, match=rf"{latent} has shape .*, the model wants \({o}, {i}, {h}, {w}\)"):
+            importers.from_torch(NAME, state | {latent: state[latent].reshape(shape)})
+    same(importers.from_torch(NAME, state | {latent: state[latent].reshape(-1, 1)}), variables)
+    flat = dict(jax.tree_util.tree_leaves_with_path(variables))
+    path = next(p for p in flat if p[-1].key == "latent")
+    turned = jax.tree_util.tree_map_with_path(
+        lambda p, leaf: leaf.transpose(3, 2, 0, 1) if p == path else leaf, variables
+    )
+    with pytest.raises(
+        BadInput, match=r"binary_conv/latent has shape \(32, 32, 3, 3\), bireal_tiny wants \(3, 3, 32, 32\)"
+    ):
+        importers.to_torch(NAME, turned)
+
+
+def test_the_command_writes_what_pytorch_reads(tiny, tmp_path, capsys):
+    variables, state = tiny
+    importers.save(variables, tmp_path / "ours.npz")
+    for suffix in (".safetensors", ".npz", ".pth"):
+        if suffix == ".pth":
+            torch = pytest.importorskip("torch", reason="needs torch")
+        out = tmp_path / f"out{suffix}"
+        importers.main(["--to-torch", f"--model={NAME}", str(tmp_path / "ours.npz"), str(out)])
+        assert f"{out}: {NAME}, " in capsys.readouterr().out
+        found = readers.read(out)
+        assert set(found) == set(state) and all(np.array_equal(found[name], state[name]) for name in state)
+    stored = torch.load(out, weights_only=True)
+    assert all(isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float32 for tensor in stored.values())
+    for arguments, message in (
+        (
+            ["--to-torch", f"--model={NAME}", "ours.npz", "out.h5"],
+            "does not end in one of .pt, .pth, .safetensors, .npz",
+        ),
+        ([f"--model={NAME}", "ours.npz", "out.pt"], "is no name of an .npz file; --to-torch writes .pt"),
+        (["ours.npz", "new.npz"], "does not say what network it is of: --model=NAME"),
+        (["--to-torch", ".", "new.pth"], "no run in "),
+    ):
+        with pytest.raises(SystemExit):
+            importers.main([a if a.startswith("-") else str(tmp_path / a) for a in arguments])
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_goes_to_pytorch_and_back(tmp_path, capsys):
+    run = tmp_path / "run"
+    config = small(**{"model.widths": (8, 16), "total_steps": 1, "eval_steps": 1})
+    train.run(config, run)
+    importers.main([str(run), str(tmp_path / "ours.npz")])
+    importers.main(["--to-torch", str(run), str(tmp_path / "theirs.safetensors")])
+    trained = build.trained(run)[1]
+    assert "bireal_tiny, " in capsys.readouterr().out
+    with np.load(tmp_path / "ours.npz") as stored:
+        assert stored["params/stage2_block4/binary_conv/latent"].shape == (3, 3, 16, 16)
+        np.testing.assert_array_equal(
+            stored["params/head/linear/kernel"], trained["params"]["head"]["linear"]["kernel"]
+        )
+    with pytest.raises(SystemExit):
+        importers.main(["--model=bireal18", str(run), str(tmp_path / "b.npz")])
+    assert "is of bireal_tiny, not of bireal18; leave --model out" in capsys.readouterr().err
+
+
+def test_each_kind_of_safetensors_is_told_what_it_is(tiny, tmp_path):
+    _, state = tiny
+    safetensors.numpy.save_file(state, tmp_path / "weights.safetensors")
+    with pytest.raises(BadInput, match="weights.safetensors .*no packed network.*\n.*--mode=export"):
+        runtime.load(tmp_path / "weights.safetensors")
+    safetensors.numpy.save_file(state, tmp_path / "packed.safetensors", {"bireal_jax": "{}"})
+    with pytest.raises(
+        BadInput, match="packed.safetensors: is a packed network, for bireal_jax.runtime: .*\ngive the work"
+    ):
+        importers.load(NAME, tmp_path / "packed.safetensors")
