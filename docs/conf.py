@@ -34,8 +34,7 @@ exclude_patterns = ["docs/tables/*", "build", "runs", ".*", "**/.*", "tests", "b
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence", "dollarmath"]
-nb_execution_mode = os.environ.get("NOTEBOOKS", "cache")  # "off" leaves them without their outputs
-nb_execution_cache_path = str(ROOT / "build" / "notebooks")
+nb_execution_mode = os.environ.get("NOTEBOOKS", "force")  # "off" leaves them without their outputs
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True

@@ -22,7 +22,7 @@ LIGHT = {
     "ink": "#1f2933", "soft": "#8a94a3", "card": "#ffffff", "on": "#2f6fb3", "off": "#e8c06a", "theirs": "#b9c2ce",
 }  # fmt: skip
 DARK = {
-    "ink": "#e6e9ee", "soft": "#8a94a3", "card": "#14181e", "on": "#5b9bd8", "off": "#d9a94a", "theirs": "#566170",
+    "ink": "#e6e9ee", "soft": "#8a94a3", "card": "#131416", "on": "#5b9bd8", "off": "#d9a94a", "theirs": "#566170",
 }  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def draw(colour: dict[str, str], path: Path) -> None:
     }
     with mpl.rc_context(ink | plain | {"axes.titleweight": "bold"}):
         figure, axes = plt.subplots(1, 3, figsize=(12, 3.7), width_ratios=[1, 1, 1.15], layout="constrained")
-        figure.patch.set(facecolor=colour["card"], edgecolor="none")
+        figure.patch.set(alpha=0)
         figure.get_layout_engine().set(w_pad=0.2, h_pad=0.12)
         for room, fill in zip(axes, (block, derivative, bars), strict=True):
             fill(room, colour)
