@@ -16,7 +16,7 @@ SITE = ROOT / "build" / "site"
 if __name__ == "__main__":
     if "--quick" in sys.argv:
         os.environ["NOTEBOOKS"] = "off"
-    status = main(["-W", "--keep-going", "-q", "-j", "auto", "-c", str(ROOT / "docs"), str(ROOT), str(SITE)])
+    status = main(["-W", "--keep-going", "-q", "-c", str(ROOT / "docs"), str(ROOT), str(SITE)])
     if not status:
         (SITE / "index.html").write_text('<!doctype html><meta http-equiv="refresh" content="0; url=docs/index.html">')
         print(SITE / "index.html")

@@ -127,7 +127,7 @@ def test_every_page_is_in_the_list_of_pages():
     docs = ROOT / "docs"
     lists = blocks((docs / "index.md").read_text(), "{toctree}")
     entries = [line for block in lists for line in block.splitlines() if line and not line.startswith(":")]
-    listed = [(docs / f"{re.sub(r'.*<(.*)>', r'\1', entry)}.md").resolve() for entry in entries]
+    listed = [(docs / f"{entry.split('<')[-1].rstrip('>')}.md").resolve() for entry in entries]
     assert len(set(listed)) == len(listed)
     for path in [*WRITTEN, *ROOT.glob("experiments/**/README.md")]:
         if path != docs / "index.md":
