@@ -92,8 +92,13 @@ class Files(SphinxTransform):
 
 
 def as_restructured(app, what, name, obj, options, lines):
-    """Docstrings are plain text: bars and stars are themselves, and a name in backticks may have a letter behind."""
-    lines[:] = [re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", re.sub(r"(?<!\\)([|*])", r"\\\1", line)) for line in lines]
+    """Docstrings are plain text: bars and stars are themselves, a name in backticks may have a letter behind.
+
+    What is set off by a blank line and four spaces is code.
+    """
+    text = "\n".join(re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", re.sub(r"(?<!\\)([|*])", r"\\\1", line)) for line in lines)
+    text = re.sub(r"(?<=\n)\n((?: {4}.*\n*)+)", r"\n.. code-block:: python\n\n\1", "\n" + text + "\n")
+    lines[:] = text[1:].split("\n")
 
 
 def setup(app):
