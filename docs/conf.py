@@ -33,7 +33,6 @@ include_patterns = ["docs/**.md", "experiments/README.md", "experiments/*/README
 exclude_patterns = ["docs/tables/*", "build", "runs", ".*", "**/.*", "tests", "bireal_jax", "configs"]
 
 myst_heading_anchors = 3
-myst_enable_extensions = ["colon_fence", "dollarmath"]
 nb_execution_mode = os.environ.get("NOTEBOOKS", "force")  # "off" leaves them without their outputs
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
