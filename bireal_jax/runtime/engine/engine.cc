@@ -6,10 +6,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+
+#if !defined(__wasm__)
 #include <mutex>
 #include <thread>
 
 #include <pthread.h>
+#endif
 
 #include "bireal.h"
 #include "net.h"
@@ -18,20 +21,35 @@
 namespace bireal {
 namespace {
 
+#if defined(__wasm__)  // one thread, no forks, no environment
+struct {
+  void lock() {}
+  void unlock() {}
+} idle_mutex;
+bool watch_forks() { return true; }
+unsigned cores() { return 1; }
+const char* environment(const char*) { return nullptr; }
+#else
 // For the list of idle contexts of every network, and held at a fork: so a child finds each of them whole.
 std::mutex idle_mutex;
+bool watch_forks() {
+  return !pthread_atfork([] { idle_mutex.lock(); }, [] { idle_mutex.unlock(); }, [] { forks++, idle_mutex.unlock(); });
+}
+unsigned cores() { return std::thread::hardware_concurrency(); }
+const char* environment(const char* name) { return std::getenv(name); }
+#endif
 
 struct { const char* name; const Kernels* (*get)(); } const known[] = {
     {"avx512_vpopcnt", avx512_vpopcnt_kernels}, {"avx512", avx512_kernels}, {"avx2", avx2_kernels},
-    {"neon", neon_kernels}, {"portable", portable_kernels}};
+    {"neon", neon_kernels}, {"wasm", wasm_kernels}, {"portable", portable_kernels}};
 
 const bool prepared = [] {
   for (auto& row : known) row.get();  // fills their tables now, not when a fork may come between
-  return !pthread_atfork([] { idle_mutex.lock(); }, [] { idle_mutex.unlock(); }, [] { forks++, idle_mutex.unlock(); });
+  return watch_forks();
 }();
 
 const Kernels* choose(const char* name) {
-  if (!name || !*name) name = std::getenv("BIREAL_KERNELS");
+  if (!name || !*name) name = environment("BIREAL_KERNELS");
   std::string usable;
   for (auto& row : known) {
     const Kernels* kernels = row.get();
@@ -43,7 +61,7 @@ const Kernels* choose(const char* name) {
 }
 
 int report(char* error, const char* what) {
-  if (error) std::snprintf(error, BIREAL_ERROR_SIZE, "%s", what);
+  if (error) *error = 0, std::strncat(error, what, BIREAL_ERROR_SIZE - 1);
   return 1;
 }
 
@@ -55,7 +73,7 @@ std::unique_ptr<Net> load(const uint8_t* data, size_t size, const bireal_options
   auto& o = net->options;
   if (o.threads == 0) o.threads = 1;
   if (o.threads < 1 || o.threads > 256) throw Error("threads are " + std::to_string(o.threads) + "; use 1 to 256");
-  if (const unsigned cores = std::thread::hardware_concurrency()) o.threads = std::min(o.threads, int(cores));
+  if (const unsigned most = cores()) o.threads = std::min(o.threads, int(most));
   if (o.precision != 0 && o.precision != 1) throw Error("precision is neither float32 nor int16");
   if (!o.max_memory) o.max_memory = 4 * size + (size_t(64) << 20);
   net->kernels = choose(o.kernels);
@@ -106,7 +124,7 @@ int run(bireal_net* handle, const Pixel* images, size_t n, float* logits, char* 
     const size_t size = net.network.image.size();
     std::unique_ptr<Context> context;
     {
-      std::lock_guard<std::mutex> lock(idle_mutex);
+      std::lock_guard lock(idle_mutex);
       if (!net.idle.empty()) context = std::move(net.idle.back()), net.idle.pop_back();
     }
     if (context) context->team.gather();
@@ -123,7 +141,7 @@ int run(bireal_net* handle, const Pixel* images, size_t n, float* logits, char* 
     } else {
       for (size_t i = 0; i < n; i++) one(i, 0, &context->team);
     }
-    std::lock_guard<std::mutex> lock(idle_mutex);
+    std::lock_guard lock(idle_mutex);
     net.idle.push_back(std::move(context));
     return 0;
   } catch (const std::exception& e) {
@@ -165,6 +183,7 @@ bireal_net* bireal_load_memory(const void* data, size_t size, const bireal_optio
   }
 }
 
+#if !defined(__wasm__)  // no files
 bireal_net* bireal_load(const char* path, const bireal_options* options, char* error) {
   try {
     if (!path) throw bireal::Error("there is no file: its path is NULL");
@@ -180,6 +199,8 @@ bireal_net* bireal_load(const char* path, const bireal_options* options, char* e
     return nullptr;
   }
 }
+
+#endif
 
 void bireal_free(bireal_net* net) { delete net; }
 

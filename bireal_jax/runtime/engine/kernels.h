@@ -117,6 +117,7 @@ const Kernels* avx512_vpopcnt_kernels();
 const Kernels* avx512_kernels();
 const Kernels* avx2_kernels();
 const Kernels* neon_kernels();
+const Kernels* wasm_kernels();
 const Kernels* portable_kernels();
 
 }  // namespace bireal

@@ -1,5 +1,7 @@
 #include "kernels.h"
 
+#if !defined(__wasm_simd128__)  // which is all that the engine runs on there
+
 namespace bireal {
 namespace {
 
@@ -108,3 +110,6 @@ const Kernels* portable_kernels() {
 }
 
 }  // namespace bireal
+#else
+const bireal::Kernels* bireal::portable_kernels() { return nullptr; }
+#endif

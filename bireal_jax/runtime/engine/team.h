@@ -3,16 +3,32 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
+#if !defined(__wasm__)
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#endif
+
 namespace bireal {
+
+#if defined(__wasm__)
+
+// WebAssembly: one thread, which nothing else competes with, and no forks.
+class Team {
+ public:
+  explicit Team(int) {}
+  int size() const { return 1; }
+  void gather() {}
+  void run(const std::function<void(int)>& function) { function(0); }
+};
+
+#else
 
 // How often this process was forked off, its parents included: a thread is there only in the process that started it.
 inline std::atomic<unsigned> forks{0};
@@ -127,5 +143,7 @@ class Team {
   int size_;
   std::unique_ptr<Crew> crew_;
 };
+
+#endif
 
 }  // namespace bireal
