@@ -293,6 +293,7 @@ int main(int argc, char** argv) {
   else if (name == "avx512") kernels = avx512_kernels();
   else if (name == "avx512_vpopcnt") kernels = avx512_vpopcnt_kernels();
   else if (name == "neon") kernels = neon_kernels();
+  else if (name == "wasm") kernels = wasm_kernels();
   if (!kernels) return std::printf("kernels \"%s\" are not known or not usable on this CPU\n", name.c_str()), 2;
   if (argc > 2) every = std::max(1, std::atoi(argv[2]));
   binary_corners();

@@ -76,6 +76,7 @@ std::unique_ptr<Net> load(const uint8_t* data, size_t size, const bireal_options
   if (const unsigned most = cores()) o.threads = std::min(o.threads, int(most));
   if (o.precision != 0 && o.precision != 1) throw Error("precision is neither float32 nor int16");
   if (!o.max_memory) o.max_memory = 4 * size + (size_t(64) << 20);
+  if (sizeof(size_t) == 4) o.max_memory = std::min(o.max_memory, size_t(1) << 30);  // sums do not go round
   net->kernels = choose(o.kernels);
   o.kernels = nullptr;  // the caller's string need not live on
   net->network = parse(data, size);

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "json.h"
+#include "kernels.h"
 #include "sha256.h"
 
 namespace bireal {
@@ -46,7 +47,7 @@ std::map<std::string_view, Data> read_tensors(const Json& header, const uint8_t*
     if (type != "U8" && type != "F32")
       throw Error("a tensor of type " + std::string(type.substr(0, 8)) + "; known: F32, U8");
     tensor.binary = type == "U8";
-    size_t bytes = tensor.binary ? 1 : 4;
+    uint64_t bytes = tensor.binary ? 1 : 4;
     for (const Json& side : row["shape"].list("shape", 0, 4)) {
       const size_t length = side.integer("a side of a tensor", 0, max_elements);
       tensor.shape[tensor.rank++] = length;
@@ -58,7 +59,7 @@ std::map<std::string_view, Data> read_tensors(const Json& header, const uint8_t*
     if (begin > end || end - begin != bytes)
       throw Error("the offsets of " + std::string(row.key.substr(0, 40)) + " do not fit its shape");
     tensor.bytes = data + begin;
-    tensor.size = bytes;
+    tensor.size = end - begin;
     ranges.emplace_back(begin, end);
     tensors[row.key] = tensor;
   }
@@ -76,8 +77,21 @@ Shape read_shape(const Json& json) {
   const auto sides = json.list("shape", 3, 3);
   Shape s{int(sides[0].integer("a side", 1, max_side)), int(sides[1].integer("a side", 1, max_side)),
           int(sides[2].integer("channels", 1, max_elements))};
-  if (s.size() > max_elements) throw Error("a map has more than 2^28 elements");
+  if (uint64_t(s.h) * s.w * s.c > max_elements) throw Error("a map has more than 2^28 elements");
   return s;
+}
+
+// What the engine makes of an operation is counted in size_t. Where that has 32 bits nothing comes near its end: maps,
+// with their border and every channel padded, weights, and corrections for each kind of pixel at the border.
+void check_32_bits(const Op& op) {
+  if (sizeof(size_t) > 4) return;
+  const auto padded = [](double n) { return n + 2 * unit; };
+  const double rows = op.in.h + 2. * op.kh, columns = op.in.w + 2. * op.kw, taps = double(op.kh) * op.kw;
+  const double filters = double(op.groups) * padded(double(op.out.c) / op.groups);
+  const double classes = std::min(op.out.h, 2 * op.kh + 1) * double(std::min(op.out.w, 2 * op.kw + 1));
+  for (double floats : {rows * columns * padded(op.in.c), double(op.out.pixels()) * padded(op.out.c),
+                        taps * padded(op.in.c) * filters, 8 * op.kh * columns * padded(op.in.c), classes * filters})
+    if (floats > 1 << 28) throw Error("a map or weight takes more than 1 GB, which is too much for 32 bits");
 }
 
 class Reader {
@@ -106,6 +120,7 @@ class Reader {
     Shape expected = fill(op, row, shapes);
     if (expected.h != op.out.h || expected.w != op.out.w || expected.c != op.out.c)
       throw Error("operation " + std::to_string(index) + " (" + std::string(name) + ") gives another shape than the file says");
+    check_32_bits(op);
     return op;
   }
 
