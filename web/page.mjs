@@ -34,7 +34,7 @@ class Panel {
     const { net } = this, times = Math.round(net.floatBytes / net.fileBytes);
     const rows = [
       ["Network", this.name], ["Latency", latency === undefined ? "-" : milliseconds(latency)], ["File", size(net.fileBytes)],
-      ["In float32", `${size(net.floatBytes)}, ${times} times as much`], ["Multiply-adds", `${(net.work / 1e6).toFixed(1)} million`],
+      ["In float32", `${size(net.floatBytes)}, ${times} times that`], ["Multiply-adds", `${(net.work / 1e6).toFixed(1)} million`],
     ];
     this.find(".facts").replaceChildren(
       ...rows.flatMap((row) => row.map((text, i) => Object.assign(document.createElement(i ? "dd" : "dt"), { textContent: text }))),
