@@ -120,6 +120,8 @@ def main(argv: list[str]) -> None:
         print_cost(config, style)
         return
     keep_freed_memory()
+    if mode in ("train", "eval", "doctor"):
+        repeat(config, workdir if mode == "train" and not coordinator.value else None)
     if mode not in ("train", "eval"):  # these join the other hosts before JAX looks for devices
         find_devices()
     if mode == "export":
@@ -301,6 +303,15 @@ def cache_compilations():
             pass  # no home, or none to write to, as in a container of another user: every start compiles
     # Whatever took time is kept; JAX's own limit is a second, below which a start spends one on many small programs.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+def repeat(config: ConfigDict, directory: Path | None) -> None:
+    """Tells XLA to compute the same bits on GPUs, if the config asks it; `directory` is as of `bits.ask`."""
+    from bireal_jax import build  # heavy, hence here
+    from bireal_jax.running import bits  # heavy, hence here
+
+    if bits.wanted() and any(stage.deterministic for stage in build.stages(config)):
+        bits.ask(directory)
 
 
 def find_devices() -> None:

@@ -28,7 +28,7 @@ HOUSE = [
             "__main__",
         ],
         "running": [
-            "metrics parallel preempt progress settings", "checkpoint health hosts", "adoption known", "workdir",
+            "bits metrics parallel preempt progress settings", "checkpoint health hosts", "adoption known", "workdir",
         ],
     },
     {"registered": [], "importers": ["values", "readers", "larq pytorch zoo", "__init__", "__main__"]},

@@ -144,6 +144,10 @@ class Checkpoints:
         """The metrics saved with `step`, or added later, or None. Raises Damaged."""
         return self._record(step)["metrics"] or self._added().get(str(step))
 
+    def digests(self, step: int) -> dict[str, dict[str, str]]:
+        """tree -> leaf -> "dtype [shape] crc32" of a checkpoint, as it was saved. Raises Damaged."""
+        return self._record(step)["leaves"]
+
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Of an evaluation that was cut off when `step` was saved; the checkpoint itself stays as it is."""
         self._policy.scores |= {step: score(metrics)}

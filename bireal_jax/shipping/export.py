@@ -144,7 +144,9 @@ def _loaded(packed):
     try:
         return runtime.Network(data, where, kernels=kernels)
     except BadInput as error:
-        net = runtime.Network(data, where, kernels=kernels, max_memory=accuracy.ROOM)  # raises again what is another error
+        net = runtime.Network(
+            data, where, kernels=kernels, max_memory=accuracy.ROOM
+        )  # raises again what is another error
         progress.say(f"note for those who load it: {error}")
         return net
 

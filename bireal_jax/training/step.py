@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -19,7 +20,7 @@ from bireal_jax.binary.layers import CONV
 from bireal_jax.data import Source
 from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput
-from bireal_jax.running import metrics, parallel
+from bireal_jax.running import bits, metrics, parallel
 from bireal_jax.training import bop, division, optim
 from bireal_jax.training import teacher as teacher_lib
 from bireal_jax.training.evaluate import make_eval_step
@@ -248,7 +249,8 @@ class Plan:
         self.latents = 0 if config.model.weight == "real" else optim.count_latents(self.shapes["params"])
 
     def check(self, devices: int) -> None:
-        """Raises BadInput where so many devices would train on one image twice, or batch norms on one value."""
+        """Raises BadInput where so many devices would train on one image twice, or batch norms on one value, or could
+        not compute the same bits again that the config asks for."""
         size, count = self.config.batch_size, len(self.source.train)
         if size > count:
             raise BadInput(
@@ -256,6 +258,20 @@ class Plan:
                 f"that the same image would come twice in a batch\nuse {count} or fewer"
             )
         division.check_statistics(self.config, self.model, self.source, devices)
+        if self.config.deterministic:
+            state = jax.eval_shape(partial(self.fresh, seed=0), self.shapes)
+            frozen = () if self.teacher is None else (self.teacher_shapes,)
+            bits.check(self.train_step.part, state, self._replica(), *frozen)
+
+    def _replica(self):
+        """Shapes of the images that a logical replica sees together."""
+        n, label = self.train_step.replica, np.float32 if self.source.depth_range else np.int32
+        each = {
+            "image": (self.source.image_shape, np.uint8),
+            "label": (self.source.label_shape, label),
+            "mask": ((), bool),
+        }
+        return {name: jax.ShapeDtypeStruct((n, *shape), dtype) for name, (shape, dtype) in each.items()}
 
     def notes(self) -> list[str]:
         """What can be, and is hardly meant, in a line each."""

@@ -16,7 +16,7 @@ from bireal_jax.binary import losses
 from bireal_jax.data import batching
 from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput
-from bireal_jax.running import adoption, checkpoint, health, hosts, known, parallel, preempt, progress, workdir
+from bireal_jax.running import adoption, bits, checkpoint, health, hosts, known, parallel, preempt, progress, workdir
 from bireal_jax.running.metrics import task_of
 from bireal_jax.training import division, pictures
 from bireal_jax.training.evaluate import evaluate, make_eval_step
@@ -282,6 +282,7 @@ class Stage(Plan):
         trees = parallel.fetch(state.trees())
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trees)):
             raise RuntimeError(f"step {step}: a number is not finite that the step let pass; nothing is saved")
+        bits.keep(self.directory)
         self.checkpoints.save(step, trees, scores)
 
     def _settle(self, state, ahead=0):

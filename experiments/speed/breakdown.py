@@ -61,7 +61,7 @@ def breakdown(found: list[dict[str, Any]], steps: int) -> dict[str, float]:
         for i in order:
             last = layers[i] or last
             nearest[i].add(last)
-    total: dict[str, float] = collections.Counter()
+    total: dict[str, float] = collections.defaultdict(float)
     for kernel, its, around in zip(found, layers, nearest, strict=True):
         if its:
             part = "stem and pool" if its == "stem" else "convolutions"

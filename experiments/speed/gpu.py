@@ -29,7 +29,6 @@ from experiments.speed import train
 MODES = ["default", "reduce-overhead", "max-autotune"]  # of torch.compile
 TORCH = [f"torch_{mode}" for mode in MODES]
 PEERS = ["ours", "real", *TORCH, *(name.replace("torch", "torch4") for name in TORCH)]
-NETWORK = "bireal18"
 IMAGES = 256 * 1_281_167  # of 256 epochs of ImageNet
 GIB = 2**30
 
@@ -39,6 +38,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=Path, help="folder with JPEG files, for the peer `real`")
     parser.add_argument("--batches", type=int, nargs="+", default=[256, 512, 1024])
+    parser.add_argument("--network", default="bireal18", help="of torch_bireal.ROWS; ours may be any other")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--dtype", default="bfloat16", help="of our computation")
     parser.add_argument("--steps", type=int, default=10, help="in a turn")
@@ -82,14 +82,16 @@ def turns(arguments, batch):
     from experiments.speed import steps
 
     batches = real_batches(arguments, batch) if arguments.worker == "real" else None
-    return steps.runner(steps.parts(NETWORK, arguments.size, batch, arguments.dtype), batches, arguments.steps)
+    return steps.runner(
+        steps.parts(arguments.network, arguments.size, batch, arguments.dtype), batches, arguments.steps
+    )
 
 
 def torch_turns(arguments, batch):
     """The side of PyTorch."""
     peer, mode = arguments.worker.split("_")
     kind, channels = "compiled_nhwc_bf16", 4 if peer == "torch4" else 3
-    return train.torch_peer(NETWORK, batch, kind, mode, arguments.size, channels, arguments.steps)
+    return train.torch_peer(arguments.network, batch, kind, mode, arguments.size, channels, arguments.steps)
 
 
 def seconds(function, *args, repeats):
@@ -121,7 +123,7 @@ def anatomy(arguments, batch):
 
     from experiments.speed import steps
 
-    parts = steps.parts(NETWORK, arguments.size, batch, arguments.dtype)
+    parts = steps.parts(arguments.network, arguments.size, batch, arguments.dtype)
     model, loss, step, state, data = parts
     images = jnp.asarray(data["image"][0], model.dtype) / 128 - 1
     labels = jnp.asarray(data["label"][0])
@@ -149,7 +151,18 @@ def anatomy(arguments, batch):
 
 def start(name, arguments, batch):
     """A process of one peer."""
-    flags = ["--worker", name, "--batches", batch, "--size", arguments.size, "--dtype", arguments.dtype]
+    flags = [
+        "--worker",
+        name,
+        "--batches",
+        batch,
+        "--network",
+        arguments.network,
+        "--size",
+        arguments.size,
+        "--dtype",
+        arguments.dtype,
+    ]
     flags += ["--steps", arguments.steps, "--rounds", arguments.rounds, "--workers", arguments.workers]
     flags += ["--images", arguments.images or ""]
     command = [sys.executable, "-m", "experiments.speed.gpu", *map(str, flags)]
@@ -197,7 +210,14 @@ def measure(arguments, batch):
         ratio = statistics.median(rates["ours"]) / median if "ours" in rates else float("nan")
         print(f"| {batch} | {name} | {median:.1f} | {low:.1f} to {high:.1f} | {ratio:.2f} | {hours:.1f} |", flush=True)
     parts = json.loads(start("parts", arguments, batch).communicate()[0].splitlines()[-1])
-    return {"batch": batch, "size": arguments.size, "steps": arguments.steps, "images_per_second": rates, **parts}
+    return {
+        "network": arguments.network,
+        "batch": batch,
+        "size": arguments.size,
+        "steps": arguments.steps,
+        "images_per_second": rates,
+        **parts,
+    }
 
 
 def best(row):

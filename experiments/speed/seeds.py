@@ -22,6 +22,9 @@ def parse():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="bireal_tiny")
+    parser.add_argument("--cifar", help="config.data.dir of CIFAR-10, instead of the digits")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--devices", type=int, default=2, help="virtual CPU devices; 0: what is there")
     parser.add_argument("--steps", type=int, default=20, help="in a round")
@@ -71,10 +74,13 @@ def main():
 
     c = default()
     c.update_from_flattened_dict({
-        "model.name": args.model, "data.name": "digits", "data.image_size": 8, "batch_size": 64, "optim.name": "sgd",
+        "model.name": args.model, "data.name": "digits", "data.image_size": 8, "batch_size": args.batch,
+        "optim.name": "sgd", "model.dtype": args.dtype,
+        **({"data.name": "cifar10", "data.image_size": 32, "data.dir": args.cifar} if args.cifar else {}),
     })  # fmt: skip
     plan = Plan(c)
-    batch = {name: a[0] for name, a in next(batching.train_batches(plan.source, 64, 0, 0, devices=1)).items()}
+    batches = batching.train_batches(plan.source, args.batch, 0, 0, devices=1)
+    batch = {name: a[0] for name, a in next(batches).items()}
     programs = {"one after the other": one_seed(plan, batch), "one program": many_seeds(plan, batch, args.seeds)}
     times, compiling, states = {name: [] for name in programs}, {}, {}
     for name, (step, state, data, _) in programs.items():
@@ -92,7 +98,8 @@ def main():
             times[name].append(1000 * (time.perf_counter() - begin) / args.steps / seeds)
     found: dict[str, Any] = {
         "model": args.model, "seeds": args.seeds, "devices": jax.local_device_count(), "cpu": platform.machine(),
-        "device": jax.devices()[0].device_kind, "jax": jax.__version__, "batch": 64, "rounds": args.rounds,
+        "device": jax.devices()[0].device_kind, "jax": jax.__version__, "batch": args.batch,
+        "dtype": args.dtype, "rounds": args.rounds,
     }  # fmt: skip
     print(found)
     for name, values in times.items():
