@@ -39,6 +39,15 @@ def test_a_trace_of_a_cpu_has_no_kernels(tmp_path):
     assert breakdown.main([str(tmp_path / "t.trace.json.gz")]) == 1
 
 
+def test_convolutions_that_nothing_says_the_layer_of_are_not_taken_for_norms(tmp_path, capsys):
+    events = [{"ph": "M", "pid": 1, "name": "process_name", "args": {"name": "/device:GPU:0"}}]
+    events.append({"ph": "X", "pid": 1, "ts": 1.0} | kernel("sm90_xmma_fprop_implicit_gemm_bf16", 100))
+    with gzip.open(tmp_path / "t.trace.json.gz", "wt") as file:
+        json.dump({"traceEvents": events}, file)
+    assert breakdown.main([str(tmp_path / "t.trace.json.gz")]) == 1
+    assert "convolutions lie in CUDA graphs" in capsys.readouterr().out
+
+
 def test_the_trace_of_a_card_is_divided_as_it_was_by_hand(shared):
     """Facts about that card: stem and pool 6.88 ms, other convolutions 4.5, behind the stem 4.0, small kernels 1.1."""
     path = shared / "results" / "gpu-2026-11-27" / "trace224.json.gz"

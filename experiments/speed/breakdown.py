@@ -25,6 +25,9 @@ from typing import Any
 SMALL = 10.0  # microseconds
 PARTS = ("convolutions", "stem and pool", "normalization", "small kernels")
 CONVOLUTION = re.compile(r"conv(?!ert)|gemm|dot")  # in the name of XLA's instruction
+CUDNN = re.compile(
+    r"fprop|dgrad|wgrad|implicit_?gemm", re.IGNORECASE
+)  # in the name of a kernel that is one, noted or not
 POOL = re.compile(r"reduce_window|scatter|broadcast")  # in the name of a fused kernel
 
 
@@ -108,6 +111,9 @@ def main(argv: list[str] | None = None) -> int:
         found = kernels(path)
     if not found:
         print("no kernel of a GPU is in the trace")
+        return 1
+    if any(CUDNN.search(kernel["name"]) and not layer(kernel) for kernel in found):
+        print("convolutions lie in CUDA graphs, where nothing says of which layer: trace without graphs, as this does")
         return 1
     print(json.dumps(breakdown(found, args.steps)))
     return 0
