@@ -35,7 +35,7 @@ exclude_patterns = ["docs/tables/*", "build", "runs", ".*", "**/.*", "tests", "b
 myst_heading_anchors = 3
 nb_execution_mode = os.environ.get("NOTEBOOKS", "force")  # "off" leaves them without their outputs
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = -1  # a busy machine takes its time
 nb_merge_streams = True
 suppress_warnings = ["toc.not_readable"]
 if nb_execution_mode == "off":
