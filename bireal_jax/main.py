@@ -36,14 +36,16 @@ HELP = """1-bit convolutional networks: train, evaluate, count what they cost, p
   python -m bireal_jax.main --config=configs/ebn_search.py --mode=search      searches an architecture in a supernet
   python -m bireal_jax.main --config=configs/r18.py --mode=doctor             tries in a minute all that a run will do
   python -m bireal_jax.main --config=configs/r18.py --mode=data               looks for what is wrong in the data set
+  python -m bireal_jax.main --config=configs/r18.py --mode=report             a page about the run: report.html
+  python -m bireal_jax.main --mode=compare RUN RUN ... [--out=FILE.html]      several runs in one picture, and a CSV
 
   --config=FILE.py         recipe: a Python file with get_config(); FILE.py:VARIANT, where it has variants
   --config.FIELD=VALUE     sets a field of the recipe (bireal_jax/config.py lists them)
   --workdir=DIR            where the run lives; default: runs/NAME_OF_THE_RECIPE, or runs/NAME_VARIANT
-  --mode=train|eval|cost|export|verify|doctor|data|search   default: train
+  --mode=train|eval|cost|export|verify|doctor|data|search|report   default: train
   --format=text|csv|md     of the table that --mode=cost prints; default: text
   --format=packed|c|onnx|openvino|qonnx   of the file that --mode=export writes; default: packed
-  --out=FILE               that --mode=export writes; default: net.safetensors, .onnx, ... in the workdir
+  --out=FILE               that --mode=export and report write; default: net.safetensors, report.html in the workdir
 
   --version                which one of the package this is
 
@@ -108,6 +110,9 @@ def main(argv: list[str]) -> None:
         print(f"bireal_jax {__version__}")
         return
     cache_compilations()  # before the recipe, which may import jax
+    if "--mode=compare" in argv[1:]:
+        _compare([arg for arg in argv[1:] if arg != "--mode=compare"])
+        return
     values = flags.FlagValues()
     style_flag = flags.DEFINE_string("format", "", "", flag_values=values)
     out = flags.DEFINE_string("out", None, "", flag_values=values)
@@ -129,6 +134,12 @@ def main(argv: list[str]) -> None:
 
         file = None if out.value is None else places.local(out.value, "--out", "file")
         export.run(config, workdir, file, given=overridden(argv), style=style)
+        return
+    if mode == "report":
+        from bireal_jax.checks import report
+
+        file = None if out.value is None else places.local(out.value, "--out", "file")
+        report.run(config, workdir, file, given=overridden(argv))
         return
     if mode == "verify":
         from bireal_jax.checks import verify
@@ -159,6 +170,17 @@ def main(argv: list[str]) -> None:
             train.run_eval(config, workdir, given=overridden(argv))
         else:
             train.run(config, workdir, signals, _recipe(argv)[1])
+
+
+def _compare(arguments):
+    """Several runs, which need no recipe."""
+    from bireal_jax.checks import compare  # heavy, hence here
+
+    out = [arg.removeprefix("--out=") for arg in arguments if arg.startswith("--out=")]
+    runs = [arg for arg in arguments if not arg.startswith("--out=")]
+    if strange := [arg for arg in runs if arg.startswith("-")]:
+        raise BadInput(f"--mode=compare takes the workdirs of runs and --out=FILE.html, not {strange[0]}")
+    compare.run(runs, places.local(out[-1], "--out", "file") if out else None)
 
 
 def chosen_format(mode: str, style: str) -> str:
@@ -222,7 +244,7 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     workdir = flags.DEFINE_string(
         "workdir", str(Path("runs") / "_".join([recipe.stem, *filter(None, [variant])])), "", **options
     )
-    modes = ["train", "eval", "cost", "export", "verify", "doctor", "data", "search"]
+    modes = ["train", "eval", "cost", "export", "verify", "doctor", "data", "search", "report"]
     mode = flags.DEFINE_enum("mode", "train", modes, "", **options)
     try:
         rest = values(argv)

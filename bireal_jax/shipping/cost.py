@@ -189,7 +189,7 @@ def _power(value):
 TEXTS = 4  # so many columns of a table for reading are text, the others align to the right
 
 
-def _cells(rows: list[Row]) -> list[list[str]]:
+def cells(rows: list[Row]) -> list[list[str]]:
     """The headings, the cells of every row, and those of the total."""
     sum_ = total(rows)
     unit, letter = (10**6, "M") if sum_.flops + sum_.bops >= 10**8 else (10**3, "k")
@@ -222,7 +222,7 @@ def summary(rows: Iterable[Row]) -> dict[str, str]:
 def to_text(rows: Iterable[Row]) -> str:
     """The table in aligned columns, with summary and definitions below."""
     rows = list(rows)
-    lines = _cells(rows)
+    lines = cells(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = [
         "  ".join(f"{c:{'<' if i < TEXTS else '>'}{w}}" for i, (c, w) in enumerate(zip(line, widths, strict=True)))
@@ -236,9 +236,9 @@ def to_text(rows: Iterable[Row]) -> str:
 def to_markdown(rows: Iterable[Row]) -> str:
     """The table in Markdown, with summary and definitions as lists below."""
     rows = list(rows)
-    heading, *cells = _cells(rows)
+    heading, *body = cells(rows)
     align = ["---" if i < TEXTS else "---:" for i in range(len(heading))]
-    table = [f"| {' | '.join(line)} |" for line in [heading, align, *cells]]
+    table = [f"| {' | '.join(line)} |" for line in [heading, align, *body]]
     notes = [[f"- {name}: {words}" for name, words in part.items()] for part in (summary(rows), DEFINITIONS)]
     return "\n".join([*table, "", *notes[0], "", *notes[1]]) + "\n"
 

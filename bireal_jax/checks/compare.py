@@ -1,0 +1,148 @@
+"""Several runs in one picture and one table: curves with intervals over seeds, and a CSV of every run."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from bireal_jax import config as config_lib
+from bireal_jax import places
+from bireal_jax.checks import figures
+from bireal_jax.checks.page import PAGE, section, table
+from bireal_jax.errors import BadInput
+from bireal_jax.running import known, metrics, progress, settings, workdir
+
+Run = dict[str, Any]
+
+
+def run(named: Sequence[str], out: Path | None = None) -> Path:
+    """Writes compare.html and compare.csv: a line for each group of runs that differ in nothing but their seed.
+
+    Args:
+      named: workdirs, of one task.
+      out: the page; the CSV lies beside it, with that suffix. Default: compare.html here.
+
+    Returns:
+      The page.
+
+    Raises:
+      BadInput: fewer than two runs, one that is none, or runs of different tasks; it cannot be written.
+    """
+    if len(set(named)) < 2:
+        raise BadInput(f"--mode=compare takes two runs or more; given: {', '.join(named) or 'none'}")
+    out = out or Path("compare.html")
+    runs = [_read(places.workdir(name, "a run")) for name in named]
+    tasks = {run["task"].metric: run["task"] for run in runs}
+    if len(tasks) > 1:
+        raise BadInput(f"these runs cannot be compared: some report {' and some '.join(sorted(tasks))}")
+    (task,) = tasks.values()
+    groups = _groups(runs)
+    workdir.write(out.with_suffix(".csv"), _csv(runs))
+    head = ("runs", "seeds", f"{task.title}, last", "95 % interval of the mean", "best evaluation")
+    rows = [_row(name, group) for name, group in groups.items()]
+    body = [
+        f"<h1>{len(runs)} runs</h1>", _curves(groups, task), section("After the last evaluation", table(head, rows)),
+        '<p class="soft">Bands and intervals are of the mean over seeds, Student\'s t, 95 %; a single run has none. '
+        "The best evaluation was picked on the images that it was measured on.</p>",
+        section("Runs", table((*COLUMNS,), [[_cell(run, c) for c in COLUMNS] for run in runs])),
+    ]  # fmt: skip
+    workdir.write(out, PAGE.format(title=f"{len(runs)} runs", body="\n".join(body)))
+    progress.say(f"{out} and {out.with_suffix('.csv')}: {len(groups)} groups of {len(runs)} runs")
+    return out
+
+
+def _cell(run, column):
+    value = run[column]
+    return (
+        run["task"].form.format(value)
+        if column in ("last", "best")
+        else ("yes" if value is True else "no" if value is False else value)
+    )
+
+
+COLUMNS = ("run", "differs in", "seed", "finished", "steps", "last", "best")
+
+
+def _read(directory):
+    before, rows = known.read(directory), figures.lines(directory)
+    if before is None:
+        raise BadInput(f"no run in {directory}: there is no config.json")
+    task = metrics.task(before.source.depth_range if before.source else None)
+    steps, values = figures.curve(rows, "eval", task.metric)
+    if not len(steps):
+        raise BadInput(f"the run in {directory} has no evaluation yet; compare it when it has one")
+    best = min if task.better < 0 else max
+    return {
+        "run": str(directory), "seed": before.config.seed, "finished": (directory / "result.json").exists(),
+        "steps": int(steps[-1]),
+        "last": float(values[-1]), "best": float(best(values)), "task": task, "lines": rows, "config": before.config,
+    }  # fmt: skip
+
+
+def _groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs by what distinguishes their configs, the seed left out."""
+    texts = [json.loads(settings.to_json(run["config"])) | {"seed": 0} for run in runs]
+    fields: dict[str, None] = {}
+    for text in texts[1:]:
+        fields.update((line.split(" ")[0], None) for line in settings.apart(texts[0], text))
+    found: dict[str, list[Run]] = {}
+    for run, text in zip(runs, texts, strict=True):
+        flat = config_lib.flat(text)
+        run["differs in"] = (
+            ", ".join(f"{name.removeprefix('model.')}={flat.get(name, '-')}" for name in fields)
+            or "nothing but the seed"
+        )
+        found.setdefault(run["differs in"], []).append(run)
+    return found
+
+
+def interval(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean of some values, by Student's t; NaN for one."""
+    if len(values) < 2:
+        return float("nan")
+    return float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+
+
+def _row(name, group):
+    last = [run["last"] for run in group]
+    form, half = group[0]["task"].form, interval(last)
+    between = "-" if np.isnan(half) else f"± {half:.2f}"
+    best = form.format(np.mean([run["best"] for run in group]))
+    return name, ", ".join(str(run["seed"]) for run in group), form.format(np.mean(last)), between, best
+
+
+def _curves(groups, task):
+    def draw(axes):
+        for (name, group), colour in zip(groups.items(), figures.COLOURS * len(groups), strict=False):
+            for axis, split, metric in ((axes[0], "train", "loss"), (axes[1], "eval", task.metric)):
+                found = [figures.curve(run["lines"], split, metric) for run in group]
+                shared = sorted(set.intersection(*({*map(int, steps)} for steps, _ in found)))
+                values = np.array([v[np.searchsorted(steps, shared)] for steps, v in found])
+                if not shared:
+                    continue
+                mark = "o" if len(shared) < 30 else None
+                axis.plot(shared, values.mean(0), color=colour, lw=1.4, marker=mark, ms=3, label=name)
+                if len(group) > 1:
+                    half = np.array([interval(column) for column in values.T])
+                    low, high = values.mean(0) - half, values.mean(0) + half
+                    if task.title.startswith("top") and metric != "loss":
+                        low, high = np.clip(low, 0, 100), np.clip(high, 0, 100)
+                    axis.fill_between(shared, low, high, color=colour, alpha=0.15, lw=0)
+        axes[0].set(title="training loss", xlabel="step", yscale="log")
+        axes[1].set(title=f"{task.title}, evaluation", xlabel="step")
+        axes[1].legend(fontsize=7)
+
+    return figures.svg(draw, 2, "training loss and evaluation of the groups")
+
+
+def _csv(runs):
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([run[name] for name in COLUMNS] for run in runs)
+    return text.getvalue()

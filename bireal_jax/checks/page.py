@@ -1,0 +1,50 @@
+"""An HTML page that needs nothing beside it, and what stands on it."""
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --ink: #1f2933; --soft: #66707e; --paper: #fff; --card: #f5f7f9; --line: #dfe4ea }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --ink: #e3e7ec; --soft: #98a2b0; --paper: #14181d; --card: #1c2229; --line: #323a44 }}
+}}
+body {{ font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1080px;
+       margin: 2rem auto; padding: 0 1rem }}
+h1 {{ font-size: 1.5rem; margin: 0 }} h2 {{ font-size: 1.1rem; margin: 2.2rem 0 .5rem }}
+p {{ max-width: 75ch; margin: .4rem 0 }} .soft {{ color: var(--soft) }} svg {{ max-width: 100%; height: auto }}
+table {{ border-collapse: collapse; font-size: 13px }} .wide {{ overflow-x: auto }}
+td, th {{ padding: .15rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }}
+td:first-child, th:first-child {{ text-align: left; padding-left: 0 }} th {{ font-weight: 600 }}
+pre {{ background: var(--card); padding: .8rem 1rem; overflow-x: auto; border-radius: 6px; font-size: 13px }}
+.numbers {{ display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0 }}
+.numbers div {{ background: var(--card); border-radius: 6px; padding: .6rem 1rem }}
+.numbers b {{ font-size: 1.3rem; display: block }}
+.mistakes {{ display: flex; flex-wrap: wrap; gap: 1rem }} figure {{ margin: 0; width: 128px; font-size: 12px }}
+figure img {{ width: 128px; height: 128px; object-fit: contain; image-rendering: pixelated; background: var(--card) }}
+</style>
+{body}
+</html>
+"""
+
+
+def section(title: str, *parts: str) -> str:
+    """A heading, and what stands under it."""
+    return f"<h2>{title}</h2>\n" + "\n".join(filter(None, parts))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """An HTML table of texts."""
+
+    def line(cells, tag):
+        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "\n".join(line(row, "td") for row in rows)
+    return f'<div class="wide"><table>{line(head, "th")}\n{body}</table></div>'
+
+
+def details(title: str, body: str) -> str:
+    """What is shown when it is asked for."""
+    return f"<details><summary>{title}</summary>\n{body}\n</details>"

@@ -1,0 +1,293 @@
+"""One HTML page of a run, complete in itself: curves, layers, weights, mistakes, cost, packed file, versions."""
+
+import base64
+import html
+import io
+import platform
+from collections.abc import Collection
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from bireal_jax import build, models, places
+from bireal_jax import config as config_lib
+from bireal_jax._version import __version__
+from bireal_jax.binary import losses
+from bireal_jax.checks import figures, layers
+from bireal_jax.checks.page import PAGE, details, section, table
+from bireal_jax.data import batching
+from bireal_jax.running import known, metrics, progress, workdir
+from bireal_jax.runtime import container
+from bireal_jax.shipping import accuracy, cost, export
+
+PROBED = 64  # images whose maps are looked at in every layer
+JUDGED = 10_000  # images of the confusion matrix, at most
+MISTAKES = 12
+LARGEST = 30  # classes of a confusion matrix that is drawn whole
+SHOWN = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def run(config: ConfigDict, directory: Path, out: Path | None = None, given: Collection[str] | None = None) -> Path:
+    """Writes the page of a run: report.html in its workdir, or `out`.
+
+    Args:
+      config, given: as of `build.used`.
+      directory: the workdir.
+      out: the file.
+
+    Returns:
+      The file.
+
+    Raises:
+      BadInput: no weights there, or the data set is not at hand; matplotlib is missing; it cannot be written.
+    """
+    out = out or directory / "report.html"
+    use, before = build.used(config, directory, given), known.read(directory)
+    rows, task = figures.lines(directory), metrics.task(use.source.depth_range)
+    supernet = use.config.model.name in models.SUPERNETS
+    packed = (
+        b"" if supernet else container.dump(export.program(use.config.model.name, use.model, use.variables, use.source))
+    )
+    sections = [
+        _head(use, directory, rows, task),
+        section("Training", figures.curves(rows, task.metric, task.title)) if rows else "",
+        section("Binary layers", *_layers(use, directory, packed)) if packed else "",
+        section("Weights", *_weights(use)),
+        *([] if use.source.depth_range else [section("Where it errs", *_mistakes(use))]),
+        section("Cost", *_cost(use)),
+        section("Packed file", _packed(use, packed)) if packed else "",
+        section("Made by", _made_by(before, directory)),
+    ]
+    workdir.write(
+        out, PAGE.format(title=html.escape(f"{use.config.model.name}, {directory}"), body="\n".join(sections))
+    )
+    progress.say(f"{out}: open it in a browser")
+    return out
+
+
+def _head(use, directory, rows, task):
+    """What it is, and the numbers that one asks for first."""
+    path = directory / "result.json"
+    result = places.read_json(path) if path.is_file() else {}
+    last = [row for row in rows if row["split"] == "eval"][-1:]
+    scores = result or (last[0] if last else {})
+    numbers = []
+    if task.metric in scores:
+        what = "after the last step" if result else "so far"
+        numbers.append((task.form.format(scores[task.metric]), f"{use.source.split} {task.title}, {what}"))
+    if f"best_{task.metric}" in scores:
+        numbers.append(
+            (task.form.format(scores[f"best_{task.metric}"]), f"best evaluation, step {scores['best_step']:,}")
+        )
+    total = cost.total(cost.rows(use.model, use.variables, use.source.image_shape))
+    numbers += [
+        (
+            f"{total.memory / 8192:,.0f} KiB",
+            f"of {total.parameters:,} parameters, {total.binary / total.parameters:.1%} in 1 bit",
+        ),
+        (f"{total.ops / 1e6:,.2f} M OPs", "FLOPs + BOPs / 64, an image"),
+    ]
+    shown = "".join(f"<div><b>{html.escape(str(value))}</b>{html.escape(name)}</div>" for value, name in numbers)
+    c = use.config
+    data = f"{c.data.name}, {len(use.source.train):,} training and {len(use.source.eval):,} {use.source.split} images"
+    return (
+        f"<h1>{html.escape(c.model.name)} on {html.escape(c.data.name)}</h1>\n"
+        f'<p class="soft">{html.escape(str(directory))}: '
+        f"{html.escape(data)}; "
+        f"weights of {html.escape(use.origin)}</p>\n"
+        f'<div class="numbers">{shown}</div>'
+    )
+
+
+def _sample(source, count):
+    chosen = np.linspace(0, len(source.eval) - 1, min(len(source.eval), count)).astype(int)
+    return np.stack([source.prepare(source.eval[int(i)])["image"] for i in chosen])
+
+
+def _layers(use, directory, packed):
+    """Inputs of the signs on images, and how many weights flipped between the two newest checkpoints."""
+    images = _sample(use.source, PROBED)
+    found = layers.signs(packed, images)
+    if not found:
+        return ["<p>The network has no binary layers.</p>"]
+    number = np.arange(1, len(found) + 1)
+    shapes = jax.eval_shape(lambda v: v, use.variables)
+    both = layers.newest(directory, shapes)
+    flips = layers.flips(both[0][1], both[1][1]) if len(both) == 2 else {}
+
+    def draw(axes):
+        for values, label, colour in (
+            ([x.inside for x in found], "inside ±1", figures.BLUE),
+            ([x.dead for x in found], "dead channels", figures.ORANGE),
+        ):
+            axes[0].plot(number, 100 * np.asarray(values), "o-", color=colour, ms=3, lw=1.3, label=label)
+        axes[0].set(title="sign's inputs, %", xlabel="sign, from the image on", ylim=(-3, 103))
+        axes[0].legend()
+        axes[1].plot(number, [x.deviation for x in found], "o-", color=figures.GREEN, ms=3, lw=1.3)
+        axes[1].set(title="their standard deviation", xlabel="sign, from the image on")
+        axes[1].set_ylim(bottom=0)
+        if flips:
+            axes[2].plot(
+                np.arange(1, len(flips) + 1),
+                100 * np.asarray([*flips.values()]),
+                "o-",
+                color=figures.BLUE,
+                ms=3,
+                lw=1.3,
+            )
+            axes[2].set(title=f"weights flipped, %, steps {both[0][0]:,} to {both[1][0]:,}", xlabel="layer")
+
+    text = (
+        f"On {len(images)} {use.source.split} images. Gradients pass where the derivative that stands in for sign's is "
+        "not 0, for most rows of the tables inside ±1: a layer with few inputs there learns little. A channel that has "
+        "one sign for every image and pixel is dead: it carries nothing."
+    )
+    rows = [(x.path, f"{100 * x.inside:.1f} %", f"{x.deviation:.2f}", f"{100 * x.dead:.1f} %") for x in found]
+    return [
+        f"<p>{text}</p>", figures.svg(draw, 3 if flips else 2, "inputs of the signs, layer by layer"),
+        details("each of them", table(("sign", "inside ±1", "deviation", "dead channels"), rows)),
+    ]  # fmt: skip
+
+
+def _weights(use):
+    """Latent weights, and scales of batch norm."""
+    latents, scales = ([*layers.leaves(use.variables, name)] for name in ("latent", "scale"))
+
+    def draw(axes):
+        if latents:
+            bound = max(
+                1e-9, float(np.quantile(np.concatenate([np.abs(w).ravel()[:20_000] for _, w in latents]), 0.995))
+            )
+            bins = np.linspace(-bound, bound, 61)
+            for k, (_, w) in enumerate(latents):
+                share = np.histogram(w, bins)[0] / w.size
+                axes[0].plot(
+                    (bins[1:] + bins[:-1]) / 2,
+                    100 * share,
+                    color=figures.BLUE,
+                    lw=0.9,
+                    alpha=0.25 + 0.75 * k / len(latents),
+                )
+            axes[0].set(title="latent weights, % a bin; later layers darker", xlabel="latent weight")
+        if scales:
+            values = [np.quantile(np.abs(s), (0.1, 0.5, 0.9)) for _, s in scales]
+            low, middle, high = np.transpose(values)
+            number = np.arange(1, len(scales) + 1)
+            axes[1].fill_between(number, low, high, color=figures.GREEN, alpha=0.2, lw=0)
+            axes[1].plot(number, middle, "o-", color=figures.GREEN, ms=3, lw=1.3)
+            axes[1].set(title="|scale| of batch norm: median, 10 to 90 %", xlabel="batch norm, from the image on")
+
+    if not latents and not scales:
+        return ["<p>No latent weights and no batch norm.</p>"]
+    return [figures.svg(draw, 2, "latent weights and scales of batch norm")]
+
+
+def _mistakes(use):
+    """Confusion matrix, and the images whose label the network gave the smallest probability."""
+    source, apply = use.source, accuracy.in_float32(use.model, use.variables, use.source)
+    loss = losses.evaluation(use.config.loss)
+    truth, said, lost, seen = [], [], [], 0
+    for batch in batching.eval_batches(source, 64, devices=1, threads=use.config.data.threads):
+        images, labels, mask = (batch[name][0] for name in ("image", "label", "mask"))
+        logits, mask = apply(images), np.asarray(mask, bool)
+        lost += [np.asarray(loss(logits, labels))[mask]]
+        truth, said, seen = [*truth, labels[mask]], [*said, np.asarray(logits).argmax(-1)[mask]], seen + int(mask.sum())
+        if seen >= JUDGED:
+            break
+    truth, said, lost = (np.concatenate(parts) for parts in (truth, said, lost))
+    names = source.label_names or tuple(map(str, range(source.num_classes)))
+    wrong = np.flatnonzero(truth != said)
+    worst = wrong[np.argsort(-lost[wrong], kind="stable")][:MISTAKES]
+    shown = "".join(
+        f'<figure><img alt="" src="{_png(source.prepare(source.eval[int(i)])["image"])}">'
+        f"<figcaption>{html.escape(names[truth[i]])}, taken for {html.escape(names[said[i]])}</figcaption></figure>"
+        for i in worst
+    )
+    part = "" if seen == len(source.eval) else f" of {len(source.eval):,}"
+    text = f"<p>{len(wrong):,} of {seen:,}{part} {source.split} images are taken for another class.</p>"
+    mistakes = f'<div class="mistakes">{shown}</div>' if len(worst) else ""
+    return [text, _confusion(truth, said, names), "<h3>The worst</h3>" if mistakes else "", mistakes]
+
+
+def _confusion(truth, said, names):
+    """The matrix where it can be read, or the pairs of classes that are taken for each other most often."""
+    matrix = np.zeros((len(names), len(names)), int)
+    np.add.at(matrix, (truth, said), 1)
+    if len(names) > LARGEST:
+        apart = matrix - np.diag(np.diag(matrix))
+        pairs = [np.unravel_index(i, apart.shape) for i in np.argsort(-apart, axis=None, kind="stable")[:20]]
+        return table(
+            ("class", "taken for", "images"), [(names[a], names[b], apart[a, b]) for a, b in pairs if apart[a, b]]
+        )
+
+    def draw(axes):
+        share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+        apart = share - np.diag(np.diag(share))
+        largest = max(0.05, 1.2 * float(apart.max()))
+        axes[0].imshow(np.ma.masked_equal(apart, 0), cmap="Oranges", vmin=-0.3 * largest, vmax=largest)
+        for (a, b), count in np.ndenumerate(matrix):
+            if count and len(names) <= 12:
+                axes[0].text(
+                    b,
+                    a,
+                    count,
+                    ha="center",
+                    va="center",
+                    size=6,
+                    color=figures.INK if a == b or share[a, b] < 0.03 else "#40200a",
+                )
+        axes[0].set_xticks(range(len(names)), names, rotation=90, size=6)
+        axes[0].set_yticks(range(len(names)), names, size=6)
+        axes[0].set(xlabel="taken for", ylabel="class")
+        axes[0].grid(visible=False)
+
+    return figures.svg(draw, 1, "confusion matrix")
+
+
+def _png(image):
+    text = io.BytesIO()
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(text, "PNG")
+    return "data:image/png;base64," + base64.b64encode(text.getvalue()).decode()
+
+
+def _cost(use):
+    head, *rows = cost.cells(cost.rows(use.model, use.variables, use.source.image_shape))
+    return [details("layer by layer", table(head, rows))]
+
+
+def _packed(use, packed):
+    """What the export would say of it."""
+    found = export.compare(use.model, use.variables, use.source, packed, _sample(use.source, export.CHECKED))
+    count = min(len(use.source.eval), export.CHECKED)
+    same = f"{found['same_top1']} times the same class as the model; " if "same_top1" in found else ""
+    return (
+        f"<p>{len(packed):,} bytes. Compared with the model on {count} {use.source.split} images, {found['kernels']} "
+        f"kernels: {same}{found['flipped']} with signs that rounding flipped, the others within "
+        f"{found['difference']:.1e} of the largest output.</p>"
+    )
+
+
+def _made_by(before, directory):
+    """Versions, and the command that repeats the run."""
+    versions = ", ".join(
+        [
+            f"bireal_jax {__version__}",
+            f"Python {platform.python_version()}",
+            *(f"{n} {metadata.version(n)}" for n in SHOWN),
+        ]
+    )
+    devices = jax.devices()
+    parts = [f"<p>This page: {html.escape(versions)}, {len(devices)} x {html.escape(devices[0].device_kind)}.</p>"]
+    if before:
+        defaults, flat = config_lib.flat(config_lib.default().to_dict()), config_lib.flat(before.config.to_dict())
+        fields = "\n".join(f"config.{k} = {v!r}" for k, v in sorted(flat.items()) if defaults.get(k) != v)
+        parts += [
+            "<p>Its fields, where they are not the defaults; the recipe that it was started from repeats it:</p>",
+            f"<pre>{html.escape(fields)}</pre>",
+            "<pre>python -m bireal_jax.main --config=RECIPE --workdir=ANOTHER_FOLDER</pre>",
+        ]
+    return "\n".join(parts)

@@ -1,0 +1,117 @@
+"""The page of a run and the page of several: what they say against what can be counted by hand."""
+
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import packed
+import pytest
+from small import small
+
+from bireal_jax import build, main
+from bireal_jax.checks import compare, figures, layers, report
+from bireal_jax.errors import BadInput
+from bireal_jax.runtime import container
+from bireal_jax.training import train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    place = tmp_path_factory.mktemp("report") / "w"
+    train.run(small(), place)
+    return place
+
+
+def test_the_page_is_complete_in_itself_and_says_what_the_run_did(trained, tmp_path):
+    path = report.run(small(), trained, tmp_path / "page.html")
+    page = path.read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page.replace("xlink:href", "")), "something lies beside it"
+    result = json.loads((trained / "result.json").read_text())
+    assert f"{result['top1']:.2f} %" in page
+    model, variables, prepare = build.trained(trained)
+    source = build.source(small())
+    images = np.stack([source.eval[i]["image"] for i in range(len(source.eval))])
+    labels = np.array([source.eval[i]["label"] for i in range(len(source.eval))])
+    wrong = int(np.sum(np.asarray(model.apply(variables, prepare(images))).argmax(-1) != labels))
+    assert f"{wrong:,} of {len(labels)} test images are taken for another class" in page
+    assert page.count("<figure>") == min(wrong, report.MISTAKES)
+    for said in (
+        "steps 8 to 12",
+        "bireal_tiny",
+        "169,834 parameters",
+        "config.total_steps = 12",
+        "times the same class",
+    ):
+        assert said in page, said
+    assert page.count("<svg") == 4 and "#000000" not in page and figures.INK not in page
+
+
+def test_layers_are_counted_as_by_hand():
+    program = container.read(packed.written("res_tiny"))
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
+    found = layers.signs(container.dump(program), images)
+    tensors = program.run(images)
+    signs = [op for op in program.spec["ops"] if op["op"] == "sign"]
+    assert [x.path for x in found] == [op["path"] for op in signs]
+    for x, op in zip(found, signs, strict=True):
+        t = tensors[op["inputs"][0]].astype(float)
+        assert abs(x.inside - np.mean(np.abs(t) < 1)) < 1e-3
+        np.testing.assert_allclose(x.deviation, t.std(), rtol=1e-3)
+        alive = ((t >= 0).any((0, 1, 2))) & ((t < 0).any((0, 1, 2)))
+        assert x.dead == pytest.approx(1 - alive.mean())
+
+
+def test_flips_are_the_signs_that_differ():
+    def tree(a, b):
+        return {"params": {"one": {"latent": a}, "two": {"latent": b, "scale": a}}}
+
+    a, b = np.array([1.0, -1.0, 0.0, 2.0]), np.array([-1.0, -1.0])
+    assert layers.flips(tree(a, b), tree(np.array([1.0, 1.0, -0.5, 3.0]), b)) == {"one": 0.5, "two": 0.0}
+    assert layers.newest(packed.written("res_tiny").parent, jax.eval_shape(lambda: {})) == []
+
+
+def other(place, to, **fields):
+    shutil.copytree(place, to)
+    stored = json.loads((to / "config.json").read_text())
+    stored.update(fields)
+    (to / "config.json").write_text(json.dumps(stored))
+    return to
+
+
+def test_runs_are_grouped_by_what_differs_and_intervals_are_students(trained, tmp_path, capsys):
+    one = other(trained, tmp_path / "one", seed=1)
+    two = other(trained, tmp_path / "two", label_smoothing=0.1)
+    rows = (one / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(rows[-1]) | {"top1": 7.0}
+    (one / "metrics.jsonl").write_text("\n".join([*rows[:-1], json.dumps(last)]) + "\n")
+    out = tmp_path / "page.html"
+    main.main(["main", "--mode=compare", str(trained), str(one), str(two), f"--out={out}"])
+    assert "2 groups of 3 runs" in capsys.readouterr().out
+    top1 = json.loads((trained / "result.json").read_text())["top1"]
+    half = 12.7062 * abs(top1 - 7.0) / 2  # t of one degree of freedom; deviation over sqrt(2) is half the distance
+    page = out.read_text()
+    assert f"± {half:.2f}" in page and f"{(top1 + 7.0) / 2:.2f} %" in page
+    lines = out.with_suffix(".csv").read_text().splitlines()
+    assert lines[0].startswith("run,differs in,seed") and len(lines) == 4 and "label_smoothing=0.1" in lines[3]
+    assert compare.interval([3.0]) != compare.interval([3.0]), "one run has no interval"
+
+
+def test_what_cannot_be_compared_or_shown(trained, tmp_path):
+    for runs, said in (
+        ([trained], "takes two runs or more"), ([trained, tmp_path / "none"], "no run in"),
+        ([trained, "--seed=1"], "not --seed=1"),
+    ):  # fmt: skip
+        with pytest.raises(BadInput, match=said):
+            main.main(["main", "--mode=compare", *map(str, runs)])
+    empty = other(trained, tmp_path / "empty")
+    (empty / "metrics.jsonl").write_text("")
+    with pytest.raises(BadInput, match="no evaluation yet"):
+        compare.run([str(trained), str(empty)])
+    (empty / "metrics.jsonl").write_text("[1]\n")
+    with pytest.raises(BadInput, match="is damaged"):
+        report.run(small(), empty)
+    with pytest.raises(BadInput, match="no checkpoint"):
+        report.run(small(), tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
