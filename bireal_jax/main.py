@@ -46,9 +46,7 @@ HELP = """1-bit convolutional networks: train, evaluate, count what they cost, p
   --format=text|csv|md     of the table that --mode=cost prints; default: text
   --format=packed|c|onnx|openvino|qonnx   of the file that --mode=export writes; default: packed
   --out=FILE               that --mode=export and report write; default: net.safetensors, report.html in the workdir
-
   --version                which one of the package this is
-
   --coordinator=HOST:PORT --num_processes=N --process_id=I   one of several processes, where no cluster is recognized
 
 Any field of the recipe can be set: --config.optim.lr=0.01 --config.total_epochs=5.0.
@@ -111,7 +109,9 @@ def main(argv: list[str]) -> None:
         return
     cache_compilations()  # before the recipe, which may import jax
     if "--mode=compare" in argv[1:]:
-        _compare([arg for arg in argv[1:] if arg != "--mode=compare"])
+        from bireal_jax.checks import compare  # heavy, hence here
+
+        compare.main([arg for arg in argv[1:] if arg != "--mode=compare"])
         return
     values = flags.FlagValues()
     style_flag = flags.DEFINE_string("format", "", "", flag_values=values)
@@ -170,17 +170,6 @@ def main(argv: list[str]) -> None:
             train.run_eval(config, workdir, given=overridden(argv))
         else:
             train.run(config, workdir, signals, _recipe(argv)[1])
-
-
-def _compare(arguments):
-    """Several runs, which need no recipe."""
-    from bireal_jax.checks import compare  # heavy, hence here
-
-    out = [arg.removeprefix("--out=") for arg in arguments if arg.startswith("--out=")]
-    runs = [arg for arg in arguments if not arg.startswith("--out=")]
-    if strange := [arg for arg in runs if arg.startswith("-")]:
-        raise BadInput(f"--mode=compare takes the workdirs of runs and --out=FILE.html, not {strange[0]}")
-    compare.run(runs, places.local(out[-1], "--out", "file") if out else None)
 
 
 def chosen_format(mode: str, style: str) -> str:
@@ -244,7 +233,7 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     workdir = flags.DEFINE_string(
         "workdir", str(Path("runs") / "_".join([recipe.stem, *filter(None, [variant])])), "", **options
     )
-    modes = ["train", "eval", "cost", "export", "verify", "doctor", "data", "search", "report"]
+    modes = ["train", "eval", "cost", "export", "verify", "doctor", "data", "search", "report", "compare"]
     mode = flags.DEFINE_enum("mode", "train", modes, "", **options)
     try:
         rest = values(argv)

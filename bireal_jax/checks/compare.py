@@ -20,6 +20,15 @@ from bireal_jax.running import known, metrics, progress, settings, workdir
 Run = dict[str, Any]
 
 
+def main(arguments: Sequence[str]) -> None:
+    """What the command does with the rest of its line: workdirs, and --out=FILE.html. Raises BadInput as `run`."""
+    out = [arg.removeprefix("--out=") for arg in arguments if arg.startswith("--out=")]
+    runs = [arg for arg in arguments if not arg.startswith("--out=")]
+    if strange := [arg for arg in runs if arg.startswith("-")]:
+        raise BadInput(f"--mode=compare takes the workdirs of runs and --out=FILE.html, not {strange[0]}")
+    run(runs, places.local(out[-1], "--out", "file") if out else None)
+
+
 def run(named: Sequence[str], out: Path | None = None) -> Path:
     """Writes compare.html and compare.csv: a line for each group of runs that differ in nothing but their seed.
 

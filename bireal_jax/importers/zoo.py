@@ -73,7 +73,8 @@ def unpacked(program: container.Program, shapes: Any) -> dict:
         if container.names(op):
             arrays[op["path"], op["op"]] = program.arrays(i)
     flat, used = {}, set()
-    for path, leaf in traverse_util.flatten_dict(shapes).items():
+    leaves: dict[Any, Any] = traverse_util.flatten_dict(shapes)
+    for path, leaf in leaves.items():
         *module, name = (part for part in path[1:] if part != "linear")
         key, value = _origin(arrays, "/".join(module), name, path)
         used.add(key)
@@ -87,7 +88,7 @@ def unpacked(program: container.Program, shapes: Any) -> dict:
     return traverse_util.unflatten_dict(flat)
 
 
-def _origin(arrays, module, name, path):
+def _origin(arrays, module, name, path) -> tuple[Any, Any]:
     """Which operation a variable is of, None for none, and its value."""
     norm = (module, "affine")
     if name in UNIT and norm in arrays:
