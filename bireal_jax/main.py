@@ -129,31 +129,19 @@ def main(argv: list[str]) -> None:
         repeat(config, workdir if mode == "train" and not coordinator.value else None)
     if mode not in ("train", "eval"):  # these join the other hosts before JAX looks for devices
         find_devices()
-    if mode == "export":
+    if mode in ("export", "report"):
+        from bireal_jax.checks import report
         from bireal_jax.shipping import export
 
         file = None if out.value is None else places.local(out.value, "--out", "file")
-        export.run(config, workdir, file, given=overridden(argv), style=style)
+        options = {"style": style} if mode == "export" else {}
+        (export if options else report).run(config, workdir, file, given=overridden(argv), **options)
         return
-    if mode == "report":
-        from bireal_jax.checks import report
+    if mode in ("verify", "doctor", "data"):
+        from bireal_jax.checks import doctor, scan, verify
 
-        file = None if out.value is None else places.local(out.value, "--out", "file")
-        report.run(config, workdir, file, given=overridden(argv))
-        return
-    if mode == "verify":
-        from bireal_jax.checks import verify
-
-        verify.run(config, workdir)
-        return
-    if mode == "doctor":
-        from bireal_jax.checks import doctor
-
-        sys.exit(doctor.run(config, workdir) > 0)
-    if mode == "data":
-        from bireal_jax.checks import scan
-
-        sys.exit(scan.run(config) > 0)
+        found = {"verify": verify.run, "doctor": doctor.run, "data": lambda config, _: scan.run(config)}[mode]
+        sys.exit(found(config, workdir) > 0 and mode != "verify")
     with preempt.Signals() if mode in ("train", "search") else contextlib.nullcontext() as signals:
         if mode == "search":  # what it has scored is on the disk
             from bireal_jax.search import run as search
