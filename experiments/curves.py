@@ -115,7 +115,8 @@ def departs(yours: Curves, other: Curves) -> tuple[float | None, float | None]:
 
     wrong, away = beyond("learning_rate", 0.02 * other.train["learning_rate"].max()), beyond("top1", POINTS)
     row = np.convolve(away, np.ones(ROW), "valid") == ROW if len(away) >= ROW else np.zeros(0, bool)
-    return tuple(float(epochs[np.argmax(found)]) if found.any() else None for found in (wrong, row))
+    first, away_from = (float(epochs[np.argmax(found)]) if found.any() else None for found in (wrong, row))
+    return first, away_from
 
 
 def text(yours: Curves, other: Curves) -> str:

@@ -80,7 +80,7 @@ def unpacked(program: container.Program, shapes: Any) -> dict:
         used.add(key)
         flat[path] = np.broadcast_to(np.asarray(value, np.float32), leaf.shape) if np.ndim(value) == 0 else value
         if path[-2:] == ("linear", "kernel"):
-            flat[path] = value[0, 0]  # a convolution of one pixel
+            flat[path] = np.asarray(value)[0, 0]  # a convolution of one pixel
         if flat[path].shape != leaf.shape:
             raise BadInput(f"{'/'.join(path)} has shape {flat[path].shape} in the file, {leaf.shape} in the model")
     if left := set(arrays) - used - {None}:
