@@ -306,20 +306,22 @@ class ByInput {
 
   // Tables of a chunk of outputs at a pixel of each row; zeros for what is not there.
   void fill(const float* const* rows_of, int x, int chunk, float* to) const {
+    static const float none[lanes] = {};
     for (int b = 0; b < chunk_; b++, to += per_block_ * table) {
-      const int first = (chunk * chunk_ + b) * lanes, here = std::max(0, std::min(v_.co - first, lanes));
-      alignas(64) float scaled[lanes][lanes], scale[lanes] = {};
+      const int first = (chunk * chunk_ + b) * lanes, here = std::min(v_.co - first, lanes);
+      alignas(64) float copy[lanes][lanes];
+      float scale[lanes] = {};
       const float* from[lanes];
-      if (here) std::memcpy(scale, scale_ + first, here * sizeof(float));
+      if (here > 0) std::memcpy(scale, scale_ + first, here * sizeof(float));
+      if (here < lanes) std::memset(copy, 0, sizeof copy);
       for (int i = 0; i < lanes; i++) {
-        from[i] = scaled[i];
-        const float* at = rows_of[i] ? rows_of[i] + size_t(x) * v_.co + first : nullptr;
-        if (at && here == lanes)
-          for (int j = 0; j < lanes; j++) scaled[i][j] = at[j] * scale[j];
-        else
-          for (int j = 0; j < lanes; j++) scaled[i][j] = at && j < here ? at[j] * scale[j] : 0;
+        from[i] = none;
+        if (!rows_of[i] || here <= 0) continue;
+        const float* at = rows_of[i] + size_t(x) * v_.co + first;
+        from[i] = here < lanes ? copy[i] : at;
+        if (here < lanes) std::memcpy(copy[i], at, here * sizeof(float));
       }
-      kernels_.fill_channels(from, zeros_, to, table);
+      kernels_.fill_channels(from, scale, zeros_, to, table);
     }
   }
 

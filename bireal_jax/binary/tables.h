@@ -26,9 +26,9 @@ struct Kernels {
               float* sums, size_t half);
   // The 16 signed sums of x[0] to x[3]; bit j of the row is set where x[j] is added. nothing += 0 x, NaN where x is not finite.
   void (*fill)(const float* const* x, int width, float* table, float* nothing);
-  // Four tables of 16 channels, each [lane] -> [channel]: four channels a table, or eight tables of two channels, each -1, 0 or
+  // Four tables of 16 channels times their scale, each [lane] -> [channel]: four channels a table, or eight tables of two channels, each -1, 0 or
   // 1 times, row 3 b + a. `step`: floats from a table to the next.
-  void (*fill_channels)(const float* const* x, bool zeros, float* tables, size_t step);
+  void (*fill_channels)(const float* const* x, const float* scale, bool zeros, float* tables, size_t step);
   // to[lane][channel] from sums [channel][lane], 16 x 16.
   void (*transpose)(const float* sums, float* const* to);
   // Which of four are 1, in four bits: a row's number.
