@@ -79,12 +79,35 @@ def pmap(step: Callable, donate: bool = False, more: int = 0) -> Callable:
     As many further arguments as `more` says are whole to each device, too, and are never donated.
 
     Results must be equal on all devices (averaged inside); they come back without a device axis. With `donate` the
-    memory of the first argument is reused for the result, and the argument must not be touched again.
+    memory of the first argument is reused for the result, and the argument must not be touched again; such a step is
+    run many times, and on GPUs by CUDA graphs.
     """
     if isinstance(step, Step) and step.replica:
         return _elastic(step)
     axes = (None, 0, *(None,) * more)
-    return jax.pmap(step, AXIS, in_axes=axes, out_axes=None, donate_argnums=(0,) if donate else ())
+    mapped = jax.pmap(step, AXIS, in_axes=axes, out_axes=None, donate_argnums=(0,) if donate else ())
+    return _Graphed(mapped) if donate and jax.default_backend() == "gpu" else mapped
+
+
+class _Graphed:
+    """A pmapped step whose convolutions and loops are launched in CUDA graphs, as XLA does with the rest anyway.
+
+    Else every convolution ends a graph. `jax.pmap` takes no compiler options, so it is compiled here, once for each
+    shape of what comes behind the first argument.
+    """
+
+    KINDS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,CONDITIONAL,DYNAMIC_SLICE_FUSION,CONVOLUTION,WHILE"
+
+    def __init__(self, mapped: Any):
+        self.lower, self._compiled = mapped.lower, {}
+
+    def __call__(self, replicated: Any, *more: Any) -> Any:
+        leaves, structure = jax.tree.flatten(more)
+        key = structure, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
+        if key not in self._compiled:
+            options = {"xla_gpu_enable_command_buffer": self.KINDS}
+            self._compiled[key] = self.lower(replicated, *more).compile(compiler_options=options)
+        return self._compiled[key](replicated, *more)
 
 
 def _elastic(step):
