@@ -59,6 +59,7 @@ def default() -> ConfigDict:
     c.accumulate = 1  # a device computes its images in so many parts one after the other, to take less memory
     c.remat = False  # the backward pass computes again all but the convolutions, to take less memory
     c.deterministic = False  # the same bits on 1, 2, 4 and 8 devices, by 8 logical replicas, and on GPUs every time
+    c.call_steps = "auto"  # of images in memory: at most so many steps in one call; "auto": 100, 1 on a CPU
     c.total_epochs = 256.0
     c.total_steps = 0
     c.label_smoothing = 0.1
@@ -183,6 +184,10 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.widths": COUNTS,
     "batch_size": _at_least(1),
     "accumulate": _at_least(1),
+    "call_steps": (
+        (lambda v: v == "auto" or (v.isdecimal() and 1 <= int(v) <= 10_000)),
+        "'auto' or '1' to '10000'; calls end at logs, evaluations and checkpoints too, so that all their intervals fit",
+    ),
     "total_epochs": _at_least(0),
     "total_steps": _at_least(0),
     "label_smoothing": _between(0, 1),

@@ -35,6 +35,7 @@ def get_config(variant=""):
     c.batch_size = 50
     c.total_epochs = 500.0
     c.label_smoothing = 0.0
+    c.log_epochs = 1.0
     c.optim.lr = 1e-2
     c.optim.schedule = "constant"
     c.optim.binary = "bop"

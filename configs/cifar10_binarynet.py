@@ -23,6 +23,7 @@ def get_config():
     c.batch_size = 256
     c.total_epochs = 100.0
     c.label_smoothing = 0.0
+    c.log_epochs = 1.0
     c.optim.lr = 5e-3
     c.optim.latent_clip = 1.0
     return c

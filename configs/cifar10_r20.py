@@ -20,6 +20,7 @@ def get_config():
     c.data.image_size = 32
     c.batch_size = 256
     c.label_smoothing = 0.0
+    c.log_epochs = 1.0
     c.optim.lr = 1e-2
     c.optim.schedule = "steps"
     c.optim.milestones = (90, 140, 180, 220)

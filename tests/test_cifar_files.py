@@ -10,7 +10,8 @@ import pytest
 from small import small
 
 from bireal_jax import build, config, data
-from bireal_jax.data import batching, cutout, official, pickled
+from bireal_jax.data import batching, official, pickled
+from bireal_jax.data.augment import Augment
 from bireal_jax.data.source import Arrays
 from bireal_jax.errors import BadInput
 
@@ -208,7 +209,8 @@ def test_incomplete_and_damaged_archives_are_named(tmp_path):
 def test_cutout_covers_a_square_cut_at_the_border():
     images = np.full((200, 8, 8, 3), 200, np.uint8)
     fill = np.array([1, 2, 3], np.uint8)
-    covered = cutout.cover(images, 4, fill, np.random.default_rng(0))
+    examples = Arrays(images, np.zeros(200, int), Augment(cover=4, fill=(1, 2, 3)))
+    covered = examples.batch(np.arange(200), np.random.default_rng(0))["image"]
     hidden = (covered != 200).all(-1)
     np.testing.assert_array_equal(covered[hidden], np.broadcast_to(fill, (hidden.sum(), 3)))
     sizes = [(m.any(1).sum(), m.any(0).sum()) for m in hidden]

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from bireal_jax import data, pixels
 from bireal_jax.data import batching, images
+from bireal_jax.data.augment import Augment
 from bireal_jax.data.digits import load
 from bireal_jax.data.source import Arrays, Source
 from bireal_jax.errors import BadInput
@@ -245,8 +246,10 @@ def test_shift_and_flip():
     many = np.stack([image] * 200)
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
     crops = {padded[i : i + 4, j : j + 4].tobytes() for i in range(3) for j in range(3)}
-    assert {moved.tobytes() for moved in images.shift(many, 1, np.random.default_rng(0))} == crops
-    first = images.flip(many, np.random.default_rng(0))[:, 0, 0, 0].tolist()
+    moved, mirrored = (Arrays(many, np.zeros(200, int), augment) for augment in (Augment(pad=1), Augment(mirror=True)))
+    seen = moved.batch(np.arange(200), np.random.default_rng(0))["image"]
+    assert {image.tobytes() for image in seen} == crops
+    first = mirrored.batch(np.arange(200), np.random.default_rng(0))["image"][:, 0, 0, 0].tolist()
     assert set(first) == {0, 3} and 70 < first.count(3) < 130
 
 

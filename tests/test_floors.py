@@ -16,7 +16,7 @@ HOUSE = [
     {
         "binary": ["rule", "binarize conv pool", "losses packed", "norm tables", "layers"],
         "data": [
-            "pickled stored", "jpeg source", "batching cutout held_out images normalize official",
+            "augment pickled stored", "jpeg source", "batching cutout held_out images normalize official",
             "arrays depth digits folder imagenet", "cifar", "__init__", "prepare",
         ],
         "config": [],
@@ -28,12 +28,13 @@ HOUSE = [
             "__main__",
         ],
         "running": [
-            "bits metrics parallel preempt progress settings", "checkpoint health hosts", "adoption known", "workdir",
+            "bits metrics parallel preempt profile progress settings", "checkpoint health hosts", "adoption known",
+            "workdir",
         ],
     },
     {"registered": [], "importers": ["values", "readers", "larq pytorch zoo", "__init__", "__main__"]},
     {"build": []},
-    {"training": ["bop division evaluate ovsw pictures teacher", "optim", "step", "seeds train"]},
+    {"training": ["bop division evaluate ovsw pictures teacher", "calls optim", "step", "seeds train"]},
     {
         "shipping": [
             "constants ops buffers walk", "operations to_c to_onnx to_openvino", "graph to_qonnx",

@@ -23,8 +23,8 @@ from bireal_jax.binary.pool import global_avg_pool
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
 from bireal_jax.running import parallel
-from bireal_jax.training import division, optim
-from bireal_jax.training.evaluate import evaluate, make_eval_step
+from bireal_jax.training import calls, division, optim
+from bireal_jax.training.evaluate import make_eval_step
 from bireal_jax.training.step import Plan, make_state, make_train_step
 
 ROOT = Path(__file__).parents[1]
@@ -67,8 +67,9 @@ def run(devices, monkeypatch=None, over=4, dtype=jnp.float32, steps=3, process=0
         state, _ = step(before, batch)
         reused = all(leaf.is_deleted() for leaf in jax.tree.leaves((before.params, before.opt_state)))
         assert reused != bool(fields.get("replica"))
-    eval_step = parallel.pmap(make_eval_step(model, losses.cross_entropy, source, fields.get("replica", 0)))
-    return parallel.fetch(state), evaluate(eval_step, state.variables, source, 16)
+    eval_step = make_eval_step(model, losses.cross_entropy, source, fields.get("replica", 0))
+    held = calls.hold(source)["eval"]
+    return parallel.fetch(state), calls.Evaluation(eval_step, source, 16, held=held)(state.variables)
 
 
 def digest(state, scores):

@@ -16,8 +16,8 @@ from bireal_jax.binary import losses
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
 from bireal_jax.running import parallel, progress, workdir
-from bireal_jax.training import optim, train
-from bireal_jax.training.evaluate import evaluate, make_eval_step
+from bireal_jax.training import calls, optim, train
+from bireal_jax.training.evaluate import make_eval_step
 from bireal_jax.training.step import State, close_window, make_state, make_train_step
 
 
@@ -66,8 +66,8 @@ def test_evaluation_is_exact_over_eight_devices(digits, batch_size):
     """Against the mean over one plain forward pass of all 359 images; at 8 devices and size 1 the last batch has 7."""
     model = models.build("bireal_tiny", 10)
     variables = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 8, 8, 1)))
-    step = parallel.pmap(make_eval_step(model, losses.get("cross_entropy"), digits))
-    scores = evaluate(step, parallel.replicate(variables), digits, batch_size)
+    step = make_eval_step(model, losses.get("cross_entropy"), digits)
+    scores = calls.Evaluation(step, digits, batch_size)(parallel.replicate(variables))
     images = (digits.eval.images / 255.0 - 0.5) / 0.5
     logits = np.asarray(model.apply(variables, jnp.asarray(images, jnp.float32)), np.float64)
     labels = digits.eval.labels
@@ -81,9 +81,9 @@ def test_evaluation_notices_a_lost_batch(digits, monkeypatch):
     monkeypatch.setattr(batching, "eval_batches", lambda *a, **k: list(whole(*a, **k))[:-1])
     model = models.build("bireal_tiny", 10)
     variables = jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 8, 8, 1)))
-    step = parallel.pmap(make_eval_step(model, losses.get("cross_entropy"), digits))
+    evaluation = calls.Evaluation(make_eval_step(model, losses.get("cross_entropy"), digits), digits, 256)
     with pytest.raises(RuntimeError, match="evaluation saw 256 of 359 examples"):
-        evaluate(step, parallel.replicate(variables), digits, 256)
+        evaluation(parallel.replicate(variables))
 
 
 def test_window_sums_and_flips(digits):
@@ -106,20 +106,24 @@ def test_window_sums_and_flips(digits):
     assert float(state.window["seen"]) == 0
 
 
-def test_compiles_once(digits):
+@pytest.mark.parametrize("call_steps", ["1", "2"])
+def test_compiles_once(digits, call_steps):
     """A state or batch that lies elsewhere than the step wants it would compile the step a second time."""
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, _, **__: compiled.append(name) if name == "/jax/core/compile/backend_compile_duration" else None
     )
-    stage = train.Stage(0, "train", small(), None, 0)
-    state = parallel.replicate(jax.jit(stage._fresh)(stage._initial(None)))
-    counts = []
-    for _, batch in zip(range(4), parallel.prefetch(batching.train_batches(digits, 16, 0, 0, devices=8)), strict=False):
-        state, _ = stage.step(state, batch)
+    stage = train.Stage(0, "train", small(call_steps=call_steps), None, 0)
+    stage._place(())
+    state, counts = parallel.replicate(jax.jit(stage._fresh)(stage._initial(None))), []
+    stops = (1, 2, 4, 5) if call_steps != "1" else (1, 2, 3, 4)
+    inputs = stage.training.inputs(stage.source, 16, 0, 0, iter(stops), lambda: False)
+    for _, given in zip(stops, inputs, strict=False):
+        state, _ = stage.training(state, given)
         state, _, _ = stage.close_window(state)
-        stage.mapped_eval_step(state.variables, batch)
+        stage.evaluation(state.variables)
         counts.append(len(compiled))
+    inputs.close()
     jax.monitoring.clear_event_listeners()
     assert counts[0] >= 3 and counts == [counts[0]] * 4
 

@@ -2,14 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bireal_jax.data.images import flip, shift
+from bireal_jax.data.augment import Augment
 from bireal_jax.data.source import Arrays, Source, check_labels
 from bireal_jax.data.stored import Npz
 from bireal_jax.errors import BadInput, first_line
@@ -48,17 +47,13 @@ def build(directory: str, image_size: int, resize: int) -> Source:
                 f"set config.data.image_size={images.shape[1]}"
             )
         mean, std = statistics(images)
-        return source(arrays, names or highest + 1, mean, std, partial(_shifted, image_size // 8))
+        return source(arrays, names or highest + 1, mean, std, Augment(pad=image_size // 8))
     except BadInput as error:
         raise BadInput(f"{directory}: {error}") from None
 
 
-def _shifted(pad, images, rng):
-    return shift(images, pad, rng)
-
-
 def mirrored(source: Source) -> Source:
-    """The same data set, half of whose training images are mirrored left and right, behind all other augmentation.
+    """The same data set, half of whose training images are mirrored left and right.
 
     Raises:
       BadInput: images in files, whose training mirrors them anyway.
@@ -66,17 +61,13 @@ def mirrored(source: Source) -> Source:
     train = source.train
     if not isinstance(train, Arrays):
         raise BadInput("config.data.mirror is for images in memory; leave it False: those in files are mirrored anyway")
-    augment = train.augment
-
-    def both(images, rng):
-        return flip(augment(images, rng) if augment else images, rng)
-
-    return dataclasses.replace(source, train=Arrays(train.images, train.labels, both))
+    augment = dataclasses.replace(train.augment or Augment(), mirror=True)
+    return dataclasses.replace(source, train=Arrays(train.images, train.labels, augment))
 
 
 def source(
     arrays: Mapping[str, np.ndarray], classes: int | tuple[str, ...], mean: tuple[float, ...], std: tuple[float, ...],
-    augment: Callable | None,
+    augment: Augment | None,
 ) -> Source:  # fmt: skip
     """A data set in memory.
 

@@ -14,6 +14,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from bireal_jax.data.augment import ROW
 from bireal_jax.data.source import Arrays, Source, check_labels
 from bireal_jax.errors import BadInput
 
@@ -117,14 +118,34 @@ def stage_seed(seed: int, stage: int) -> int:
 
 def _memory_batches(source, batch_size, seed, start, process, processes, threads, workers):
     """A stream for examples in memory, a whole batch at a time: Grain spends 240 us on each digit, this 3."""
-    count = len(source.train)
+    return map(source.train.gathered, _rows(source.train, batch_size, seed, start, process, processes))
+
+
+def train_rows(
+    examples: Arrays, batch_size: int, seed: int, start: int, *, devices: int, process: int = 0, processes: int = 1
+) -> Iterator[np.ndarray]:
+    """What `augment.gather` takes for the batches of `train_batches`, of examples that lie where it gathers.
+
+    Yields:
+      int32 [devices, n, len(augment.ROW)].
+
+    Raises:
+      BadInput: batch_size is not divisible.
+    """
+    check_divisible(batch_size, devices * processes)
+    for rows in _rows(examples, batch_size, seed, start, process, processes):
+        yield rows.reshape(devices, -1, rows.shape[-1])
+
+
+def _rows(examples, batch_size, seed, start, process, processes):
+    count = len(examples)
     order = functools.lru_cache(2)(lambda epoch: np.random.default_rng([seed, 1, epoch]).permutation(count))
     for step in itertools.count(start):
         places = np.arange(step * batch_size, (step + 1) * batch_size)
         epochs = range(places[0] // count, places[-1] // count + 1)
         indices = np.concatenate([order(e)[places[places // count == e] - e * count] for e in epochs])
-        batch = source.train.batch(indices, np.random.default_rng([seed, 2, step]))
-        yield {name: np.array_split(a, processes)[process] for name, a in batch.items()}
+        rows = examples.rows(indices, np.random.default_rng([seed, 2, step]))
+        yield np.array_split(rows, processes)[process]
 
 
 def eval_batches(
@@ -144,6 +165,16 @@ def eval_batches(
     empty = {"image": np.zeros((0, *source.image_shape), np.uint8), "label": np.zeros((0, *source.label_shape))}
     for _ in range(start, rounds):
         yield _finish(next(batches, empty), source, per_process, devices)
+
+
+def eval_rows(examples: Arrays, batch_size: int, *, devices: int, process: int = 0, processes: int = 1) -> np.ndarray:
+    """What `augment.gather` takes for the batches of `eval_batches`: int32 [rounds, devices, n, len(augment.ROW)]."""
+    per_process = -(-batch_size // (devices * processes)) * devices
+    rounds = -(-len(examples) // (per_process * processes))
+    rows = np.zeros((rounds * processes * per_process, len(ROW)), np.int32)
+    rows[:, 0] = np.arange(len(rows))
+    rows[len(examples) :, 0] = -1
+    return rows.reshape(rounds, processes, devices, -1, len(ROW))[:, process]
 
 
 def check_divisible(batch_size: int, devices: int) -> None:

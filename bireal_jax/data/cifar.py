@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bireal_jax.data import arrays, official
-from bireal_jax.data.images import flip, shift
+from bireal_jax.data.augment import Augment
 from bireal_jax.data.source import Source, read_record
 from bireal_jax.errors import BadInput, first_line
 
@@ -44,10 +44,6 @@ HOW = (
 )
 
 
-def _augment(images, rng):
-    return flip(shift(images, 4, rng), rng)
-
-
 def build(directory: str, image_size: int, resize: int, name: str = "cifar10") -> Source:
     """CIFAR-10, or "cifar100" with its fine labels, in memory: 180 MB. Training: pad by 4, random crop, random flip.
 
@@ -71,7 +67,7 @@ def build(directory: str, image_size: int, resize: int, name: str = "cifar10") -
             if f"x_{split}" not in found:
                 raise BadInput(f"{title} needs both splits, and there is no x_{split}\n{HOW}")
             arrays.check(f"x_{split}", found[f"x_{split}"], f"y_{split}", found[f"y_{split}"], SHAPE)
-        return arrays.source(found, names, mean, std, _augment)
+        return arrays.source(found, names, mean, std, Augment(pad=4, mirror=True))
     except BadInput as error:
         raise BadInput(f"{directory}: {error}") from None
 

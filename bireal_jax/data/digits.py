@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from bireal_jax.data.images import shift
+from bireal_jax.data.augment import Augment
 from bireal_jax.data.source import Arrays, Source
 from bireal_jax.errors import BadInput
 
-
-def _augment(images, rng):
-    return shift(images, 1, rng)
+AUGMENT = Augment(pad=1)
 
 
 def load() -> tuple[np.ndarray, np.ndarray]:
@@ -46,7 +44,7 @@ def build(directory: str, image_size: int, resize: int) -> Source:
     held_out = len(images) // 5
     test, train = order[:held_out], order[held_out:]
     return Source(
-        train=Arrays(images[train], labels[train], _augment), eval=Arrays(images[test], labels[test]),
+        train=Arrays(images[train], labels[train], AUGMENT), eval=Arrays(images[test], labels[test]),
         prepare=dict,
         image_shape=(8, 8, 1), num_classes=10, mean=(0.5,), std=(0.5,), label_names=tuple("0123456789"),
     )  # fmt: skip

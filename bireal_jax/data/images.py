@@ -54,19 +54,6 @@ def short_side(size: int, resize: int) -> int:
     return resize or size * 8 // 7
 
 
-def flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mirrors every image [n, h, w, c] left and right or not, with even chances."""
-    return np.where(rng.random((len(images), 1, 1, 1)) < 0.5, images[:, :, ::-1], images)
-
-
-def shift(images: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:
-    """Pads with `pad` zeros on every side and crops the old size at random, each image [n, h, w, c] on its own."""
-    size, (top, left) = images.shape[1:3], rng.integers(0, 2 * pad + 1, (2, len(images)))
-    padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, size, (1, 2))  # [n, top, left, c, h, w]
-    return windows[np.arange(len(images)), top, left].transpose(0, 2, 3, 1)
-
-
 # The two transformations of data sets whose examples are {"bytes", "label", "name"}.
 
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bireal_jax.data.augment import Augment, gather
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.pixels import listing
 
@@ -78,10 +79,10 @@ class Arrays:
     Args:
       images: uint8 [n, h, w, c].
       labels: integers [n].
-      augment: (images uint8 [n, h, w, c], numpy Generator) -> the same shape, for training.
+      augment: what is done to them, for training.
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, augment: Callable | None = None):
+    def __init__(self, images: np.ndarray, labels: np.ndarray, augment: Augment | None = None):
         self.images, self.labels, self.augment = images, labels, augment
 
     def __len__(self):
@@ -96,8 +97,17 @@ class Arrays:
 
     def batch(self, indices: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The examples at `indices`, augmented."""
-        images = self.images[indices]
-        return {"image": self.augment(images, rng) if self.augment else images, "label": self.labels[indices]}
+        return self.gathered(self.rows(indices, rng))
+
+    def rows(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """int32 [n, len(augment.ROW)]: which examples, and what `augment` does to them."""
+        changes = (self.augment or Augment()).draw(len(indices), self.images.shape[1:], rng)
+        return np.concatenate([np.asarray(indices, np.int32)[:, None], changes], 1)
+
+    def gathered(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The batch that rows say."""
+        batch = gather({"image": self.images, "label": self.labels}, rows, self.augment)
+        return {name: batch[name] for name in ("image", "label")}
 
 
 def read_record(records: Any, index: int, name: str) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def _name(module):
 
 
 class Reports:
-    """What the steps under way say of themselves, read once they are done.
+    """What the steps under way say of themselves, read once the calls that they are of are done.
 
     Args:
       step: the step that was guarded.
@@ -101,25 +101,32 @@ class Reports:
         self.step, self.skip, self.bad_in_a_row, self.asked = step, skip, 0, False
         self._under_way: collections.deque = collections.deque()
 
-    def add(self, number: int, inputs: tuple[Any, ...], report: tuple[jax.Array, jax.Array]) -> None:
-        """Step `number` has begun on `inputs`, a batch and what the step takes beside; `guard` gives the report."""
-        self._under_way.append((number, inputs, report))
+    def add(self, steps: range, inputs: Callable, report: tuple[jax.Array, jax.Array]) -> None:
+        """A call has begun.
+
+        Args:
+          steps: the numbers of its steps.
+          inputs: what step inputs(i) of them takes behind the state.
+          report: as `guard` gives it, or of a call with more than one step an array of the first of both.
+        """
+        self._under_way.append((steps, inputs, report))
 
     def settle(self, state: Any, ahead: int = 0) -> None:
-        """Waits until at most `ahead` steps are under way.
+        """Waits until at most `ahead` calls are under way.
 
         Raises:
           NotFinite: one more step in a row than `skip` was withheld.
         """
         while len(self._under_way) > ahead:
-            number, inputs, (ok, asked) = self._under_way.popleft()
+            steps, inputs, (fine, asked) = self._under_way.popleft()
             self.asked |= bool(asked)
-            self.bad_in_a_row = 0 if ok else self.bad_in_a_row + 1
-            if self.bad_in_a_row > self.skip:
-                before = dataclasses.replace(state, step=parallel.replicate(np.asarray(number - 1, np.int32)))
-                raise NotFinite(number, first_bad(self.step, before, *inputs))
-            if self.bad_in_a_row:
-                log.warning("step %d: the loss or an update is not finite; skipped", number)
+            for index, (number, ok) in enumerate(zip(steps, np.atleast_1d(fine)[: len(steps)], strict=True)):
+                self.bad_in_a_row = 0 if ok else self.bad_in_a_row + 1
+                if self.bad_in_a_row > self.skip:
+                    before = dataclasses.replace(state, step=parallel.replicate(np.asarray(number - 1, np.int32)))
+                    raise NotFinite(number, first_bad(self.step, before, *inputs(index)))
+                if self.bad_in_a_row:
+                    log.warning("step %d: the loss or an update is not finite; skipped", number)
 
 
 class NotFinite(BadInput):

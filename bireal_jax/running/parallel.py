@@ -8,9 +8,9 @@ under `jax.jit(jax.shard_map(step, mesh=..., in_specs=(P(), P(AXIS)), out_specs=
 import collections
 import dataclasses
 import functools
-import itertools
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -110,6 +110,11 @@ class _Graphed:
         return self._compiled[key](replicated, *more)
 
 
+def apart(function: Callable) -> Callable:
+    """function(replicated, batch) on every device with its part of the second argument; the results stay there."""
+    return jax.pmap(function, AXIS, in_axes=(None, 0))
+
+
 def _elastic(step):
     """A step whose bits do not depend on the devices: every sum is in programs of one device, alike for any number.
 
@@ -206,10 +211,32 @@ def fetch(tree: Any) -> Any:
     )
 
 
-def prefetch(batches: Iterable[Any], ahead: int = 2) -> Iterator[Any]:
-    """The batches, already on their devices; `ahead` of them are under way while one is used."""
-    batches, sharding = iter(batches), _sharding(AXIS)
-    queue = collections.deque(jax.device_put(batch, sharding) for batch in itertools.islice(batches, ahead))
-    while queue:
-        yield queue.popleft()
-        queue.extend(jax.device_put(batch, sharding) for batch in itertools.islice(batches, 1))
+def place(batch: Any) -> Any:
+    """Puts arrays [devices, ...] on the local devices, each its own part."""
+    return jax.device_put(batch, _sharding(AXIS))
+
+
+def prefetch(batches: Iterable[Any], ahead: int = 2, then: Callable = lambda batch: batch) -> Generator[Any]:
+    """The batches, already on their devices; a thread has `ahead` of them under way while one is used.
+
+    What `batches` raises is raised here, in its place. The thread ends with the generator, so close that, or use it up.
+
+    Args:
+      batches: each [devices, ...].
+      ahead: how many.
+      then: is done to each of them on the devices, in the thread too.
+    """
+    batches, end = iter(batches), object()
+
+    def fetch():
+        batch = next(batches, end)
+        return end if batch is end else then(place(batch))
+
+    thread = futures.ThreadPoolExecutor(1, "input")
+    try:
+        queue = collections.deque(thread.submit(fetch) for _ in range(ahead))
+        while (batch := queue.popleft().result()) is not end:
+            queue.append(thread.submit(fetch))
+            yield batch
+    finally:
+        thread.shutdown(cancel_futures=True)

@@ -1,17 +1,17 @@
 """Evaluation: every example exactly once, on any number of devices."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from bireal_jax.data import Source, batching
+from bireal_jax.data import Source
 from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput
-from bireal_jax.running import metrics, parallel, preempt
+from bireal_jax.running import metrics, parallel
 
 
 def make_eval_step(model: nn.Module, loss: Callable, source: Source, replica: int = 0) -> parallel.Step:
@@ -29,34 +29,20 @@ def make_eval_step(model: nn.Module, loss: Callable, source: Source, replica: in
     return parallel.Step(part, lambda variables, total, count: total, replica=replica)
 
 
-def evaluate(
-    eval_step: Callable, variables: Mapping[str, Any], source: Source, batch_size: int,
-    asked: Callable[[], bool] = lambda: False, **loading,
-) -> dict[str, float]:  # fmt: skip
+def score(batches: Iterable[Mapping[str, Any]], variables: Any, source: Source) -> dict[str, float]:
     """The metrics of the data set's task over source.eval: for classes mean loss, top-1 and top-5 in percent.
 
     Args:
-      eval_step: the pmapped result of `make_eval_step`.
-      variables: {"params", "batch_stats"}, replicated.
+      batches: what the pmapped result of `make_eval_step` gave for each, as numpy arrays.
+      variables: {"params", "batch_stats"} that were evaluated, replicated.
       source: the data set.
-      batch_size: images per step over all devices; any size.
-      asked: whether the run was asked to stop, which explains the death of a worker process.
-      **loading: `threads` and `workers` of `batching.eval_batches`.
 
     Raises:
-      BadInput: outputs that are not finite; depth maps without any depth; a worker process died.
+      BadInput: outputs that are not finite; depth maps without any depth.
       RuntimeError: not every example was seen exactly once, an error in the pipeline.
     """
-
-    def batches(start, **more):
-        return batching.eval_batches(
-            source, batch_size, start, devices=jax.local_device_count(), process=jax.process_index(),
-            processes=jax.process_count(), **(loading | more),
-        )  # fmt: skip
-
     totals: dict[str, float] = {}
-    for batch in parallel.prefetch(preempt.unbroken(batches, 0, asked)):
-        sums = parallel.fetch(eval_step(variables, batch))
+    for sums in batches:
         totals = {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}
     if totals["seen"] != len(source.eval):
         raise RuntimeError(f"evaluation saw {totals['seen']:.0f} of {len(source.eval)} examples")

@@ -1,5 +1,6 @@
 """The training loop: one loop over stages, and within a stage one over steps."""
 
+import contextlib
 import itertools
 from collections.abc import Collection
 from functools import partial
@@ -16,10 +17,22 @@ from bireal_jax.binary import losses
 from bireal_jax.data import batching
 from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput
-from bireal_jax.running import adoption, bits, checkpoint, health, hosts, known, parallel, preempt, progress, workdir
+from bireal_jax.running import (
+    adoption,
+    bits,
+    checkpoint,
+    health,
+    hosts,
+    known,
+    parallel,
+    preempt,
+    profile,
+    progress,
+    workdir,
+)  # fmt: skip
 from bireal_jax.running.metrics import task_of
-from bireal_jax.training import division, pictures
-from bireal_jax.training.evaluate import evaluate, make_eval_step
+from bireal_jax.training import calls, division, pictures
+from bireal_jax.training.evaluate import make_eval_step
 from bireal_jax.training.step import Plan, State, close_window, teacher_arguments
 
 
@@ -90,9 +103,10 @@ def run_eval(config: ConfigDict, directory: str | Path, given: Collection[str] |
     use = build.used(config, directory, given)
     last, source, model, variables, origin = use.config, use.source, use.model, use.variables, use.origin
     replica = division.part_size(last, jax.device_count()) if last.deterministic else 0
-    step = parallel.pmap(make_eval_step(model, losses.evaluation(last.loss), source, replica))
-    loading = {"threads": last.data.threads, "workers": last.data.workers}
-    scores = evaluate(step, parallel.replicate(variables), source, last.batch_size, **loading)
+    step = make_eval_step(model, losses.evaluation(last.loss), source, replica)
+    held, loading = calls.hold(source).get("eval"), {"threads": last.data.threads, "workers": last.data.workers}
+    evaluation = calls.Evaluation(step, source, last.batch_size, calls.longest(last), held, **loading)
+    scores = evaluation(parallel.replicate(variables))
     progress.say(f"{source.split} {task_of(scores).report.format(**scores)}  ({len(source.eval)} images)  {origin}")
     if jax.process_index() == 0:
         text = workdir.to_json(scores, 1) + "\n"
@@ -144,10 +158,9 @@ class Stage(Plan):
         self.signals, self.several = signals or preempt.Signals(), jax.process_count() > 1
         self.index, self.name, self.directory, self.offset = index, name, directory, offset
         self.reports = health.Reports(self.train_step, config.skip_nonfinite)
-        guarded = health.guard(self.train_step, config.skip_nonfinite)
-        self.step = parallel.pmap(guarded, donate=True, more=int(self.teacher is not None))
+        self.most = calls.longest(config)
+        self.guarded = health.guard(self.train_step, config.skip_nonfinite)
         self.close_window = parallel.on_all(close_window, donate=True)
-        self.mapped_eval_step = parallel.pmap(self.eval_step)
 
     def run(self, variables: Any, teacher: tuple[Any, ...] = ()) -> tuple[Any, dict[str, Any]]:
         """Trains from the newest sound checkpoint of this stage, or else from `variables`, or else from the config.
@@ -159,7 +172,7 @@ class Stage(Plan):
         Returns:
           (variables at the end, result).
         """
-        self.frozen = teacher if self.teacher is not None else ()
+        frozen = teacher if self.teacher is not None else ()
         place = self.directory / f"stage_{self.index}" / "checkpoints"
         self.signals.disposable = not self.several  # the stages before are on the disk
         with checkpoint.Checkpoints(place, self.config.keep_last) as self.checkpoints:
@@ -168,6 +181,7 @@ class Stage(Plan):
             start = int(state.step)
             if start < self.total or self._owes_evaluation(start):
                 progress.say(self._headline(start))
+                self._place(frozen)
                 state = self._log_and_loop(state, start)
             self.checkpoints.wait()
             final, best = self.checkpoints.metrics(self.total), self.checkpoints.best_step()
@@ -177,6 +191,14 @@ class Stage(Plan):
             result = {"steps": self.total, **final, "best_step": best}
             result[f"best_{self.task.metric}"] = scores[self.task.metric]
         return parallel.fetch(state.variables), result
+
+    def _place(self, frozen):
+        """Puts the data set on the devices, if it can lie there; of it depends what a call is."""
+        held = calls.hold(self.source)
+        self.training = calls.Training(self.guarded, self.most, held.get("train"), frozen)
+        self.evaluation = calls.Evaluation(
+            self.eval_step, self.source, self.config.batch_size, self.most, held.get("eval"), **self.loading
+        )
 
     def _headline(self, start):
         train, judged = f"{len(self.source.train):,}", f"{len(self.source.eval):,} {self.source.split}"
@@ -210,7 +232,7 @@ class Stage(Plan):
             self.watch,
             workdir.Log(self.directory, self.index, start, self.offset) as self.log,
             progress.Bar(self.name, start, self.total) as self.bar,
-            Profile(self.directory / "profile", self.config.profile_steps) as self.profile,
+            profile.Profile(self.directory / "profile", self.config.profile_steps) as self.profile,
         ):
             state = parallel.replicate(state)
             if self._owes_evaluation(start):
@@ -223,45 +245,48 @@ class Stage(Plan):
         return start > 0 and due and self.checkpoints.metrics(start) is None
 
     def _loop(self, state, start):
-        seed = batching.stage_seed(self.config.seed, self.index)
-        stream = partial(
-            batching.train_batches, self.source, self.config.batch_size, seed, devices=jax.local_device_count(),
-            process=jax.process_index(), processes=jax.process_count(), **self.loading,
-        )  # fmt: skip
-        batches = parallel.prefetch(preempt.unbroken(stream, start, lambda: self.signals.asked))
-        clock = progress.Clock(self.config.batch_size)
-        for step in range(start + 1, self.total + 1):
-            last = step == self.total
-            if self.reports.asked if self.several else self.signals.asked:
-                self._leave(state, step - 1)
-            if step > start + 1:  # compiled by then
-                self.watch.beat(step - 1)
-            self.profile.before(step - start)
-            with clock.waiting():
-                batch = next(batches)
-            if self.several:
-                batch |= {"asked": np.full(jax.local_device_count(), self.signals.asked, np.int32)}
-            inputs = (batch, *self.frozen)
-            state, report = self.step(state, *inputs)
-            self.reports.add(step, inputs, report)
-            if step == start + 1:  # it compiled; the figures begin here
-                jax.block_until_ready(report)
-                self.signals.disposable = False
-                clock.restart()
-                self.bar.restart(step)
-            else:
-                clock.steps += 1
-            self._settle(state, ahead=2)  # no further ahead of the device, or batches pile up
-            self.bar.advance(step)
-            if last or (self.log_every and step % self.log_every == 0):
-                state = self._write_log(state, step, clock)
-            scores = None
-            if last or (self.eval_every and step % self.eval_every == 0):
-                scores = self._evaluate(state, step)
-            if scores or (self.save_every and step % self.save_every == 0):
-                self._save(state, step, scores)
-            if scores:
-                clock.restart()
+        size, seed = self.config.batch_size, batching.stage_seed(self.config.seed, self.index)
+        most, asked = self.training.most, lambda: self.signals.asked
+        stops = partial(calls.ends, start, self.total, most, self.log_every, self.eval_every, self.save_every)
+        inputs = self.training.inputs(self.source, size, seed, start, stops(), asked, **self.loading)
+        with contextlib.closing(inputs):
+            clock, done = progress.Clock(size), start
+            for step in stops():
+                if self.reports.asked if self.several else self.signals.asked:
+                    self._leave(state, done)
+                state = self._call(state, range(done + 1, step + 1), inputs, clock, first=done == start)
+                done, last = step, step == self.total
+                if last or (self.log_every and step % self.log_every == 0):
+                    state = self._write_log(state, step, clock)
+                scores = None
+                if last or (self.eval_every and step % self.eval_every == 0):
+                    scores = self._evaluate(state, step)
+                if scores or (self.save_every and step % self.save_every == 0):
+                    self._save(state, step, scores)
+                if scores:
+                    clock.restart()
+        return state
+
+    def _call(self, state, steps, inputs, clock, first):
+        """Begins the steps of one call. The first one compiles, and the figures begin behind it."""
+        if not first:
+            self.watch.beat(steps[0] - 1)
+        self.profile.before(len(steps))
+        with clock.waiting():
+            given = next(inputs)
+        if self.several:
+            given |= {"asked": np.full(jax.local_device_count(), self.signals.asked, np.int32)}
+        state, report = self.training(state, given)
+        self.reports.add(steps, partial(self.training.again, given), report)
+        if first:
+            jax.block_until_ready(report)
+            self.signals.disposable = False
+            clock.restart()
+            self.bar.restart(steps[-1])
+        else:
+            clock.steps += len(steps)
+        self._settle(state, ahead=2 if len(steps) == 1 else 1)  # no further ahead of the device, or batches pile up
+        self.bar.advance(steps[-1])
         return state
 
     def _write_log(self, state, step, clock):
@@ -307,44 +332,12 @@ class Stage(Plan):
         raise preempt.Stopped(f"stopped at step {step:,} of {self.total:,} of {self.name}, which is saved")
 
     def _evaluate(self, state, step):
-        def eval_step(variables, batch):
+        def before():
             self.watch.beat(step)
             if self.signals.asked and not self.several:
                 self._leave(state, step)
-            return self.mapped_eval_step(variables, batch)
 
-        batch_size, asked = self.config.batch_size, lambda: self.signals.asked
-        scores = evaluate(eval_step, state.variables, self.source, batch_size, asked, **self.loading)
+        scores = self.evaluation(state.variables, before, lambda: self.signals.asked)
         self.log.write(step, "eval", scores)
         self.bar.line(step, "eval", scores)
         return scores
-
-
-class Profile:
-    """A trace of so many steps for TensorBoard, from the 10th after the start on, when warm-up is over.
-
-    Written once for a workdir, on the first host alone.
-    """
-
-    def __init__(self, place: Path, steps: int):
-        self.place, self.steps, self.running = (
-            place,
-            steps if jax.process_index() == 0 and not place.exists() else 0,
-            False,
-        )
-
-    def __enter__(self):
-        return self
-
-    def before(self, done: int) -> None:
-        """Step number `done` since the start is about to begin."""
-        if self.steps and done == 10:
-            jax.profiler.start_trace(str(self.place))
-            self.running = True
-        if self.running and done == 10 + self.steps:
-            self.__exit__()
-
-    def __exit__(self, *_):
-        if self.running:
-            jax.profiler.stop_trace()
-            self.running = False

@@ -19,8 +19,7 @@ import numpy as np
 from bireal_jax import config
 from bireal_jax.data import batching
 from bireal_jax.running import checkpoint, parallel
-from bireal_jax.training import train
-from bireal_jax.training.evaluate import evaluate
+from bireal_jax.training import calls, train
 from bireal_jax.training.step import State
 
 COUNTS = (1, 2, 4, 8)
@@ -60,15 +59,15 @@ class Run(train.Stage):
         """The state after step `stop`, from that after step `start`."""
         with shown(self.count):
             batches = batching.train_batches(self.source, 32, 0, start, devices=self.count)
-            state = parallel.replicate(state)
+            state, step = parallel.replicate(state), parallel.pmap(self.guarded, donate=True)
             for _, batch in zip(range(start, stop), parallel.prefetch(batches), strict=False):
-                state, _ = self.step(state, batch)
+                state, _ = step(state, batch)
             return parallel.fetch(state)
 
     def results(self, state):
         """What is compared."""
         with shown(self.count):
-            scores = evaluate(self.mapped_eval_step, parallel.replicate(state.variables), self.source, 32)
+            scores = calls.Evaluation(self.eval_step, self.source, 32)(parallel.replicate(state.variables))
         return [leaf.tobytes() for leaf in jax.tree.leaves(state.trees())], scores
 
     def saved(self, state):
