@@ -47,19 +47,24 @@ class WithRecipes(build_py):
             self.copy_tree("configs", str(Path(self.build_lib, "bireal_jax", "recipes", "configs")))
 
 
+def engine() -> Extension:
+    """Of the runtime; packaging/runtime builds it, too."""
+    return Extension(
+        "bireal_jax.runtime._engine",
+        [str(path) for path in sorted(ENGINE.glob("*.cc"))],
+        depends=[str(path) for path in sorted(ENGINE.glob("*.h")) + sorted(ENGINE.glob("*.inc"))],
+        language="c++",
+        extra_compile_args=[*COMPILE, "-pthread", *ALIGNED],
+        extra_link_args=["-pthread", *STRIP],
+        optional=True,  # without a compiler the package installs and runs the reference
+    )
+
+
 if __name__ == "__main__":
     setup(
         cmdclass={"build_ext": Libraries, "bdist_wheel": Wheel, "build_py": WithRecipes},
         ext_modules=[
-            Extension(
-                "bireal_jax.runtime._engine",
-                [str(path) for path in sorted(ENGINE.glob("*.cc"))],
-                depends=[str(path) for path in sorted(ENGINE.glob("*.h")) + sorted(ENGINE.glob("*.inc"))],
-                language="c++",
-                extra_compile_args=[*COMPILE, "-pthread", *ALIGNED],
-                extra_link_args=["-pthread", *STRIP],
-                optional=True,  # without a compiler the package installs and runs the reference
-            ),
+            engine(),
             Extension(
                 "bireal_jax.binary._packed",
                 [str(path) for path in sorted(BINARY.glob("*.cc"))],

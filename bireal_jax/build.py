@@ -19,7 +19,7 @@ from bireal_jax import config as config_lib
 from bireal_jax import data, importers, models, registered
 from bireal_jax.binary import losses
 from bireal_jax.data.normalize import prepared
-from bireal_jax.errors import BadInput, lookup
+from bireal_jax.errors import BadInput, first_line, lookup
 from bireal_jax.importers import readers, zoo
 from bireal_jax.models import arch
 from bireal_jax.running import adoption, checkpoint, known, parallel, progress
@@ -62,9 +62,13 @@ def source(config: ConfigDict) -> data.Source:
         found = data.hold_out(found, c.held_out)
     elif not len(found.eval):
         found = data.split_off(found, c.val_share, c.val_seed)
-    found = dataclasses.replace(found, mean=tuple(c.mean) or found.mean, std=tuple(c.std) or found.std)
+    found = _normalized(found, c)
     found = data.mirrored(found) if c.mirror else found
     return data.covered(found, c.cutout) if c.cutout else found
+
+
+def _normalized(found, c):
+    return dataclasses.replace(found, mean=tuple(c.mean) or found.mean, std=tuple(c.std) or found.std)
 
 
 def counted(config: ConfigDict) -> tuple[data.Source, bool]:
@@ -296,10 +300,14 @@ def _examples(config, run, pack):
     """The data set as the run saw it, and whether its examples are at hand."""
     try:
         found = source(config)
-    except BadInput:
-        if not (pack and run and run.source):
+    except BadInput as error:
+        if pack and run and run.source:
+            return run.source, False
+        c = config.data
+        if run or not pack or not data.DATASETS[c.name].labels or (c.dir and Path(c.dir).exists()):
             raise
-        return run.source, False
+        progress.say(f"note: {first_line(error)}\nthe published classes and normalization of {c.name} are taken")
+        return _normalized(data.stand_in(c.name, c.image_size), c), False
     if run is None or run.source is None:
         if run:
             progress.say(

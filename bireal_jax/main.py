@@ -5,14 +5,9 @@ Imports nothing heavy at the top, so that --help and a wrong flag answer at once
 
 import contextlib
 import ctypes
-import difflib
-import inspect
-import itertools
 import logging
 import os
-import runpy
 import sys
-import traceback
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,11 +15,14 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from bireal_jax import output, places
+from bireal_jax import output, places, recipe
 from bireal_jax._version import __version__
-from bireal_jax.config import check_field, default
-from bireal_jax.errors import BadInput, first_line, lookup
+from bireal_jax.config import check_field
+from bireal_jax.errors import BadInput, first_line
+from bireal_jax.recipe import load_recipe
 from bireal_jax.running import preempt
+
+OF_A_RUN = ("eval", "export", "cost", "verify", "data", "report")  # modes that need no --config where --workdir has a run
 
 HELP = """1-bit convolutional networks: train, evaluate, count what they cost, pack.
 
@@ -40,13 +38,15 @@ HELP = """1-bit convolutional networks: train, evaluate, count what they cost, p
   python -m bireal_jax.main --mode=compare RUN RUN ... [--out=FILE.html]      several runs in one picture, and a CSV
 
   --config=FILE.py         recipe: a Python file with get_config(); FILE.py:VARIANT, where it has variants
+                           digits and the like are the package's own; where --workdir has a run only training needs one
   --config.FIELD=VALUE     sets a field of the recipe (bireal_jax/config.py lists them)
   --workdir=DIR            where the run lives; default: runs/NAME_OF_THE_RECIPE, or runs/NAME_VARIANT
   --mode=train|eval|cost|export|verify|doctor|data|search|report   default: train
   --format=text|csv|md     of the table that --mode=cost prints; default: text
   --format=packed|c|onnx|openvino|qonnx   of the file that --mode=export writes; default: packed
   --out=FILE               that --mode=export and report write; default: net.safetensors, report.html in the workdir
-  --version                which one of the package this is
+  --version                of the package
+
   --coordinator=HOST:PORT --num_processes=N --process_id=I   one of several processes, where no cluster is recognized
 
 Any field of the recipe can be set: --config.optim.lr=0.01 --config.total_epochs=5.0.
@@ -157,7 +157,7 @@ def main(argv: list[str]) -> None:
         if mode == "eval":
             train.run_eval(config, workdir, given=overridden(argv))
         else:
-            train.run(config, workdir, signals, _recipe(argv)[1])
+            train.run(config, workdir, signals, recipe.named(argv)[1])
 
 
 def chosen_format(mode: str, style: str) -> str:
@@ -210,23 +210,22 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     Raises:
       BadInput: no recipe, a recipe that fails, an unknown flag or field, a value of another type.
     """
-    argv, file, variant = _recipe(argv)
-    recipe = Path(file)
-    recipe_config = load_recipe(recipe, variant)
-    for field in overridden(argv):
-        check_field(field, recipe_config)
     values = flags.FlagValues() if values is None else values  # of this call alone
     options = {"flag_values": values}
-    config = config_flags.DEFINE_config_file("config", None, "", lock_config=True, sys_argv=argv, **options)
+    rest, file, variant = recipe.named(argv)
     workdir = flags.DEFINE_string(
-        "workdir", str(Path("runs") / "_".join([recipe.stem, *filter(None, [variant])])), "", **options
+        "workdir", str(Path("runs") / "_".join([Path(file).stem, *filter(None, [variant])])), "", **options
     )
     modes = ["train", "eval", "cost", "export", "verify", "doctor", "data", "search", "report", "compare"]
     mode = flags.DEFINE_enum("mode", "train", modes, "", **options)
+    said = load_recipe(Path(file), variant) if file else _of_workdir(rest)
+    for field in overridden(rest):
+        check_field(field, said)
+    config = config_flags.DEFINE_config_dict("config", said, "", lock_config=True, sys_argv=rest, **options)
     try:
-        rest = values(argv)
-        if rest[1:]:
-            raise BadInput(f"unexpected argument {rest[1]!r}; write --FLAG=VALUE")
+        left = values(rest)
+        if left[1:]:
+            raise BadInput(f"unexpected argument {left[1]!r}; write --FLAG=VALUE")
         if config.value.arch:
             from bireal_jax.models import arch  # with Flax
 
@@ -238,56 +237,27 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
         raise BadInput(" ".join(str(error).split())[:300]) from None
 
 
+def _of_workdir(argv):
+    """The config of the run in --workdir, for what looks at a run."""
+    values = flags.FlagValues()
+    workdir = flags.DEFINE_string("workdir", "", "", flag_values=values)
+    mode = flags.DEFINE_string("mode", "train", "", flag_values=values)
+    with contextlib.suppress(flags.Error):  # said when all flags are known
+        values(argv, known_only=True)
+    if not workdir.value or mode.value not in OF_A_RUN:
+        raise BadInput(f"--config is missing; {recipe.HOW}")
+    from bireal_jax.running import known  # with JAX
+
+    run = known.read(places.workdir(workdir.value))
+    if run is None:
+        raise BadInput(f"--config is missing, and there is no run in --workdir={workdir.value}; name either")
+    return run.config
+
+
 def overridden(argv: list[str]) -> list[str]:
     """Fields of the recipe that a command line sets, as "optim.lr"."""
     names = (arg.lstrip("-").split("=")[0].removeprefix("no") for arg in argv[1:])
     return [name.removeprefix("config.") for name in names if name.startswith("config.")]
-
-
-def load_recipe(path: Path, variant: str = "") -> ConfigDict:
-    """What get_config() of a recipe file returns, or get_config(variant).
-
-    Raises:
-      BadInput: no such file, no such variant, or it fails; the message has file, line and reason.
-    """
-    if not path.is_file():
-        known = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        close = difflib.get_close_matches(str(path), known, 1)
-        hint = f"did you mean {close[0]}?" if close else f"recipes there: {', '.join(known[:8]) or 'none'}"
-        raise BadInput(f"no recipe {path}; {hint}")
-    try:
-        names = runpy.run_path(str(path))
-        if "get_config" not in names:
-            raise BadInput(f"{path} has no get_config(); see configs/digits.py for a recipe")
-        if variant and not inspect.signature(names["get_config"]).parameters:
-            raise BadInput(f"{path} has no variants; leave out :{variant}")
-        if variant and "VARIANTS" in names:
-            lookup({name: row for name, row in names["VARIANTS"].items() if name}, variant, f"variant of {path}")
-        config = names["get_config"](*filter(None, [variant]))
-        if not isinstance(config, ConfigDict) or set(config) != set(default()):
-            raise BadInput(f"{path}: get_config() must return the config that it got from config.default()")
-        return config
-    except BadInput:
-        raise
-    except SyntaxError as error:
-        raise BadInput(f"{error.filename}, line {error.lineno}: {error.msg}") from None
-    except Exception as error:  # a recipe is the user's code: it can raise anything
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-        raise BadInput(f"{path}, line {lines[-1] if lines else '?'}: {' '.join(str(error).split())}") from error
-
-
-def _recipe(argv):
-    """The command line with `~` expanded in the path of the recipe, that path, and the variant."""
-    for i, (arg, after) in enumerate(itertools.pairwise([*argv, ""])):
-        name, given, value = arg.lstrip("-").partition("=")
-        if i and name == "config":
-            file, colon, variant = (value if given else after).partition(":")
-            if not file:
-                raise BadInput("--config is empty; for a first run: --config=configs/digits.py (--help shows more)")
-            path = str(places.local(file, "--config", "file"))
-            at = slice(i, i + 1 if given else i + 2)
-            return [*argv[: at.start], f"--config={path}{colon}{variant}", *argv[at.stop :]], path, variant
-    raise BadInput("--config is missing; for a first run: --config=configs/digits.py (--help shows more)")
 
 
 def cache_compilations():

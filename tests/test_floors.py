@@ -27,6 +27,7 @@ HOUSE = [
             "fields named photos", "reference", "verify", "container", "__init__", "answers measure", "catalogue",
             "__main__",
         ],
+        "recipe": [],
         "running": [
             "bits metrics parallel preempt profile progress settings", "checkpoint health hosts", "adoption known",
             "workdir",

@@ -12,7 +12,7 @@ from bireal_jax.data.arrays import mirrored
 from bireal_jax.data.cutout import covered
 from bireal_jax.data.held_out import hold_out, split_off
 from bireal_jax.data.images import short_side
-from bireal_jax.data.source import Source
+from bireal_jax.data.source import IMAGENET_MEAN, IMAGENET_STD, Source
 from bireal_jax.errors import BadInput, lookup
 
 __all__ = [
@@ -30,6 +30,7 @@ class Dataset(NamedTuple):
         0 classes: the files alone say it.
       cropped: evaluation takes the middle of a picture that was resized.
       depth: labels are depth maps.
+      labels, mean, std: names of the classes and normalization where these are the same for everybody, or ().
     """
 
     build: Callable[..., Source]
@@ -37,16 +38,21 @@ class Dataset(NamedTuple):
     channels: int = 3
     cropped: bool = False
     depth: bool = False
+    labels: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 # name -> row. A recipe may add some.
 DATASETS = {
     "arrays": Dataset(arrays.build),
-    "cifar10": Dataset(cifar.build, 10),
-    "cifar100": Dataset(partial(cifar.build, name="cifar100"), 100),
+    "cifar10": Dataset(cifar.build, 10, 3, False, False, *cifar.KINDS["cifar10"][1:]),
+    "cifar100": Dataset(partial(cifar.build, name="cifar100"), 100, 3, False, False, *cifar.KINDS["cifar100"][1:]),
     "digits": Dataset(digits.build, 10, 1),
     "folder": Dataset(folder.build, cropped=True),
-    "imagenet2012": Dataset(imagenet.build, 1000, cropped=True),
+    "imagenet2012": Dataset(
+        imagenet.build, 1000, cropped=True, labels=imagenet.NAMES, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    ),
     "depth_folder": Dataset(depth.folder, 1, depth=True),
     "nyu_depth_v2": Dataset(depth.nyu, 1, depth=True),
 }
@@ -81,7 +87,7 @@ def build(
 
 
 def stand_in(name: str, image_size: int) -> Source:
-    """A data set without examples, of the usual number of classes, or 1000 where that depends on the files.
+    """A data set without examples, of the usual classes, or 1000 without names where that depends on the files.
 
     Args:
       name: a key of DATASETS.
@@ -92,5 +98,8 @@ def stand_in(name: str, image_size: int) -> Source:
     """
     row = lookup(DATASETS, name, "data set")
     shape, depth_range = (image_size, image_size, row.channels), (1e-3, 10.0) if row.depth else None
-    mean, classes = (0.5,) * row.channels, row.classes or 1000
-    return Source((), (), dict, shape, classes, mean=mean, std=mean, depth_range=depth_range)
+    half, classes = (0.5,) * row.channels, row.classes or 1000
+    return Source(
+        (), (), dict, shape, classes, mean=row.mean or half, std=row.std or half, label_names=row.labels,
+        depth_range=depth_range,
+    )  # fmt: skip

@@ -1,10 +1,13 @@
 """ImageNet (ILSVRC 2012) through tensorflow-datasets, without TensorFlow."""
 
 from functools import partial
+from pathlib import Path
 
 from bireal_jax.data.images import augment_file, prepare_file
 from bireal_jax.data.source import Source, open_tfds, read_record
 
+# WordNet ids in the order of their numbers, which is that of the alphabet, as tensorflow-datasets has them.
+NAMES = tuple(Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="ascii").split())
 HOW = (
     "prepare it once: python -m bireal_jax.data.prepare imagenet2012 --tars DIR_OF_THE_TWO_TARS --out DIR\n"
     "then --config.data.dir=DIR; configs/digits.py needs no download"

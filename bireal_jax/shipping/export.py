@@ -61,6 +61,8 @@ def run(
     progress.say(f"{'packed' if foreign else out}: {size:,} bytes, from {use.origin}")
     found = {"bytes": size, "images": len(images), **compared}
     what = f"{source.split} images" if use.there else "images of noise"
+    if not use.there:
+        progress.say("no images of the data set are at hand; the check on them is left out")
     same = f"{found['same_top1']} times the same class\nas the model; " if "same_top1" in found else "\n"
     largest = "logit" if "same_top1" in found else "depth"
     progress.say(

@@ -1,0 +1,90 @@
+"""Recipes: which one a command line names, and what it says."""
+
+import difflib
+import inspect
+import itertools
+import runpy
+import sys
+import traceback
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from bireal_jax import places
+from bireal_jax.config import default
+from bireal_jax.errors import BadInput, lookup
+
+PACKAGE = Path(__file__).parent
+# The package's own: within it where it is installed, beside it in a checkout.
+INSTALLED = PACKAGE / "recipes" / "configs"
+OWN = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent / "configs"
+HOW = "for a first run: --config=configs/digits.py (--help shows more)"
+
+
+def named(argv: list[str]) -> tuple[list[str], str, str]:
+    """The recipe that a command line names.
+
+    Args:
+      argv: the command line.
+
+    Returns:
+      The command line without it, the path of its file, "" where none is named, and the variant, or "".
+
+    Raises:
+      BadInput: --config is empty, or can be no path.
+    """
+    for i, (arg, after) in enumerate(itertools.pairwise([*argv, ""])):
+        name, given, value = arg.lstrip("-").partition("=")
+        if i and name == "config" and arg.startswith("-"):
+            file, _, variant = (value if given else after).partition(":")
+            if not file:
+                raise BadInput(f"--config is empty; {HOW}")
+            return argv[:i] + argv[i + (1 if given else 2) :], str(find(file)), variant
+    return argv, "", ""
+
+
+def find(name: str) -> Path:
+    """The file of a recipe: `digits` and `configs/digits.py` are the package's own, where there is no such file.
+
+    Raises:
+      BadInput: it can be no path.
+    """
+    path = places.local(name, "--config", "" if name.isidentifier() else "file")
+    own = OWN / f"{path.stem}.py"
+    if not path.is_file() and str(path.parent) in (".", "configs") and path.suffix in ("", ".py") and own.is_file():
+        return own
+    return path
+
+
+def load_recipe(path: Path, variant: str = "") -> ConfigDict:
+    """What get_config() of a recipe file returns, or get_config(variant). `from configs import digits` works in it.
+
+    Raises:
+      BadInput: no such file, no such variant, or it fails; the message has file, line and reason.
+    """
+    if not path.is_file():
+        known = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        close = difflib.get_close_matches(str(path), known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"recipes there: {', '.join(known[:8]) or 'none'}"
+        raise BadInput(f"no recipe {path}; {hint}")
+    try:
+        if str(OWN.parent) not in sys.path:
+            sys.path.append(str(OWN.parent))
+        names = runpy.run_path(str(path))
+        if "get_config" not in names:
+            raise BadInput(f"{path} has no get_config(); see configs/digits.py for a recipe")
+        if variant and not inspect.signature(names["get_config"]).parameters:
+            raise BadInput(f"{path} has no variants; leave out :{variant}")
+        if variant and "VARIANTS" in names:
+            lookup({name: row for name, row in names["VARIANTS"].items() if name}, variant, f"variant of {path}")
+        config = names["get_config"](*filter(None, [variant]))
+        if not isinstance(config, ConfigDict) or set(config) != set(default()):
+            raise BadInput(f"{path}: get_config() must return the config that it got from config.default()")
+        return config
+    except BadInput:
+        raise
+    except SyntaxError as error:
+        raise BadInput(f"{error.filename}, line {error.lineno}: {error.msg}") from None
+    except Exception as error:  # a recipe is the user's code: it can raise anything
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+        raise BadInput(f"{path}, line {lines[-1] if lines else '?'}: {' '.join(str(error).split())}") from error
