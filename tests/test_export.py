@@ -20,7 +20,7 @@ from small import small
 
 from bireal_jax import build, data, importers, main, models, runtime
 from bireal_jax.binary import losses
-from bireal_jax.data.source import Arrays
+from bireal_jax.data.source import IMAGENET_MEAN, Arrays
 from bireal_jax.errors import BadInput
 from bireal_jax.runtime import __main__ as command
 from bireal_jax.runtime import container
@@ -209,6 +209,23 @@ def test_exported_without_its_data(tmp_path, capsys, monkeypatch):
         export.run(config, tmp_path / "empty")
 
 
+def test_given_weights_are_exported_without_their_data(tmp_path, capsys):
+    """Where classes and normalization are published; a data set of one's own must be there, and a typed path, too."""
+    c = small(init_from=str(tmp_path / "w.npz"), **{"data.name": "imagenet2012", "data.image_size": 32})
+    model, _ = build.model(c, data.stand_in("imagenet2012", 32))
+    importers.save(model.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32)), tmp_path / "w.npz")
+    assert export.run(c, tmp_path / "none", tmp_path / "net.safetensors")["images"] == 16
+    out = capsys.readouterr().out
+    assert "the check on them is left out" in out and "images of noise" in out
+    net = runtime.load(tmp_path / "net.safetensors", kernels="reference")
+    assert net.labels[0] == "n01440764" and len(set(net.labels)) == 1000 and list(net.labels) == sorted(net.labels)
+    assert net.resize == 36 and container.read(tmp_path / "net.safetensors").spec["image"]["mean"] == [*IMAGENET_MEAN]
+    for name, place in (("folder", ""), ("imagenet2012", str(tmp_path)), ("cifar10", str(tmp_path / "w.npz"))):
+        c.data.name, c.data.dir = name, place
+        with pytest.raises(BadInput, match="config.data.dir|no prepared|is not CIFAR-10"):
+            export.run(c, tmp_path / "none", tmp_path / "other.safetensors")
+
+
 def test_a_network_that_differs_is_noticed(tmp_path):
     module, variables, source = packed.network("bireal_tiny")
     wrong = jax.tree.map(np.array, variables)
@@ -312,6 +329,18 @@ def test_command_exports_and_describes(tmp_path, capsys):
         main.main(["main", f"--config={recipe}", f"--workdir={tmp_path / 'w'}", f"--mode={mode}"])
     command.main([str(tmp_path / "w" / "net.safetensors")])
     printed = capsys.readouterr().out
+    main.main(["main", f"--workdir={tmp_path / 'w'}", "--mode=export", f"--out={tmp_path / 'again'}"])
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "w" / "net.safetensors").read_bytes(), (
+        "the run's own recipe"
+    )
+    assert "note" not in capsys.readouterr().out
+    for arguments, message in (
+        ([f"--workdir={tmp_path}", "--mode=eval"], "--config is missing, and there is no run in --workdir"),
+        ([f"--workdir={tmp_path / 'w'}"], "--config is missing; for a first run"),  # training needs it: it may register
+        ([f"--workdir={tmp_path / 'w'}", "--mode=eval", "--config.optim.l=1"], "optim.l"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            main.main(["main", *arguments])
     assert "stage1_block1/binary_conv" in printed and "digest" in printed
 
 

@@ -1,6 +1,7 @@
 """What a run knew goes with its weights: whoever uses them takes it, or refuses and names the field."""
 
 import json
+import runpy
 import shutil
 
 import jax
@@ -190,7 +191,7 @@ def test_the_recipe_that_registers_an_estimator_is_named(changed, tmp_path, monk
         "binarize.REAL['half'] = half\n"
     )
     place = changed(lambda stored: stored["model"].update(act="half"))
-    main.runpy.run_path(str(recipe))
+    runpy.run_path(str(recipe))
     c = small(**OWN | {"model.act": "half"}, **SHORT)
     assert registered.fields([small(), c]) == {"model.act": str(recipe)}
     with workdir.claim(place, c, [build.source(c)], registered.fields([c])):
