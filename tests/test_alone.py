@@ -95,16 +95,16 @@ def test_the_runtime_runs_with_numpy_and_safetensors_only(alone, tmp_path):
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
     assert "runs with" in done.stdout
-    net, photo = tmp_path / "net.safetensors", "from bireal_jax.runtime import __main__ as m; m.main(['net', 'a.jpg'])"
-    done = subprocess.run(
-        [tmp_path / "env" / "bin" / "python", "-c", f"{SMALL}; {photo}"], cwd=tmp_path, capture_output=True, text=True,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "tests")},
-    )  # fmt: skip
-    assert not net.exists() and done.returncode == 1
-    assert done.stderr == "error: photos are read with Pillow, which is not installed: pip install pillow\n"
-
-
-SMALL = "import smoke, pathlib; pathlib.Path('net').write_bytes(smoke.container.dump(smoke.network()))"
+    for arguments, status, message in (
+        (["digits", "a.jpg"], 1, "error: photos are read with Pillow, which is not installed: pip install pillow\n"),
+        (["digits", "--evaluate"], 2, "error: the data set digits is of the whole package"),
+        (["digits", "--time"], 0, ""), (["--list"], 0, ""),
+    ):  # fmt: skip
+        done = subprocess.run(
+            [tmp_path / "env" / "bin" / "python", "-m", "bireal_jax.runtime", *arguments], cwd=tmp_path,
+            capture_output=True, text=True, env={"PATH": os.environ["PATH"]},
+        )  # fmt: skip
+        assert done.returncode == status and done.stderr.startswith(message), done.stderr
 
 
 def test_recipes_are_installed_with_the_whole(tmp_path):

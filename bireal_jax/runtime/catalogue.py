@@ -56,7 +56,13 @@ def evaluated(name: str, net: runtime.Network, place: str) -> dict[str, Any]:
 
 
 def _examples(row, place) -> Any:
-    from bireal_jax import data  # of the training, and nothing that a runtime needs
+    try:
+        from bireal_jax import data  # of the training, and nothing that a runtime needs
+    except ImportError:
+        raise BadInput(
+            f"the data set {row.data} is of the whole package, and this is the runtime alone\n"
+            "pip install bireal-jax, or give images: --evaluate=PLACE, DIR/CLASS/*.jpg or an .npz file"
+        ) from None
 
     return data.build(row.data, place, 8 if row.data == NEEDS_NO_FILES else 32).eval
 
