@@ -22,7 +22,14 @@ from bireal_jax.errors import BadInput, first_line
 from bireal_jax.recipe import load_recipe
 from bireal_jax.running import preempt
 
-OF_A_RUN = ("eval", "export", "cost", "verify", "data", "report")  # modes that need no --config where --workdir has a run
+OF_A_RUN = (
+    "eval",
+    "export",
+    "cost",
+    "verify",
+    "data",
+    "report",
+)  # modes that need no --config where --workdir has a run
 
 HELP = """1-bit convolutional networks: train, evaluate, count what they cost, pack.
 

@@ -1,4 +1,4 @@
-"""Milliseconds of an image of Bi-Real Net 18 at 224 px in WebAssembly (Node), and of ResNet-18 in onnxruntime-web.
+"""Milliseconds of one image of Bi-Real Net 18 at 224 px in WebAssembly, in Node, and of ResNet-18 in onnxruntime-web.
 
     npm install --prefix DIR onnxruntime-web
     python -m experiments.speed.wasm --modules DIR/node_modules --out experiments/speed/wasm.jsonl
