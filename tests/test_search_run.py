@@ -65,14 +65,14 @@ def test_held_out_examples_are_of_the_training_ones_alone():
 
 
 def test_a_class_with_few_examples_gives_what_there_is():
-    source = data.hold_out(Source(Lazy(), (), dict, (2, 2, 1), 3), 10)
+    source = data.hold_out(Source(Lazy(), (), dict, (2, 2, 3), 3), 10)
     held, kept = ([e["label"] for e in part] for part in (source.eval, source.train))
     assert held.count(1) == 10 and kept.count(1) == 30 and held.count(0) < 4 and len(held) + len(kept) == 47
     assert not {e["image"][0, 0, 0] for e in source.eval} & {e["image"][0, 0, 0] for e in source.train}
     batch = next(batching.eval_batches(source, 8, devices=1))
     assert batch["label"].shape == (1, 8)
     with pytest.raises(BadInput, match="too few to hold some out"):
-        data.hold_out(Source(Arrays(np.zeros((1, 2, 2, 1)), np.zeros(1, int)), (), dict, (2, 2, 1), 1), 10)
+        data.hold_out(Source(Arrays(np.zeros((1, 2, 2, 3)), np.zeros(1, int)), (), dict, (2, 2, 3), 1), 10)
 
 
 # --------------------------------------------------------------------------------------------------------------- EBN

@@ -346,7 +346,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
 
 @pytest.mark.parametrize("size", [176, 200])
 def test_an_image_size_that_does_not_divide_is_named(digits, size):
-    source = dataclasses.replace(digits, image_shape=(size, size, 3))
+    source = dataclasses.replace(digits, image_shape=(size, size, 3), mean=(0.5,) * 3, std=(0.5,) * 3)
     better = {176: "160 or 192", 200: "192 or 224"}[size]
     with pytest.raises(BadInput, match=f"images of {size} pixels do not divide by 32, as bireal18 needs; use {better}"):
         train.build.model(config.default(), source)
