@@ -47,7 +47,7 @@ class Lazy:
         return len(self.labels)
 
     def __getitem__(self, index):
-        return {"image": np.full((2, 2, 1), index, np.uint8), "label": self.labels[index]}
+        return {"image": np.full((2, 2, 3), index, np.uint8), "label": self.labels[index]}
 
     def label(self, index):
         return self.labels[index]
