@@ -37,7 +37,7 @@ nb_execution_mode = os.environ.get("NOTEBOOKS", "force")  # "off" leaves them wi
 nb_execution_raise_on_error = True
 nb_execution_timeout = -1  # a busy machine takes its time
 nb_merge_streams = True
-suppress_warnings = ["toc.not_readable"]
+suppress_warnings = []
 if nb_execution_mode == "off":
     suppress_warnings.append("misc.highlighting_failure")  # of `!` in a cell, whose language the kernel would name
 

@@ -181,7 +181,7 @@ def contents(path: Any) -> tuple[bytes, str]:
     try:
         name = os.fsdecode(path)
         if not named.is_name(name):
-            # A named pipe would wait for a writer, perhaps forever; one without a name, as of a shell's <(...), has one.
+            # A named pipe may wait for a writer forever; one without a name, as of a shell's <(...), has one.
             if not stat.S_ISREG(os.stat(name).st_mode) and os.path.exists(os.path.realpath(name)):
                 raise BadInput(f"{name} is no file, but a {'folder' if os.path.isdir(name) else 'pipe or device'}")
             return Path(name).read_bytes(), name
