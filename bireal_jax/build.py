@@ -255,7 +255,7 @@ class Used:
     origin: str
 
 
-def used(config: ConfigDict, directory: Path, given: Collection[str] | None = None, pack: bool = False) -> Used:
+def used(config: ConfigDict, directory: str | Path, given: Collection[str] | None = None, pack: bool = False) -> Used:
     """config.init_from, or else the best checkpoint of a workdir, with the config and the data set of the run it is of.
 
     An init_from that the run in the workdir has started from is not meant: its own checkpoint is.

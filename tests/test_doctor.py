@@ -1,5 +1,6 @@
 """The doctor: all is well where it is, and what is not is named."""
 
+from PIL import Image
 from small import small
 
 from bireal_jax import runtime
@@ -14,7 +15,11 @@ def test_a_recipe_that_works_is_found_to_work_and_nothing_is_left_behind(tmp_pat
     bad = [line for line in lines[:-1] if not line.startswith("OK ")]
     if not runtime.available():
         assert "engine that runs them is not compiled" in bad.pop()
-    assert not bad and to_mend == (not runtime.available()) and not list(tmp_path.iterdir())
+    assert not bad and to_mend == (not runtime.available())
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [place / "doctor.png"]
+    assert any(f"{place / 'doctor.png'}: what training and evaluation see" in line for line in lines)
+    with Image.open(place / "doctor.png") as shown:
+        assert shown.format == "PNG" and shown.size == (8 * 132 + 4, 2 * 164 + 4)
 
 
 def test_batches_are_drawn_as_the_run_draws_them(tmp_path, capsys, monkeypatch):

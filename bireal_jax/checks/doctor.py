@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import os
 import platform
 import shutil
@@ -20,8 +21,8 @@ from ml_collections import ConfigDict
 from packaging.requirements import Requirement
 from PIL import features
 
-from bireal_jax import build, data, models, runtime
-from bireal_jax.checks import sizes, stand_in
+from bireal_jax import build, data, models, places, runtime
+from bireal_jax.checks import seen, sizes, stand_in
 from bireal_jax.data import batching
 from bireal_jax.data.source import Arrays, check_labels
 from bireal_jax.errors import BadInput, first_line
@@ -32,16 +33,17 @@ from bireal_jax.training.step import Plan, State, teacher_arguments
 
 SAMPLE = 8  # images of each split that are decoded
 MARGIN = 1.5  # XLA takes 1.4 times the outputs of all modules for bireal_tiny, on the CPU, 256 images of 32 pixels
+PICTURE = "doctor.png"
 SMALL = 32  # pixels, and this many or the least that the network takes are trained on
 SHOWN = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def run(config: ConfigDict, directory: Path) -> int:
+def run(config: ConfigDict, directory: str | Path) -> int:
     """Tries all that a training run will do, on a small scale, and says OK or FIX, with what mends it, for each.
 
     Args:
       config: the recipe.
-      directory: the workdir. What is written there is removed again.
+      directory: the workdir. What is written there is removed again, but for a picture of what the run will see.
 
     Returns:
       How many things are to be mended.
@@ -66,8 +68,8 @@ def run(config: ConfigDict, directory: Path) -> int:
 class Visit:
     """What the checks of one visit share. Each of them says what it found, or raises BadInput with what mends it."""
 
-    def __init__(self, config: ConfigDict, directory: Path):
-        self.config, self.directory = config, directory
+    def __init__(self, config: ConfigDict, directory: str | Path):
+        self.config, self.directory = config, Path(directory)
         self.stages = build.stages(config)
         self.last = self.stages[-1]
         # until the data set is found; steps and rates follow from the number of images
@@ -77,6 +79,7 @@ class Visit:
         self.found = False
         self.plan: Plan | None = None
         self.state: Any = None
+        self.seen: dict[str, Any] = {}  # the first batch of either split
 
     def versions(self) -> str:
         """Of the requirements of the package."""
@@ -150,12 +153,27 @@ class Visit:
         """The first batch of training and of evaluation, as the run will draw them."""
         c, source = self.last, self.source
         loading = {"devices": jax.local_device_count(), "threads": c.data.threads, "workers": c.data.workers}
-        for make in (
-            lambda step, **more: batching.train_batches(source, c.batch_size, c.seed, step, **(loading | more)),
-            lambda step, **more: batching.eval_batches(source, c.batch_size, step, **(loading | more)),
-        ):
+        streams = {
+            "training": lambda step, **more: batching.train_batches(
+                source, c.batch_size, c.seed, step, **(loading | more)
+            ),
+            "evaluation": lambda step, **more: batching.eval_batches(source, c.batch_size, step, **(loading | more)),
+        }
+        for name, make in streams.items():
             with contextlib.closing(preempt.unbroken(make, 0, lambda: False)) as batches:
-                next(batches)
+                self.seen[name] = next(batches)
+
+    def pictures(self) -> str:
+        """Those of these batches, in a file that stays, for a person to see whether crops and labels are right."""
+        if not self.seen:
+            raise BadInput("there are no images to show\nmend the line above first")
+        path, made = self.directory / PICTURE, io.BytesIO()
+        seen.sheet(self.source, self.seen).save(made, "PNG")
+        try:
+            places.write(path, made.getvalue())
+        except OSError as error:
+            raise workdir.unwritable(self.directory, error) from None
+        return f"{path}: what training and evaluation see; look at it"
 
     def weights(self) -> str:
         """Those that the run starts from, and the teacher's."""
@@ -305,6 +323,7 @@ CHECKS = {
     "write access": Visit.write_access,
     "data set": Visit.data_set,
     "decoder": Visit.decoder,
+    "pictures": Visit.pictures,
     "schedule": Visit.schedule,
     "weights": Visit.weights,
     "disk space": Visit.disk_space,

@@ -12,7 +12,7 @@ from bireal_jax.running import checkpoint, known, progress
 from bireal_jax.training.step import Plan
 
 
-def run(config: ConfigDict, directory: Path) -> int:
+def run(config: ConfigDict, directory: str | Path) -> int:
     """Reads every checkpoint of a workdir, compares each leaf with its digest, and says OK or DAMAGED for each.
 
     Args:
@@ -25,7 +25,7 @@ def run(config: ConfigDict, directory: Path) -> int:
     Raises:
       BadInput: one or more are damaged, there are none, or they are of another model.
     """
-    count, damaged = 0, 0
+    count, damaged, directory = 0, 0, Path(directory)
     run = known.read(directory)
     sources = run.sources if run else ()
     for index, stage in enumerate(build.stages(run.config if run else config)):

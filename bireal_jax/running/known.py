@@ -173,12 +173,13 @@ def check_order(before: Source, after: Source, what: str) -> None:
         )
 
 
-def read(directory: Path) -> Known | None:
+def read(directory: str | Path) -> Known | None:
     """What the run in a workdir knew; None where none lives.
 
     Raises:
       BadInput: config.json or data.json is damaged, or has a field that there is no more.
     """
+    directory = Path(directory)
     path = directory / "config.json"
     if not path.exists():
         return None
@@ -199,7 +200,7 @@ def read(directory: Path) -> Known | None:
     return Known(directory, config, sources, begun[-1] if begun else count - 1, registered)
 
 
-def best_variables(directory: Path, shapes: Any, newest: bool = False) -> tuple[Any, str]:
+def best_variables(directory: str | Path, shapes: Any, newest: bool = False) -> tuple[Any, str]:
     """The variables of the best checkpoint of the last stage that a workdir has, and where they come from, in words.
 
     With `newest` it is the last checkpoint: what evaluations say of a supernet means little.
@@ -207,7 +208,7 @@ def best_variables(directory: Path, shapes: Any, newest: bool = False) -> tuple[
     Raises:
       BadInput: there is none, it is damaged, or it is not of this model.
     """
-    for place in reversed(checkpoint.directories(directory).values()):
+    for place in reversed(checkpoint.directories(Path(directory)).values()):
         with checkpoint.Checkpoints(place, read_only=True) as checkpoints:
             if checkpoints.steps():
                 best = None if newest else checkpoints.best_step()

@@ -68,9 +68,11 @@ def _data(sources):
 
 
 def _refuse(workdir, path, found):
+    longer = any(text.startswith(("total_epochs", "total_steps")) for text in found)
+    on = f", with --config.init_from={workdir} to go on from its weights," if longer else ","
     if found:
         raise BadInput(
-            f"{workdir} belongs to another config: {known.shown(found)}\nuse another --workdir, or what {path} says"
+            f"{workdir} belongs to another config: {known.shown(found)}\nuse another --workdir{on} or what {path} says"
         )
 
 

@@ -22,7 +22,7 @@ CHECKED = 256  # images at most
 
 
 def run(
-    config: ConfigDict, directory: Path, out: Path | None = None, given: Collection[str] | None = None,
+    config: ConfigDict, directory: str | Path, out: str | Path | None = None, given: Collection[str] | None = None,
     style: str = "packed",
 ) -> dict[str, Any]:  # fmt: skip
     """Writes the best checkpoint of a workdir, or config.init_from, as a packed file, checked against the model before.
@@ -42,6 +42,7 @@ def run(
       BadInput: no weights, or a network that cannot be packed or loaded; a file that is there stays as it was.
     """
     foreign = style != "packed"
+    directory, out = Path(directory), out and places.local(out, "--out", "file")
     out = out or directory / f"net{formats.FORMATS[style].suffixes[0] if foreign else '.safetensors'}"
     if foreign:
         formats.named(style, out)

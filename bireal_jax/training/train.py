@@ -57,7 +57,8 @@ def run(
     configs, directory = build.stages(config), places.workdir(directory)
     finished = workdir.finished(directory, config)
     if finished:
-        progress.say(f"{directory} is finished: {_judged(finished)}. Another --workdir trains again.")
+        on = f"Another --workdir trains again, or on: --config.init_from={directory}"
+        progress.say(f"{directory} is finished: {_judged(finished)}. {on}")
         return finished
     stages, offset = [], 0
     for i, stage in enumerate(configs):

@@ -5,11 +5,13 @@ with distance and with the angle, as with a flash. Depth is the distance along t
 none, as with a real sensor.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from bireal_jax import output
 
 
 def scene(rng: np.random.Generator, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -50,6 +52,12 @@ def write(folder: Path, train: int = 256, val: int = 64, size: int = 64, seed: i
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m experiments.depth.render DIR")
-    write(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(prog="python -m experiments.depth.render", description=__doc__.split(":")[0])
+    parser.add_argument("folder", type=Path, help="to write train/ and val/ into")
+    parser.add_argument("--train", type=int, default=256, help="images to train on")
+    parser.add_argument("--val", type=int, default=64, help="images to evaluate on")
+    parser.add_argument("--size", type=int, default=64, help="of their sides, in pixels")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    with output.command():
+        write(given.folder, given.train, given.val, given.size, given.seed)

@@ -4,14 +4,14 @@ One line a run, and of the predictor that says the mean depth of the training pi
 What is there is not run again.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
-from bireal_jax import build
+from bireal_jax import build, output
 from bireal_jax.binary import losses
 from bireal_jax.main import parse
 from bireal_jax.running import metrics
@@ -58,6 +58,8 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m experiments.depth.run OUT")
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(prog="python -m experiments.depth.run", description=__doc__.split(":")[0])
+    parser.add_argument("out", type=Path, help="folder of the pictures and scores")
+    given = parser.parse_args()
+    with output.command():
+        main(given.out)

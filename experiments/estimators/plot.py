@@ -15,7 +15,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.estimators.table import AXES, interval, ordered
+from bireal_jax import output
+from experiments.estimators.table import AXES, bounds, ordered
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999", "#000000")  # Okabe and Ito
 MARKERS = "osD^vPX*"
@@ -75,10 +76,10 @@ def accuracy(rows, path):
                 cell = dict(zip(AXES, (arch, init, weight, act, optimizer), strict=True))
                 values = [r["top1"] for r in binary if r["cell"] == cell]
                 if values:
-                    mean, half = interval(values)
+                    mean, low, high = bounds(values)
                     axis.plot([place + offset] * len(values), values, ".", color=COLOURS[k], ms=5, alpha=0.35, mew=0)
                     axis.errorbar(
-                        place + offset, mean, 0 if np.isnan(half) else half, fmt=MARKERS[k], color=COLOURS[k], ms=4,
+                        place + offset, mean, [[mean - low], [high - mean]], fmt=MARKERS[k], color=COLOURS[k], ms=4,
                         lw=1, capsize=2,
                     )  # fmt: skip
         axis.set_xticks(range(len(places)), [f"{init}\n{act}" for init, act in places], fontsize=7)
@@ -90,22 +91,22 @@ def accuracy(rows, path):
     handles = [
         axes[0, 0].plot([], [], MARKERS[k], color=COLOURS[k], ms=4, label=weight)[0] for k, weight in enumerate(weights)
     ]
-    legend(figure, handles, "weight rule")
+    _legend(figure, handles, "weight rule")
     save(figure, path)
 
 
 def flip_rates(rows, path):
-    """Share of binary weights that flip an epoch, mean and range over seeds: one panel a network and optimizer."""
+    """Share of binary weights that flip an epoch, mean and range over seeds, network by derivative and optimizer."""
     binary = [r for r in rows if r["cell"]["weight"] != "real" and r["flipped"]]
     if not binary:
         return
     archs, optimizers, weights = (ordered(binary, axis) for axis in ("arch", "optimizer", "weight"))
-    init, act = ordered(binary, "init")[-1], ordered(binary, "act")[-1]
+    init, lines = ordered(binary, "init")[-1], list(itertools.product(optimizers, ordered(binary, "act")))
     figure, axes = plt.subplots(
-        len(optimizers), len(archs), squeeze=False, sharex=True, sharey=True,
-        figsize=(0.8 + max(2.3 * len(archs), 3.6), 1.0 + 1.7 * len(optimizers)),
+        len(lines), len(archs), squeeze=False, sharex=True, sharey=True,
+        figsize=(0.8 + max(2.3 * len(archs), 3.6), 1.0 + 1.7 * len(lines)),
     )  # fmt: skip
-    for (i, optimizer), (j, arch) in itertools.product(enumerate(optimizers), enumerate(archs)):
+    for (i, (optimizer, act)), (j, arch) in itertools.product(enumerate(lines), enumerate(archs)):
         axis = axes[i, j]
         for k, weight in enumerate(weights):
             cell = dict(zip(AXES, (arch, init, weight, act, optimizer), strict=True))
@@ -119,29 +120,30 @@ def flip_rates(rows, path):
         axis.set_yticks([0, 0.1, 1, 10, 100], ["0", "0.1", "1", "10", "100"], minor=False)
         axis.set_ylim(0, 200 * max(max(r["flipped"]) for r in binary))
         axis.grid(axis="y", color="0.9", lw=0.6)
-        axis.set_title(f"{arch}, {optimizer}", family="monospace", fontsize=8)
+        axis.set_title(f"{arch}, {act},\n{optimizer}", family="monospace", fontsize=8)
         if j == 0:
             axis.set_ylabel("flipped an epoch, %")
-        if i == len(optimizers) - 1:
+        if i == len(lines) - 1:
             axis.set_xlabel("epoch")
-    legend(figure, axes[0, 0].get_legend_handles_labels()[0], f"weight rule (init {init}, {act})")
+    legend(figure, axes, f"weight rule (init {init})")
     save(figure, path)
 
 
 def latents(rows, path):
-    """Histograms of the latent weights at the end, all seeds together: one panel an init and optimizer."""
+    """Histograms of the latent weights at the end, all seeds together: a panel an init, derivative and optimizer."""
     from experiments.estimators.rows import HISTOGRAM
 
     binary = [r for r in rows if r["cell"]["weight"] != "real"]
-    arch, act = ordered(binary, "arch")[0], ordered(binary, "act")[-1]
+    arch = ordered(binary, "arch")[0]
     inits, optimizers, weights = (ordered(binary, axis) for axis in ("init", "optimizer", "weight"))
+    lines = list(itertools.product(optimizers, ordered(binary, "act")))
     low, high, bins = HISTOGRAM
     edges = np.linspace(low, high, bins + 1)
     figure, axes = plt.subplots(
-        len(optimizers), len(inits), squeeze=False, sharex=True, sharey=True,
-        figsize=(0.8 + max(2.8 * len(inits), 4.0), 1.0 + 1.7 * len(optimizers)),
+        len(lines), len(inits), squeeze=False, sharex=True, sharey=True,
+        figsize=(0.8 + max(2.8 * len(inits), 4.0), 1.0 + 1.7 * len(lines)),
     )  # fmt: skip
-    for (i, optimizer), (j, init) in itertools.product(enumerate(optimizers), enumerate(inits)):
+    for (i, (optimizer, act)), (j, init) in itertools.product(enumerate(lines), enumerate(inits)):
         axis = axes[i, j]
         start = [
             r["latents"]
@@ -157,20 +159,27 @@ def latents(rows, path):
             if found:
                 counts = np.sum(found, 0)
                 axis.stairs(counts / counts.sum() * 100, edges, color=COLOURS[k], lw=1.2, label=weight)
-        axis.set_title(f"{init}, {optimizer}", family="monospace", fontsize=8)
+        axis.set_title(f"{init}, {act},\n{optimizer}", family="monospace", fontsize=8)
         if j == 0:
             axis.set_ylabel("% of the weights")
-        if i == len(optimizers) - 1:
+        if i == len(lines) - 1:
             axis.set_xlabel("latent weight")
     totals = np.sum([r["latents"] for r in binary], 0)
     shown = np.flatnonzero(totals > 5e-4 * totals.sum())
     axes[0, 0].set_xlim(edges[shown[0]], edges[shown[-1] + 1])
-    legend(figure, axes[0, 0].get_legend_handles_labels()[0], f"{arch}, {act}")
+    legend(figure, axes, arch)
     save(figure, path)
 
 
-def legend(figure, handles, title):
-    """One legend above all panels."""
+def legend(figure, axes, title):
+    """One legend above all panels, of what is in any of them."""
+    found = {}
+    for axis in axes.flat:
+        found |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    _legend(figure, list(found.values()), title)
+
+
+def _legend(figure, handles, title):
     figure.legend(handles=handles, title=title, loc="outside upper center", ncols=4, fontsize=8, title_fontsize=8)
 
 
@@ -200,4 +209,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path)
     out = parser.parse_args().out
-    write(read(out / "rows.jsonl"), out)
+    with output.command():
+        write(read(out / "rows.jsonl"), out)

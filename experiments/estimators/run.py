@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bireal_jax import output
 from bireal_jax.errors import BadInput
 from bireal_jax.main import cache_compilations, keep_freed_memory
 from bireal_jax.main import parse as parse_recipe
@@ -337,10 +338,8 @@ def _split(optimizer) -> tuple[Any, ...]:
 
 if __name__ == "__main__":
     try:
-        main()
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        with output.command():
+            main()
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues", file=sys.stderr)
         sys.exit(130)

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from bireal_jax import output
+
 AXES = ("arch", "init", "weight", "act", "optimizer")
 ALPHA = 0.05
 
@@ -24,12 +26,25 @@ def interval(values):
     return values.mean(), stats.t.ppf(1 - ALPHA / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
 
 
+def bounds(values):
+    """(mean, low, high) of accuracies in percent: the 95 % interval, cut to [0, 100]; for one value that value."""
+    mean, half = interval(values)
+    half = 0.0 if np.isnan(half) else half
+    return mean, max(0.0, mean - half), min(100.0, mean + half)
+
+
 def shown(values):
-    """ "97.1 ± 0.4 (5)": mean, half of the 95 % interval, number of seeds."""
+    """ "97.1 ± 0.4 (5)": mean, half of the 95 % interval, number of seeds; with few seeds "97.1, 70.2 to 100.0 (2)"."""
     if not len(values):
         return "not run"
-    mean, half = interval(values)
-    return f"{mean:.1f} ± {half:.1f} ({len(values)})" if np.isfinite(half) else f"{mean:.1f} ({len(values)})"
+    mean, low, high = bounds(values)
+    half = interval(values)[1]
+    if np.isnan(half):
+        return f"{mean:.1f} ({len(values)})"
+    whole = np.isclose(high - low, 2 * half)
+    return (
+        f"{mean:.1f} ± {half:.1f} ({len(values)})" if whole else f"{mean:.1f}, {low:.1f} to {high:.1f} ({len(values)})"
+    )
 
 
 def by_cell(rows):
@@ -195,4 +210,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path)
     out = parser.parse_args().out
-    write(read(out / "rows.jsonl"), out)
+    with output.command():
+        write(read(out / "rows.jsonl"), out)

@@ -6,6 +6,7 @@ In one process with eight virtual devices, of which a run is shown as many as it
 state after the last step, and the scores of the evaluation.
 """
 
+import argparse
 import contextlib
 import itertools
 import logging
@@ -16,7 +17,7 @@ from unittest import mock
 import jax
 import numpy as np
 
-from bireal_jax import config
+from bireal_jax import config, output
 from bireal_jax.data import batching
 from bireal_jax.running import checkpoint, parallel
 from bireal_jax.training import calls, train
@@ -100,4 +101,6 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    with output.command():
+        main()

@@ -5,6 +5,7 @@
 Every run is the command in processes of its own, on virtual CPU devices: `h x d` is h hosts of d devices each.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bireal_jax import output
 from bireal_jax.running.checkpoint import Checkpoints
 
 RECIPE = ["--config=configs/digits.py", "--config.batch_size=32", "--config.log_steps=1"]
@@ -136,4 +138,6 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    with output.command():
+        main()

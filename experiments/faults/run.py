@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from bireal_jax import output
 from experiments.faults import damage, dead, records, signals, storage
 from experiments.faults.bench import Bench
 
@@ -123,4 +124,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with output.command():
+        main()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bireal_jax import output
 from bireal_jax.runtime import container
 from bireal_jax.shipping import formats, to_c
 
@@ -112,4 +113,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with output.command():
+        main()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from bireal_jax import build
+from bireal_jax import build, output
 from bireal_jax.main import parse
 from bireal_jax.search import spaces
 from bireal_jax.search.run import Scorer
@@ -115,4 +115,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with output.command():
+        main()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bireal_jax import output
 from bireal_jax.search import pareto
 from bireal_jax.search.evolve import Settings, evolve
 from experiments.search.landscape import best, landscape, problem
@@ -42,4 +43,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with output.command():
+        main()

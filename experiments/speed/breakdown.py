@@ -22,6 +22,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bireal_jax import output
+
 SMALL = 10.0  # microseconds
 PARTS = ("convolutions", "stem and pool", "normalization", "small kernels")
 CONVOLUTION = re.compile(r"conv(?!ert)|gemm|dot")  # in the name of XLA's instruction
@@ -120,4 +122,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with output.command():
+        sys.exit(main())

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from bireal_jax import output
 from experiments.speed import steps
 
 
@@ -50,4 +51,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with output.command():
+        main()

@@ -24,6 +24,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from bireal_jax import output
 from experiments.speed import train
 
 MODES = ["default", "reduce-overhead", "max-autotune"]  # of torch.compile
@@ -249,4 +250,5 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with output.command():
+        sys.exit(main())

@@ -34,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bireal_jax import output
 from bireal_jax.runtime import container
 from bireal_jax.shipping import to_onnx, to_openvino
 from experiments.speed import peers
@@ -298,4 +299,5 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with output.command():
+        sys.exit(main())

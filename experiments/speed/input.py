@@ -23,6 +23,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+from bireal_jax import output
+
 SIZE, CLASSES = 224, 10
 REPEATS = 1000  # of the list of files, since the cost of shuffling depends on its length
 SUFFIXES = (".jpg", ".jpeg")
@@ -239,4 +241,5 @@ def measure(arguments, paths):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with output.command():
+        sys.exit(main())

@@ -18,6 +18,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+from bireal_jax import output
+
 # images, size, channels in, channels out, stride: bireal20 at batch 256, bireal18 at 224 px and batch 32
 LAYERS = [
     (256, 32, 16, 16, 1), (256, 32, 16, 32, 2), (256, 16, 32, 32, 1), (256, 8, 64, 64, 1),
@@ -108,4 +110,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with output.command():
+        main()

@@ -5,6 +5,7 @@
 Each in a process of its own: the most that was resident, less what was resident when the library had been imported.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bireal_jax import output
 from bireal_jax.runtime import container
 from bireal_jax.shipping import to_onnx
 
@@ -64,4 +66,6 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    with output.command():
+        main()

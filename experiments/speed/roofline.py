@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bireal_jax import runtime
+from bireal_jax import output, runtime
 from bireal_jax.runtime import container
 
 SOURCE = Path(__file__).with_name("roofline.cc")
@@ -70,4 +70,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with output.command():
+        main()

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bireal_jax import output
 from bireal_jax.main import keep_freed_memory
 
 
@@ -115,4 +116,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with output.command():
+        main()

@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from unittest import mock
 
+from bireal_jax import output
+
 PARTS = ["imports", "data and shapes", "initial variables", "first step"]
 RECIPES = {"digits": [], "r18": ["--config.data.name=folder", "--config.batch_size=8"]}
 
@@ -120,4 +122,5 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with output.command():
+        sys.exit(main())

@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+from bireal_jax import output
+
 # compiled: by torch.compile; nhwc: channels last; bf16: autocast
 PEERS = ["ours", "eager", "compiled", "compiled_nhwc", "compiled_nhwc_bf16"]
 NETWORKS = {"bireal20": (32, 256), "bireal18_cifar": (32, 128), "bireal18": (224, 32)}  # name -> (pixels, batch)
@@ -209,4 +211,5 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with output.command():
+        sys.exit(main())
