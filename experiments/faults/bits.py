@@ -23,6 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from bireal_jax import output
+
 RUNS = ("one", "two", "cut", "wiped")
 
 
@@ -112,4 +114,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with output.command():
+        sys.exit(main())

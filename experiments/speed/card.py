@@ -29,6 +29,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bireal_jax import output
+
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "torch")
 HERE = "experiments.speed.card"
 
@@ -314,4 +316,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with output.command():
+        sys.exit(main())
