@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bireal_jax import output
 from bireal_jax.runtime import container
 from bireal_jax.shipping import to_onnx
 from experiments.speed import inference, peers
@@ -61,4 +62,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with output.command():
+        main()
