@@ -132,16 +132,11 @@ def _resized(network, name, given):
         return network
     kind, sizes = network.func, network.keywords | given
     if not (isinstance(kind, type) and issubclass(kind, Staged)):
-<<<<<<< HEAD
         known = [
             n
             for n, row in MODELS.items()
             if isinstance(row, partial) and isinstance(row.func, type) and issubclass(row.func, Staged)
         ]
-=======
-        rows: Any = MODELS.items()
-        known = [n for n, row in rows if isinstance(row, partial) and issubclass(row.func, Staged)]
->>>>>>> 574c6d5 (Types of the networks in stages)
         raise BadInput(f"{name} is no network in stages; {', '.join(given)} are of {', '.join(sorted(known))}")
     counts = len(sizes["blocks"]), len(sizes["widths"])
     if counts[0] != counts[1]:
