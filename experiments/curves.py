@@ -11,12 +11,11 @@ and draws RUN/curves.png. Epochs are those of the data: step * batch size / trai
 import argparse
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from bireal_jax import places
+from bireal_jax import output, places
 from bireal_jax.errors import BadInput, lookup
 from bireal_jax.runtime import named
 
@@ -198,7 +197,5 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with output.command():
         main()
-    except BadInput as error:
-        sys.exit(f"error: {error}")

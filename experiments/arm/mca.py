@@ -5,10 +5,13 @@ an iteration takes where nothing waits for memory. LLVM 14 has no model of its o
 the A57's; and Apple's is that of the Cyclone.
 """
 
+import argparse
 import re
 import subprocess
 import tempfile
 from pathlib import Path
+
+from bireal_jax import output
 
 ENGINE = Path(__file__).parents[2] / "bireal_jax" / "runtime" / "engine"
 CPUS = ("cortex-a53", "cortex-a72", "cortex-a76", "apple-m1")
@@ -66,4 +69,6 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    with output.command():
+        main()

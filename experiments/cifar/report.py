@@ -1,9 +1,12 @@
 """Tables of the campaign from its rows: python -m experiments.cifar.report writes those of docs/cifar.md."""
 
+import argparse
 import collections
 import json
 import os
 from pathlib import Path
+
+from bireal_jax import output
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "cifar.md"
@@ -61,4 +64,6 @@ def page(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text()))
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    with output.command():
+        PAGE.write_text(page(PAGE.read_text()))

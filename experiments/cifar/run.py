@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bireal_jax import places
+from bireal_jax import output, places
 from bireal_jax.errors import BadInput
 from bireal_jax.running.settings import FREE
 from experiments.cifar import jobs as jobs_lib
@@ -234,7 +234,5 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    try:
+    with output.command():
         sys.exit(main())
-    except BadInput as error:
-        sys.exit(f"error: {error}")

@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bireal_jax import output
 from bireal_jax.main import keep_freed_memory
 from experiments.speed.train import NETWORKS
 
@@ -57,4 +58,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with output.command():
+        main()
