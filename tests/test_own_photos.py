@@ -52,7 +52,7 @@ def test_photos_of_five_classes(shared, tmp_path):
         assert len(np.unique(shown)) > 100, "photos"
     short = ["--config.total_epochs=1.0", "--config.stages=()"]
     said = command(*given, *short)
-    assert "bireal_tiny on 89 training and 21 held-out images, 5 classes" in said
+    assert "bireal_tiny on 80 training and 20 held-out images, 5 classes" in said
     said = command(*given, *short, "--mode=export")
     packed = tmp_path / "net.safetensors"
     shutil.copy(run / "net.safetensors", packed)
