@@ -73,4 +73,5 @@ def _classified(command, packed, folder):
     """The whole folder, as a table."""
     said = command(packed, folder, "--format=csv", module="runtime")
     rows = list(csv.DictReader(io.StringIO(said)))
-    assert len(rows) == 100
+    assert {row["file"] for row in rows} == {str(path) for path in folder.glob("*/*.jpg")} and len(rows) == 5 * 100
+    assert {row["label"] for row in rows} == set(photos.CLASSES)
