@@ -35,23 +35,24 @@ def recipe(name, **fields):
     return parse(["correlation", f"--config=configs/{name}.py:digits", *arguments])[0]
 
 
-def measure(system, arguments, known, out):
+def measure(system, arguments, scored, out):
     """Yields a row for each of so many uniformly drawn networks of the system's space, but for those known."""
     supernet, search, retrain = SYSTEMS[system]
+    places = [out / f"{system}_supernet_{seed}" for seed in range(SUPERNETS)]
+    configs = [recipe(search, init_from=place) for place in places]
+    source = build.source(configs[0])
     scorers = []
-    for seed in range(SUPERNETS):
-        place = out / f"{system}_supernet_{seed}"
+    for seed, (place, config) in enumerate(zip(places, configs, strict=True)):
         train.run(recipe(supernet, seed=seed), place)
-        config = recipe(search, init_from=place)
-        source = build.source(config)
         module, shapes = build.model(config, source)
         scorers.append(Scorer(module, known.best_variables(place, shapes, newest=True)[0], source, config))
+    name = configs[0].model.name.removesuffix("_supernet")
     name = config.model.name.removesuffix("_supernet")
     space = spaces.of(name, source.image_shape, source.num_classes)
     drawn = np.random.default_rng(0).integers(0, space.sizes, (arguments.candidates, len(space.sizes)))
     for genes in (tuple(map(int, row)) for row in drawn):
         text = " ".join(map(str, genes))
-        if (system, text) in known:
+        if (system, text) in scored:
             continue
         c = recipe(retrain, arch=f"{name} {text}", total_epochs=arguments.epochs, eval_epochs=0.0)
         _, records = seeds.train(c, range(arguments.seeds))
