@@ -15,6 +15,7 @@ from scipy import stats
 
 from bireal_jax import build, output
 from bireal_jax.main import parse
+from bireal_jax.running import known
 from bireal_jax.search import spaces
 from bireal_jax.search.run import Scorer
 from bireal_jax.training import seeds, train
@@ -102,8 +103,8 @@ def main() -> None:
     state, csv_file = arguments.out / "rows.jsonl", Path(__file__).parent / "correlation.csv"
     rows = [json.loads(line) for line in state.read_text().splitlines()] if state.exists() else []
     for system in arguments.systems:
-        known = {(row["system"], row["genes"]) for row in rows}
-        for row in measure(system, arguments, known, arguments.out):
+        scored = {(row["system"], row["genes"]) for row in rows}
+        for row in measure(system, arguments, scored, arguments.out):
             rows.append(row)
             print(row, flush=True)
             with open(state, "a") as file:
