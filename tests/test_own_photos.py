@@ -59,6 +59,10 @@ def test_photos_of_five_classes(shared, tmp_path):
     said = command(packed, faults["CMYK"], module="runtime")
     assert sum(name in said for name in photos.CLASSES) == 5, "the five likeliest classes, by name"
     _classified(command, packed, folder)
+    command(*given, *short, "--mode=report")
+    page = (run / "report.html").read_text()
+    assert "of 20 held-out images are taken for another class" in page and page.count("<svg") >= 4
+    assert all(name in page for name in photos.CLASSES)
 
 
 def _doctor(command, given):
