@@ -174,9 +174,9 @@ def rows_of(values):
 def test_interval_is_students():
     mean, half = table.interval([1.0, 2.0, 3.0, 4.0, 5.0])
     assert mean == 3 and half == pytest.approx(2.7764451 * np.sqrt(2.5 / 5))
-    assert (
-        table.shown([1.0, 3.0]) == "2.0 ± 12.7 (2)" and table.shown([7.0]) == "7.0 (1)" and table.shown([]) == "not run"
-    )
+    assert table.shown([50.0, 52.0]) == "51.0 ± 12.7 (2)" and table.shown([7.0]) == "7.0 (1)"
+    assert table.shown([1.0, 3.0]) == "2.0, 0.0 to 14.7 (2)", "no accuracy is below 0"
+    assert table.shown([]) == "not run"
 
 
 def test_comparisons_are_paired_by_seed():
@@ -212,7 +212,7 @@ def test_table_and_figures_are_written(tmp_path):
     text = (tmp_path / "table.md").read_text()
     assert (
         "| clip | sign | ste | 51.0 ± 12.7 (2) |" in text
-        and "| clip | real-valued network |  | 97.5 ± 6.4 (2) |" in text
+        and "| clip | real-valued network |  | 97.5, 91.1 to 100.0 (2) |" in text
     )
     assert "| weight | sign | released | sgd:0.1 | 1 | +9.5 ± 6.4 | 1 up, 0 down |" in text
     assert "| a | clip | sign | ste | sgd:0.1 | 1 | 10.00 | 5.00 | 0.00 | 15.00 |" in text

@@ -156,7 +156,7 @@ def test_the_newest_version_of_a_prepared_data_set_is_taken_and_copies_of_it_are
 
 def test_a_run_that_cannot_be_written_to_can_be_evaluated(tmp_path, monkeypatch, capsys):
     scores, plan = {"loss": 1.0, "top1": 50.0, "top5": 90.0}, Plan(small())
-    monkeypatch.setattr(train, "evaluate", lambda *_, **__: scores)
+    monkeypatch.setattr(train.calls, "Evaluation", lambda *_, **__: lambda variables: scores)
     with checkpoint.Checkpoints(tmp_path / "stage_0" / "checkpoints") as c:
         c.save(1, {"variables": parallel.fetch(plan.initial(0))}, scores)
     litter(tmp_path)
