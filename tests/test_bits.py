@@ -1,5 +1,6 @@
 """The same bits on a GPU, as far as it can be seen without one."""
 
+import dataclasses
 import os
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from small import small
 
-from bireal_jax import main
+from bireal_jax import data, main
 from bireal_jax.binary import pool
 from bireal_jax.errors import BadInput
 from bireal_jax.running import bits
@@ -39,7 +40,10 @@ def test_what_a_gpu_adds_in_any_order_is_named_before_compiling(a_gpu):
 
 @pytest.mark.parametrize("name, size", [("bireal_tiny", 8), pytest.param("bireal18", 32, marks=pytest.mark.slow)])
 def test_a_step_of_ours_has_nothing_of_the_kind(name, size, a_gpu, monkeypatch):
-    plan = Plan(small(**{"model.name": name, "deterministic": True, "batch_size": 32, "data.image_size": size}))
+    fields = {"model.name": name, "deterministic": True, "batch_size": 32, "data.image_size": size}
+    fields["data.name"] = "digits" if size == 8 else "cifar10"
+    source = dataclasses.replace(data.stand_in(fields["data.name"], size), train=range(64))
+    plan = Plan(small(**fields), source)
     plan.check(1)
     monkeypatch.delenv("XLA_FLAGS")
     with pytest.raises(BadInput, match="takes XLA_FLAGS=--xla_gpu_exclude_nondeterministic_ops=true"):

@@ -125,7 +125,8 @@ def comparisons(rows):
             if len(change) < 2:
                 continue
             mean, half = interval(change)
-            p = 1.0 if not change.any() else float(stats.ttest_1samp(change, 0).pvalue) if change.std() else 0.0
+            same = np.ptp(change) <= 1e-9 * np.abs(change).max()  # but for rounding
+            p = 1.0 if not change.any() else 0.0 if same else float(stats.ttest_1samp(change, 0).pvalue)
             group.append({
                 "axis": axis, "before": one[i], "after": other[i], "where": one[:i] + one[i + 1 :], "difference": mean,
                 "half": half, "p": p, "seeds": len(seeds), "changes": dict(zip(seeds, change, strict=True)),
