@@ -148,7 +148,10 @@ def main(argv: list[str]) -> None:
         from bireal_jax.checks import doctor, scan, verify
 
         found = {"verify": verify.run, "doctor": doctor.run, "data": lambda config, _: scan.run(config)}[mode]
-        sys.exit(found(config, workdir) > 0 and mode != "verify")
+        count = found(config, workdir)
+        if mode == "verify":
+            return
+        sys.exit(count > 0)
     with preempt.Signals() if mode in ("train", "search") else contextlib.nullcontext() as signals:
         if mode == "search":  # what it has scored is on the disk
             from bireal_jax.search import run as search
