@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import jax
@@ -101,7 +102,7 @@ def test_a_derivative_or_weight_rule_of_another_run_names_its_recipe(rows, tmp_p
         "def halved(w):\n    b, alpha = binarize.released(w)\n    return b, alpha / 2\n\n\n"
         "binarize.DERIVATIVES['wide'] = wide\nbinarize.WEIGHTS['halved'] = halved\n"
     )
-    main.runpy.run_path(str(recipe))
+    runpy.run_path(str(recipe))
     run = tmp_path / "run"
     train.run(small(**{"model.act": "wide", "model.weight": "halved"}, **SHORT), run)
     assert set(json.loads((run / "registered.json").read_text()).values()) == {str(recipe)}
