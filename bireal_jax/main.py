@@ -48,7 +48,7 @@ HELP = """1-bit convolutional networks: train, evaluate, count what they cost, p
                            digits and the like are the package's own; where --workdir has a run only training needs one
   --config.FIELD=VALUE     sets a field of the recipe (bireal_jax/config.py lists them)
   --workdir=DIR            where the run lives; default: runs/NAME_OF_THE_RECIPE, or runs/NAME_VARIANT
-  --mode=train|eval|cost|export|verify|doctor|data|search|report   default: train
+  --mode=train|eval|cost|export|verify|doctor|data|search|report|compare   default: train
   --format=text|csv|md     of the table that --mode=cost prints; default: text
   --format=packed|c|onnx|openvino|qonnx   of the file that --mode=export writes; default: packed
   --out=FILE               that --mode=export and report write; default: net.safetensors, report.html in the workdir

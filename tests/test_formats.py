@@ -161,13 +161,22 @@ def test_c_adds_bits_exactly(tmp_path):
     np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.skipif(not COMPILER, reason="needs a C compiler")
+def test_c_is_checked_by_a_relative_path_with_a_hyphen(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, program = Path("my-net.c"), packed.program("bireal_tiny")
+    to_c.write(program, path)
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1)).astype(np.uint8)
+    np.testing.assert_allclose(to_c.run(path, images), program.run(images)[-1].reshape(2, -1), rtol=1e-4, atol=1e-4)
+
+
 def test_c_takes_little_memory_and_no_library(tmp_path):
     """One map of 8 KiB, a shortcut beside it, and the bits."""
     said = to_c.write(packed.program("bireal_tiny"), tmp_path / "my-net.c")
     body, header = (tmp_path / "my-net.c").read_text(), (tmp_path / "my-net.h").read_text()
     assert "10,568 of static arrays" in said and "#define MY_NET_RAM 10568 " in header
     assert "void my_net_run(const uint8_t *image, float *outputs);" in header
-    assert set(re.findall(r"#include (\S+)", body + header)) == {"<stdint.h>", "<string.h>", '"my_net.h"'}
+    assert set(re.findall(r"#include (\S+)", body + header)) == {"<stdint.h>", "<string.h>", '"my-net.h"'}
     assert not re.search(r"\b(malloc|free|static\s+(?!const|float|uint32_t|int|void|inline))\b", body)
 
 
@@ -178,7 +187,7 @@ def test_c_that_no_memory_holds():
     for op in (program.spec["image"], *program.spec["ops"]):
         op["shape"] = [1 << 14, 1 << 14, 1]
     with pytest.raises(BadInput, match="static buffers would take 2,048 MB; the limit is 1,024"):
-        to_c.Writer(program).sources("net")
+        to_c.Writer(program).sources("net", "net.h")
     program.spec["image"]["shape"] = program.spec["ops"][0]["shape"] = [1 << 14, 1 << 14, 9]
     with pytest.raises(BadInput, match=r"an image takes [\d,]+ MB in the numpy reference"):
         formats.write(program, Path("net.c"), "c", np.zeros((1, 1, 1, 1), np.uint8), "images")

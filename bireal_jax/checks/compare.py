@@ -135,7 +135,8 @@ def _curves(groups, task):
                 if not shared:
                     continue
                 mark = "o" if len(shared) < 30 else None
-                axis.plot(shared, values.mean(0), color=colour, lw=1.4, marker=mark, ms=3, label=name)
+                label = name if len(name) <= 60 else f"{name[:57]}..."
+                axis.plot(shared, values.mean(0), color=colour, lw=1.4, marker=mark, ms=3, label=label)
                 if len(group) > 1:
                     half = np.array([interval(column) for column in values.T])
                     low, high = values.mean(0) - half, values.mean(0) + half

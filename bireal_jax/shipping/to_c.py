@@ -197,8 +197,8 @@ class Writer:
         else:
             raise unknown(op)
 
-    def sources(self, name: str) -> tuple[str, str, int]:
-        """The C file, the header and the bytes of the static arrays."""
+    def sources(self, name: str, header: str) -> tuple[str, str, int]:
+        """The C file, its header, a file called `header`, and the bytes of the static arrays."""
         (h, w, c), image = self.program.shape(0), self.program.spec["image"]
         x = self.buffers.new(0, h * w * c, -1)
         mean, std = (self.constant(key, image[key]) for key in ("mean", "std"))
@@ -211,9 +211,9 @@ class Writer:
         ram = 4 * sum(sizes.values())
         if ram > MAX_RAM:
             raise BadInput(f"its static buffers would take {ram >> 20:,} MB; the limit is {MAX_RAM >> 20:,}")
-        return self._body(name, sizes), self._header(name, ram), ram
+        return self._body(name, header, sizes), self._header(name, ram), ram
 
-    def _body(self, name, sizes):
+    def _body(self, name, header, sizes):
         kinds = {"maps": "float", "bits": "uint32_t", "row": "uint32_t"}
         arrays = [f"static {kinds[array]} {array}[{size}];" for array, size in sizes.items() if size]
         calls = [f"  {function}({', '.join(map(str, arguments))});" for function, *arguments in self.calls]
@@ -221,7 +221,7 @@ class Writer:
         copied = f"  memcpy(outputs, {self.at[last]}, {self.size(last)} * sizeof *outputs);"
         entry = f"void {name}_run(const uint8_t *image, float *outputs)\n{{"
         return "\n".join([
-            f"/* {self._origin()} See {name}.h. */\n", f'#include "{name}.h"\n', "#include <string.h>\n",
+            f"/* {self._origin()} See {header}. */\n", f'#include "{header}"\n', "#include <string.h>\n",
             *self._kernels(), *self.constants, "", *arrays, "", entry, *calls, copied, "}", "",
         ])  # fmt: skip
 
@@ -267,7 +267,7 @@ def _bits(op):
 def write(program: Program, path: Path) -> str:
     """Writes the file and its header; returns what there is to say of it."""
     writer = Writer(program)
-    body, header, ram = writer.sources(_identifier(path.stem))
+    body, header, ram = writer.sources(_identifier(path.stem), path.with_suffix(".h").name)
     path.write_text(body)
     path.with_suffix(".h").write_text(header)
     return f"{writer.flash:,} bytes of constants (flash), {ram:,} of static arrays (RAM)"
@@ -279,7 +279,7 @@ def _identifier(stem):
 
 
 MAIN = """#include <stdio.h>
-#include "{name}.h"
+#include "{header}"
 int main(void)
 {{
   static uint8_t image[{image}];
@@ -302,11 +302,12 @@ def run(path: Path, images: np.ndarray) -> np.ndarray:
     compiler = next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
     if compiler is None:
         raise BadInput("no C compiler was found to check the file with; install one (Debian: apt install gcc)")
-    name = _identifier(path.stem)
+    path = path.absolute()  # the compiler is called elsewhere
+    name, header = _identifier(path.stem), path.with_suffix(".h").name
     outputs = int(re.findall(r"_OUTPUTS (\d+)", path.with_suffix(".h").read_text())[0])
     with tempfile.TemporaryDirectory() as folder:
         main = Path(folder, "main.c")
-        main.write_text(MAIN.format(name=name, image=images[0].size, outputs=outputs))
+        main.write_text(MAIN.format(name=name, header=header, image=images[0].size, outputs=outputs))
         command = [compiler, *STRICT, f"-I{path.parent}", main, path, "-o", "net"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode:
