@@ -125,6 +125,7 @@ def test_several_steps_a_call_cut_anywhere_give_the_same_bits(tmp_path, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 def test_what_calls_of_several_lengths_have_in_common(tmp_path):
     """One program does calls of any number of steps, so those of 4 and of 5 are equal. Single steps are another one."""
     for call_steps in ("4", "5", "1"):

@@ -64,6 +64,7 @@ def test_fuzz(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 def test_fuzz_long(tmp_path):
     limit = f"-max_total_time={os.environ.get('BIREAL_FUZZ_SECONDS', 15)}"
     fuzz(tmp_path, "-O2", parse=limit, infer=limit)

@@ -120,6 +120,7 @@ def test_a_closed_terminal_asks_to_save_but_not_under_nohup(ignored, asked):
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 def test_a_training_that_nobody_watches_is_finished_and_saved(tmp_path):
     command = "-m bireal_jax.main --config=configs/digits.py --config.total_steps=30 --config.log_steps=1"
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "JAX_PLATFORMS": "cpu"}

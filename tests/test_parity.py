@@ -14,7 +14,10 @@ from bireal_jax.binary import losses
 
 NETWORKS = ["bireal18", "bireal34", "bireal50", "react_r18", "react_r18_step1", "react_a", "react_a_step1"]
 # What shares its code with another network, ReActNet and Adam run with -m slow: they take minutes.
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+LONG = ("bireal34", "bireal50", "react_a", "react_a_step1")  # half a minute of Adam and more
+ADAM = [
+    pytest.param(name, marks=[pytest.mark.slow, *([pytest.mark.campaign] if name in LONG else [])]) for name in NETWORKS
+]
 QUICK = ["bireal18", "bireal50"]
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name not in QUICK]
 
@@ -112,7 +115,7 @@ def test_training_mode_gradients_and_statistics(oracle):
     assert checked == sum(k.startswith(("grad/", "stats/")) for k in answers.files) > 60
 
 
-@pytest.mark.parametrize("oracle", SLOW, indirect=True)
+@pytest.mark.parametrize("oracle", ADAM, indirect=True)
 def test_five_adam_losses(oracle):
     step = oracle.loss_and_grad()
     params, stats = oracle.variables["params"], oracle.variables["batch_stats"]

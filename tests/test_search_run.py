@@ -386,6 +386,7 @@ def test_broken_tables(tmp_path, text, message):
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 def test_the_three_commands_on_digits(tmp_path, monkeypatch, request, optimized, capsys):
     """Short; then cost, and the packed file gives the classes that the network gives."""
     monkeypatch.chdir(request.config.rootpath)

@@ -92,6 +92,7 @@ def test_the_mixed_loss_is_trained_by_and_logged(taught, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 def test_two_steps_resume_bit_for_bit_with_a_teacher_that_stays(taught, tmp_path, monkeypatch):
     """Cut in either step. The first loss is the KL by hand; the teacher is unchanged, and in no checkpoint."""
     c = student(taught, total_steps=2, save_steps=1, log_steps=1, eval_steps=2)

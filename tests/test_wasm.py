@@ -132,7 +132,7 @@ def native(data):
 
 
 @needs_engine
-@pytest.mark.parametrize("count", [400, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [400, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.campaign])])
 def test_damaged_files_are_refused_in_the_same_words(count, tmp_path):
     """No trap, no file that only one of them takes, and nothing but words where sizes of 32 bits differ."""
     path = corpus(tmp_path, count)

@@ -184,7 +184,7 @@ def convert(
     else:
         raise BadInput("a file of weights does not say what network it is of: --model=NAME; --list shows all")
     if torch:
-        _write(to_torch(model_name, variables), out)
+        _write(to_torch(model_name, variables, widths_of_its_own=weights.is_dir()), out)
     else:
         save(variables, out)
     print(f"{out}: {model_name}, {summary(variables)}")

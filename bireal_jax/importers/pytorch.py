@@ -133,12 +133,13 @@ def from_torch(model_name: str, state: Any) -> dict:
     return traverse_util.unflatten_dict(flat)
 
 
-def to_torch(model_name: str, tree: dict) -> dict[str, np.ndarray]:
+def to_torch(model_name: str, tree: dict, widths_of_its_own: bool = False) -> dict[str, np.ndarray]:
     """The inverse of `from_torch`.
 
     Args:
       model_name: a key of FAMILIES, e.g. "bireal18" or "react_a".
       tree: variables with "params" and/or "batch_stats", or a bare tree of the shape of params, such as a gradient.
+      widths_of_its_own: of a run with other `model.widths`, so that sizes are not compared with the model's.
 
     Returns:
       numpy arrays under the authors' names.
@@ -149,7 +150,7 @@ def to_torch(model_name: str, tree: dict) -> dict[str, np.ndarray]:
     gradient = not set(tree) <= {"params", "batch_stats"}
     tree = {"params": tree} if gradient else tree
     names, state = lookup(FAMILIES, model_name, "model with an importer")(), {}
-    wanted = _sizes(model_name, tree)
+    wanted = {} if widths_of_its_own else _sizes(model_name, tree)
     for path, leaf in leaves(tree):
         if wanted.get(path, np.shape(leaf)) != np.shape(leaf):
             raise BadInput(f"{'/'.join(path)} has shape {np.shape(leaf)}, {model_name} wants {wanted[path]}")
