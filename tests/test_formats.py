@@ -249,7 +249,7 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
     for name in ("onnx", "openvino"):
         monkeypatch.setitem(sys.modules, name, None)
         row = formats.FORMATS[name]
-        with pytest.raises(BadInput, match=rf"{name} is missing; pip install 'bireal-jax\[formats\]'"):
+        with pytest.raises(BadInput, match=rf"{name} is missing; pip install -e '\.\[formats\]' where the package is"):
             row.write(packed.program("bireal_tiny"), tmp_path / f"net{row.suffixes[0]}")
     monkeypatch.setattr(to_c.shutil, "which", lambda name: None)
     with pytest.raises(BadInput, match="no C compiler"):

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import io
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -22,7 +21,7 @@ from packaging.requirements import Requirement
 from PIL import features
 
 from bireal_jax import build, data, models, places, runtime
-from bireal_jax.checks import seen, sizes, stand_in
+from bireal_jax.checks import seen, sizes, stand_in, versions
 from bireal_jax.data import batching
 from bireal_jax.data.source import Arrays, check_labels
 from bireal_jax.errors import BadInput, first_line
@@ -35,7 +34,6 @@ SAMPLE = 8  # images of each split that are decoded
 MARGIN = 1.5  # XLA takes 1.4 times the outputs of all modules for bireal_tiny, on the CPU, 256 images of 32 pixels
 PICTURE = "doctor.png"
 SMALL = 32  # pixels, and this many or the least that the network takes are trained on
-SHOWN = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def run(config: ConfigDict, directory: str | Path) -> int:
@@ -90,7 +88,7 @@ class Visit:
         bad = [str(r) for r in wanted if not r.marker and not _fits(r)]
         if bad:
             raise BadInput(f"missing or of another version: {', '.join(bad)}\npip install {' '.join(map(repr, bad))}")
-        return ", ".join([f"Python {platform.python_version()}", *(f"{n} {metadata.version(n)}" for n in SHOWN)])
+        return versions.shown()
 
     def devices(self) -> str:
         """What JAX sees, and whether the batch divides."""

@@ -31,13 +31,12 @@ class Layer:
     dead: float
 
 
-def signs(packed: bytes, images: np.ndarray, window: float = 1.0) -> list[Layer]:
+def signs(packed: bytes, images: np.ndarray) -> list[Layer]:
     """A `Layer` for each sign of a packed network, in order.
 
     Args:
       packed: the file's bytes.
       images: uint8 [n, h, w, c].
-      window: half the width of what counts as inside.
     """
     kernels = None if runtime.available() else "reference"
     net = runtime.Network(packed, "the network", kernels=kernels, unfused=True, max_memory=accuracy.ROOM)
@@ -49,7 +48,7 @@ def signs(packed: bytes, images: np.ndarray, window: float = 1.0) -> list[Layer]
         tensors = net.tensors(image)
         for k, (_, op) in enumerate(places):
             x = tensors[op["inputs"][0]].astype(np.float64)
-            inside[k] += np.mean(np.abs(x) < window)
+            inside[k] += np.mean(np.abs(x) < 1)
             sums[k] += x.mean()
             squares[k] += np.mean(x * x)
             above = (x >= 0).reshape(-1, x.shape[-1])

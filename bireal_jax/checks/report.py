@@ -3,9 +3,7 @@
 import base64
 import html
 import io
-import platform
 from collections.abc import Collection
-from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -17,7 +15,7 @@ from bireal_jax import build, models, places
 from bireal_jax import config as config_lib
 from bireal_jax._version import __version__
 from bireal_jax.binary import losses
-from bireal_jax.checks import figures, layers
+from bireal_jax.checks import figures, layers, versions
 from bireal_jax.checks.page import PAGE, details, section, table
 from bireal_jax.data import batching
 from bireal_jax.running import known, metrics, progress, workdir
@@ -28,7 +26,6 @@ PROBED = 64  # images whose maps are looked at in every layer
 JUDGED = 10_000  # images of the confusion matrix, at most
 MISTAKES = 12
 LARGEST = 30  # classes of a confusion matrix that is drawn whole
-SHOWN = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def run(config: ConfigDict, directory: Path, out: Path | None = None, given: Collection[str] | None = None) -> Path:
@@ -49,9 +46,7 @@ def run(config: ConfigDict, directory: Path, out: Path | None = None, given: Col
     use, before = build.used(config, directory, given), known.read(directory)
     rows, task = figures.lines(directory), metrics.task(use.source.depth_range)
     supernet = use.config.model.name in models.SUPERNETS
-    packed = (
-        b"" if supernet else container.dump(export.program(use.config.model.name, use.model, use.variables, use.source))
-    )
+    packed = b"" if supernet else container.dump(export.packed(use))
     sections = [
         _head(use, directory, rows, task),
         section("Training", figures.curves(rows, task.metric, task.title)) if rows else "",
@@ -103,14 +98,9 @@ def _head(use, directory, rows, task):
     )
 
 
-def _sample(source, count):
-    chosen = np.linspace(0, len(source.eval) - 1, min(len(source.eval), count)).astype(int)
-    return np.stack([source.prepare(source.eval[int(i)])["image"] for i in chosen])
-
-
 def _layers(use, directory, packed):
     """Inputs of the signs on images, and how many weights flipped between the two newest checkpoints."""
-    images = _sample(use.source, PROBED)
+    images = export.evenly(use.source, PROBED)
     found = layers.signs(packed, images)
     if not found:
         return ["<p>The network has no binary layers.</p>"]
@@ -261,7 +251,7 @@ def _cost(use):
 
 def _packed(use, packed):
     """What the export would say of it."""
-    found = export.compare(use.model, use.variables, use.source, packed, _sample(use.source, export.CHECKED))
+    found = export.compare(use.model, use.variables, use.source, packed, export.evenly(use.source, export.CHECKED))
     count = min(len(use.source.eval), export.CHECKED)
     same = f"{found['same_top1']} times the same class as the model; " if "same_top1" in found else ""
     return (
@@ -273,15 +263,9 @@ def _packed(use, packed):
 
 def _made_by(before, directory):
     """Versions, and the command that repeats the run."""
-    versions = ", ".join(
-        [
-            f"bireal_jax {__version__}",
-            f"Python {platform.python_version()}",
-            *(f"{n} {metadata.version(n)}" for n in SHOWN),
-        ]
-    )
     devices = jax.devices()
-    parts = [f"<p>This page: {html.escape(versions)}, {len(devices)} x {html.escape(devices[0].device_kind)}.</p>"]
+    what = f"{len(devices)} x {html.escape(devices[0].device_kind)}"
+    parts = [f"<p>This page: bireal_jax {__version__}, {versions.shown()}, {what}.</p>"]
     if before:
         defaults, flat = config_lib.flat(config_lib.default().to_dict()), config_lib.flat(before.config.to_dict())
         fields = "\n".join(f"config.{k} = {v!r}" for k, v in sorted(flat.items()) if defaults.get(k) != v)

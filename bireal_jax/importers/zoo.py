@@ -3,7 +3,7 @@
 Where the float weights were kept they are these, latent weights included, and a training goes on where it ended. Where
 not, the packed file is turned back: ±1 weights become latent weights of ±1, and each scale and offset the batch norm
 that it was folded from. What such variables compute is what the file computes; packed again, they give its arrays bit
-for bit.
+for bit. A training does not go on from those: what was folded would be normalized once more.
 """
 
 import io

@@ -7,21 +7,19 @@ in any order. A flag leaves these out, and what was chosen is kept in the workdi
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from bireal_jax import places
 from bireal_jax.errors import BadInput
 
 # Not xla_gpu_deterministic_ops, with which .at[].set gave wrong numbers (github.com/jax-ml/jax/issues/27796).
 FLAG = "--xla_gpu_exclude_nondeterministic_ops"
-KEPT, NEW = (
-    "autotune.textproto",
-    "autotune.new.textproto",
-)  # of the last checkpoint; as XLA writes it, while it compiles
+KEPT = "autotune.textproto"  # of the last checkpoint
+NEW = "autotune.new.textproto"  # as XLA writes it, while it compiles
 
 
 def ask(directory: Path | None) -> None:
@@ -51,9 +49,7 @@ def keep(directory: Path) -> None:
     """What XLA has chosen so far is of this checkpoint, too. A file that is cut off is never loaded."""
     new = directory / NEW
     if new.exists():
-        scratch = directory / (KEPT + ".tmp")
-        shutil.copyfile(new, scratch)
-        os.replace(scratch, directory / KEPT)
+        places.write(directory / KEPT, new.read_bytes())
 
 
 def platform() -> str:

@@ -61,7 +61,7 @@ def _examples(row, place) -> Any:
     except ImportError:
         raise BadInput(
             f"the data set {row.data} is of the whole package, and this is the runtime alone\n"
-            "pip install bireal-jax, or give images: --evaluate=PLACE, DIR/CLASS/*.jpg or an .npz file"
+            "install the whole package, or give images: --evaluate=PLACE, DIR/CLASS/*.jpg or an .npz file"
         ) from None
 
     return data.build(row.data, place, 8 if row.data == NEEDS_NO_FILES else 32).eval

@@ -16,7 +16,7 @@ from bireal_jax import places
 from bireal_jax.errors import BadInput, first_line, lookup
 
 PLACE = Path(__file__).with_name("networks")
-AGAIN = "install the package again: pip install --force-reinstall bireal-jax"
+AGAIN = "install the package again, with --force-reinstall"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,7 +52,7 @@ def _setup(name, problem, settings, seed, first):
         from pymoo.operators.mutation.pm import PM
         from pymoo.operators.repair.rounding import RoundingRepair
     except ImportError:
-        raise BadInput(f"the algorithm {name!r} needs pymoo; pip install 'bireal-jax[search]'") from None
+        raise BadInput(f"the algorithm {name!r} needs pymoo; pip install -e '.[search]' where the package is") from None
     high = np.asarray(problem.sizes) - 1
     box = Box(n_var=len(high), n_obj=2 if name == "nsga2" else 1, n_ieq_constr=1, xl=0, xu=high, vtype=int)
     whole = {"vtype": float, "repair": RoundingRepair()}

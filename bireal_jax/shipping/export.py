@@ -53,10 +53,8 @@ def run(
             f"{last.model.name} is a supernet, of which a search picks a network; retrain that one "
             "(--config.arch=.../best_arch.json) and export it"
         )
-    cropped = DATASETS[last.data.name].cropped
-    resize = short_side(last.data.image_size, last.data.resize) if cropped else 0
-    made = program(last.model.name, module, variables, source, resize)
-    images = _images(source.eval if use.there else None, source)
+    made = packed(use)
+    images = evenly(source, CHECKED) if use.there else _noise(source)
     compared = compare(module, variables, source, container.dump(made), images)
     size = len(container.dump(made)) if foreign else write(made, out)
     progress.say(f"{'packed' if foreign else out}: {size:,} bytes, from {use.origin}")
@@ -90,12 +88,21 @@ def _scores(use, packed):
     return found
 
 
-def _images(examples, source):
-    """uint8 [n, h, w, c]: evenly from the evaluation set, or noise."""
-    if examples is None:
-        return np.random.default_rng(0).integers(0, 256, (16, *source.image_shape)).astype(np.uint8)
-    chosen = np.linspace(0, len(examples) - 1, min(len(examples), CHECKED)).astype(int)
-    return np.stack([source.prepare(examples[int(i)])["image"] for i in chosen])
+def packed(use: build.Used) -> container.Program:
+    """The packed network of weights that are used, as of `build.used`, in memory. Raises BadInput as `program`."""
+    c = use.config
+    resize = short_side(c.data.image_size, c.data.resize) if DATASETS[c.data.name].cropped else 0
+    return program(c.model.name, use.model, use.variables, use.source, resize)
+
+
+def evenly(source: Source, count: int) -> np.ndarray:
+    """Images of the evaluation set, evenly from all of it, at most so many: uint8 [n, h, w, c]."""
+    chosen = np.linspace(0, len(source.eval) - 1, min(len(source.eval), count)).astype(int)
+    return np.stack([source.prepare(source.eval[int(i)])["image"] for i in chosen])
+
+
+def _noise(source):
+    return np.random.default_rng(0).integers(0, 256, (16, *source.image_shape)).astype(np.uint8)
 
 
 def compare(
@@ -147,9 +154,8 @@ def _loaded(packed):
     try:
         return runtime.Network(data, where, kernels=kernels)
     except BadInput as error:
-        net = runtime.Network(
-            data, where, kernels=kernels, max_memory=accuracy.ROOM
-        )  # raises again what is another error
+        # raises again what is another error
+        net = runtime.Network(data, where, kernels=kernels, max_memory=accuracy.ROOM)
         progress.say(f"note for those who load it: {error}")
         return net
 

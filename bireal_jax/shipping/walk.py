@@ -78,4 +78,4 @@ def needed(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         package = name.split(".")[0]
-        raise BadInput(f"{package} is missing; pip install 'bireal-jax[formats]'") from None
+        raise BadInput(f"{package} is missing; pip install -e '.[formats]' where the package is") from None

@@ -1,8 +1,8 @@
 """Cycles of the inner loops of kernels_neon.cc as LLVM models them: `python experiments/arm/mca.py`, no ARM needed.
 
 The file is compiled for aarch64, its innermost loops are found by their instructions, and llvm-mca says how many cycles
-an iteration takes where nothing waits for memory. LLVM 14 has no model of its own for the Cortex-A72 and A76: it takes
-the A57's; and Apple's is that of the Cyclone.
+an iteration takes where nothing waits for memory. LLVM 14 gives the Cortex-A72 and A76 the same figures: it has
+no model of each.
 """
 
 import argparse
