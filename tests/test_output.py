@@ -1,5 +1,6 @@
 """Standard output that breaks, was never there, or has another encoding, ends nothing."""
 
+import contextlib
 import io
 import os
 import signal
@@ -41,13 +42,16 @@ def closed():
 
 @pytest.mark.parametrize("make", [broken, closed, lambda: open("/dev/full", "w"), lambda: None])
 def test_a_line_that_nobody_can_read_is_no_error(make, monkeypatch):
-    monkeypatch.setattr(sys, "stdout", make())
+    stream = make()
+    monkeypatch.setattr(sys, "stdout", stream)
     progress.say("x")
     progress.say("x")
     bar = progress.Bar("train", 0, 9)
     with bar:
         bar.advance(1)
         bar.line(1, "train", {"loss": 1.0})
+    with contextlib.suppress(OSError, AttributeError):  # what it could not write, now and not when it is forgotten
+        stream.close()
 
 
 def test_what_an_encoding_lacks_is_escaped(monkeypatch):
