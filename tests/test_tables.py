@@ -250,7 +250,7 @@ SAID = {
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_every_instruction_set_has_the_same_bits(build, tmp_path):
-    """Sanitized: where no thread can be made, and each allocation fails in turn."""
+    """Sanitized: where there is no thread but the caller, and each allocation fails in turn."""
     compiler, flags, runner, instructions, parts = BUILDS[build]
     for tool in [compiler, *runner]:
         if not shutil.which(tool):

@@ -1,12 +1,15 @@
 // What a convolution is for the calls of this folder, and the threads that do it.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <exception>
+#include <functional>
+#include <memory>
 #include <mutex>
-#include <system_error>
-#include <thread>
-#include <vector>
+#include <new>
+
+#include "xla.h"
 
 // x [n, h, w, c], weights [kh, kw, c, co], out [n, ho, wo, co]; zeros beyond the border. newest: the instructions that may be
 // used if the CPU has them, 2 for AVX-512, 1 for AVX2 or NEON, 0 for none of these.
@@ -18,25 +21,59 @@ struct Conv {
   int columns() const { return (wo - 1) * sw + kw; }
 };
 
-// Runs `work` on so many threads, or on as many as can be made, the caller one of them. Rethrows what one of them threw.
-template <class Work>
-void together(int threads, const Work& work) {
-  std::exception_ptr failure;
-  std::mutex mutex;
-  const auto guarded = [&] {
+// Who does a call: the thread that it came on, and up to `size - 1` of XLA's own. Threads made for the call would have to be
+// put on a core first; where the other core was not quite idle they stayed on the caller's, and the call took as long as on one.
+struct Team {
+  xla::Call* call;
+  int size;
+
+  // Runs `work` on so many threads, or as many as come before the caller is done with it. Rethrows what one of them threw.
+  template <class Work>
+  void run(const Work& work) const {
+    const auto shared = std::make_shared<Shared>();
+    shared->work = [&work] { work(); };
     try {
-      work();
-    } catch (...) {
-      const std::lock_guard<std::mutex> lock(mutex);
-      failure = std::current_exception();
+      for (int i = 1; i < size; i++) {
+        auto ticket = std::make_unique<std::shared_ptr<Shared>>(shared);
+        if (xla::scheduled(call, join, ticket.get())) ticket.release();
+      }
+    } catch (const std::bad_alloc&) {  // those that there are do it all
+    }
+    shared->guarded();
+    std::unique_lock<std::mutex> lock(shared->mutex);
+    shared->over = true;
+    shared->left.wait(lock, [&] { return shared->inside == 0; });
+    if (shared->failure) std::rethrow_exception(shared->failure);
+  }
+
+ private:
+  struct Shared {  // outlives the call: who comes late still asks whether it is over
+    std::function<void()> work;
+    std::mutex mutex;
+    std::condition_variable left;
+    int inside = 0;
+    bool over = false;
+    std::exception_ptr failure;
+
+    void guarded() {
+      try {
+        work();
+      } catch (...) {
+        const std::lock_guard<std::mutex> lock(mutex);
+        failure = std::current_exception();
+      }
     }
   };
-  std::vector<std::thread> team;
-  try {
-    for (int i = 1; i < threads; i++) team.emplace_back(guarded);
-  } catch (const std::exception&) {  // no more threads: those that there are do it all
+
+  static void join(void* data) {
+    const std::unique_ptr<std::shared_ptr<Shared>> ticket(static_cast<std::shared_ptr<Shared>*>(data));
+    Shared& shared = **ticket;
+    std::unique_lock<std::mutex> lock(shared.mutex);
+    if (shared.over) return;
+    shared.inside++;
+    lock.unlock();
+    shared.guarded();
+    lock.lock();
+    if (--shared.inside == 0) shared.left.notify_all();
   }
-  guarded();
-  for (auto& thread : team) thread.join();
-  if (failure) std::rethrow_exception(failure);
-}
+};

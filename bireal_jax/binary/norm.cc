@@ -118,9 +118,9 @@ void blocks_of(const Map& v, int slice, const Work& work) {
 }
 
 template <class Work>
-void each_slice(const Map& v, const Work& work) {
+void each_slice(const Team& team, const Work& work) {
   std::atomic<int> next{0};
-  together(v.threads, [&] {
+  team.run([&] {
     for (int slice; (slice = next++) < slices;) work(slice);
   });
 }
@@ -145,10 +145,10 @@ struct Moments {
 };
 
 // Mean and variance of each channel of x.
-void moments(const Map& v, const float* x, float* mean, float* variance) {
+void moments(const Map& v, const Team& team, const float* x, float* mean, float* variance) {
   const Kernels& kernels = choose(v);
   std::vector<Moments> parts(slices, Moments(v.c));
-  each_slice(v, [&](int slice) {
+  each_slice(team, [&](int slice) {
     std::vector<float> away(v.width()), squared(v.width()), near(v.c), centre(v.width());
     std::vector<double> off(v.c), squares(v.c);
     Moments& part = parts[slice];
@@ -181,12 +181,12 @@ void moments(const Map& v, const float* x, float* mean, float* variance) {
 }
 
 // Sums of g, and of g times x less its mean, of each channel.
-void gradients(const Map& v, const float* x, const float* g, const float* mean, float* of_g, float* of_products) {
+void gradients(const Map& v, const Team& team, const float* x, const float* g, const float* mean, float* of_g, float* of_products) {
   const Kernels& kernels = choose(v);
   std::vector<double> parts(size_t(slices) * 2 * v.c);
   std::vector<float> centre(v.width());
   spread(v, mean, centre.data());
-  each_slice(v, [&](int slice) {
+  each_slice(team, [&](int slice) {
     std::vector<float> sums(v.width()), products(v.width());
     std::vector<double> folded(v.c);
     double* total = parts.data() + size_t(slice) * 2 * v.c;
@@ -214,7 +214,7 @@ void* run(xla::Call* call, const Work& work) {
   const auto in = [&](int i) { return static_cast<const float*>(call->arguments.items[i]->data); };
   const auto out = [&](int i) { return static_cast<float*>(call->results.items[i]->data); };
   try {
-    work(map, in, out);
+    work(map, Team{call, map.threads}, in, out);
     return nullptr;
   } catch (const std::exception&) {
     return xla::out_of_resources(call, "no memory for the sums of a batch norm");
@@ -225,8 +225,8 @@ void* run(xla::Call* call, const Work& work) {
 
 // Arguments: the members of Map as int32, and float32 as the functions above have them; the caller has checked all shapes.
 extern "C" __attribute__((visibility("default"))) void* bireal_norm_moments(xla::Call* call) {
-  return run(call, [](const Map& v, auto in, auto out) { moments(v, in(1), out(0), out(1)); });
+  return run(call, [](const Map& v, const Team& team, auto in, auto out) { moments(v, team, in(1), out(0), out(1)); });
 }
 extern "C" __attribute__((visibility("default"))) void* bireal_norm_gradients(xla::Call* call) {
-  return run(call, [](const Map& v, auto in, auto out) { gradients(v, in(1), in(2), in(3), out(0), out(1)); });
+  return run(call, [](const Map& v, const Team& team, auto in, auto out) { gradients(v, team, in(1), in(2), in(3), out(0), out(1)); });
 }

@@ -100,14 +100,14 @@ POPCNT bool pack_block(const Sizes& v, const Kernels& kernels, const float* w, i
   return all;
 }
 
-Weights pack_weights(const Sizes& v, const Kernels& kernels, const float* w) {
+Weights pack_weights(const Sizes& v, const Team& team, const Kernels& kernels, const float* w) {
   Weights packed = {Classes(v.ho, v.sh, v.top, v.kh, v.h), Classes(v.wo, v.sw, v.left, v.kw, v.w), {}, {}, {}};
   const size_t bits = size_t(v.blocks()) * v.kh * v.length() * filters;
   packed.positive.resize(bits), packed.nonzero.resize(bits);
   packed.base.resize(size_t(v.blocks()) * packed.rows.count() * packed.columns.count() * filters);
   std::atomic<int> next{0};
   std::atomic<bool> all{true};
-  together(v.threads, [&] {
+  team.run([&] {
     for (int block; (block = next++) < v.blocks();)
       if (!pack_block(v, kernels, w, block, packed)) all = false;
   });
@@ -176,20 +176,17 @@ void conv_image(const Sizes& v, const Kernels& kernels, const uint8_t* x, const 
         conv_row(v, kernels, bits, weights, affine, block, y, out);
 }
 
-void convolve(const Sizes& v, const uint8_t* x, const float* w, const Affine& affine, float* out) {
+void convolve(const Sizes& v, const Team& team, const uint8_t* x, const float* w, const Affine& affine, float* out) {
   const Kernels kernels = v.newest >= 2 && has_avx512() ? Kernels{avx512_signs, avx512_column, avx512_any_tile}
                           : v.newest >= 1 && has_avx2() ? Kernels{avx2_signs, plain_column, avx2_tile}
                                        : Kernels{plain_signs, plain_column, plain_tile};
-  const Weights weights = pack_weights(v, kernels, w);
-  const int parts = v.threads < v.n ? (v.threads < 1 ? 1 : v.threads) : v.n;
-  std::vector<std::vector<uint64_t>> bits(parts);
-  for (auto& part : bits) part.resize(size_t(v.columns()) * v.words() + size_t(v.rows()) * v.pitch());
-  std::atomic<int> next{0};
-  together(parts, [&] {
-    for (int part; (part = next++) < parts;)
-      for (int64_t i = int64_t(v.n) * part / parts, end = int64_t(v.n) * (part + 1) / parts; i < end; i++)
-        conv_image(v, kernels, x + size_t(i) * v.h * v.w * v.c, weights, affine, bits[part].data(),
-                   out + size_t(i) * v.ho * v.wo * v.co);
+  const Weights weights = pack_weights(v, team, kernels, w);
+  std::atomic<int64_t> next{0};
+  team.run([&] {
+    std::vector<uint64_t> bits(size_t(v.columns()) * v.words() + size_t(v.rows()) * v.pitch());
+    for (int64_t i; (i = next++) < v.n;)
+      conv_image(v, kernels, x + size_t(i) * v.h * v.w * v.c, weights, affine, bits.data(),
+                 out + size_t(i) * v.ho * v.wo * v.co);
   });
 }
 
@@ -204,7 +201,7 @@ extern "C" __attribute__((visibility("default"))) void* bireal_packed_conv(xla::
   std::memcpy(&conv, in[0]->data, sizeof conv);
   const auto floats = [&](int i) { return static_cast<const float*>(in[i]->data); };
   try {
-    convolve(conv, static_cast<const uint8_t*>(in[1]->data), floats(2), {floats(3), floats(4)},
+    convolve(conv, {call, conv.threads}, static_cast<const uint8_t*>(in[1]->data), floats(2), {floats(3), floats(4)},
              static_cast<float*>(call->results.items[0]->data));
     return nullptr;
   } catch (const std::exception&) {

@@ -21,7 +21,7 @@ MOMENTS, SUMS = "bireal_norm_moments", "bireal_norm_gradients"
 TARGETS = CONV, BY_INPUT, BY_KERNEL, MOMENTS, SUMS
 NEWEST = 2  # the instructions that may be used: 2 for AVX-512, 1 for AVX2, 0 for neither; of those that there are
 LARGEST = 1 << 27  # numbers of an image, or of a kernel
-WORTH_A_THREAD = 1 << 28  # multiplications, which take one thread 0.5 ms; to start one takes less than 0.05
+WORTH_A_THREAD = 1 << 28  # multiplications, which take one thread 0.5 ms
 
 
 def _load() -> ctypes.CDLL | None:

@@ -65,8 +65,8 @@ struct Lists {
 // dw [kh, kw, c, co] from x [n, h, w, c], signs, a byte each, 1 for +1, and g [n, ho, wo, co].
 class ByKernel {
  public:
-  ByKernel(const Conv& v, const uint8_t* x, const float* g, float* dw)
-      : v_(v), kernels_(choose(v)), x_(x), g_(g), dw_(dw), quads_(ceil_div(v.n, quad)), pixels_(v.ho * v.wo),
+  ByKernel(const Conv& v, const Team& team, const uint8_t* x, const float* g, float* dw)
+      : v_(v), team_(team), kernels_(choose(v)), x_(x), g_(g), dw_(dw), quads_(ceil_div(v.n, quad)), pixels_(v.ho * v.wo),
         sets_(ceil_div(pixels_, most)), pitch_(ceil_div(v.c, tile) * tile * lanes), size_(v.taps() * pitch_),
         blocks_(int(ceil_div(v.co, lanes))), wide_(blocks_ / 2), plane_(size_t(v.h) * v.w * v.c) {
     // Few output channels: the pixels are divided, too, into slices with sums of their own.
@@ -77,7 +77,7 @@ class ByKernel {
     list();
     picks_ = std::make_unique<uint8_t[]>(quads_ * plane_ + tile);
     std::atomic<int64_t> next{0};
-    together(v_.threads, [&] {
+    team_.run([&] {
       for (int64_t q; (q = next++) < quads_;) pick(q);
     });
     sums_ = floats(slices_ * blocks_ * size_);
@@ -86,7 +86,7 @@ class ByKernel {
     std::vector<std::atomic<int64_t>> left(blocks_ - wide_);
     for (auto& l : left) l = slices_;
     next = 0;
-    together(v_.threads, [&] {
+    team_.run([&] {
       const Floats room = floats(2 * second);
       for (int64_t unit; (unit = next++) < units;) {
         const int64_t pair = unit % (blocks_ - wide_), slice = unit / (blocks_ - wide_);
@@ -169,6 +169,7 @@ class ByKernel {
   }
 
   const Conv& v_;
+  const Team team_;
   const Kernels& kernels_;
   const uint8_t* x_;
   const float* g_;
@@ -190,8 +191,8 @@ class ByKernel {
 // threads have something to do, images are cut into bands, each in a lane of its own.
 class ByInput {
  public:
-  ByInput(const Conv& v, const float* w, const float* g, const float* scale, float* dx)
-      : v_(v), kernels_(choose(v)), w_(w), g_(g), scale_(scale), dx_(dx), blocks_(int(ceil_div(v.co, lanes))),
+  ByInput(const Conv& v, const Team& team, const float* w, const float* g, const float* scale, float* dx)
+      : v_(v), team_(team), kernels_(choose(v)), w_(w), g_(g), scale_(scale), dx_(dx), blocks_(int(ceil_div(v.co, lanes))),
         cells_(int(ceil_div(v.c, tile)) * tile), row_(size_t(v.w) * cells_ * lanes), half_(v.kh * row_) {
     const size_t size = size_t(v.taps()) * v.c * v.co;
     zeros_ = std::any_of(w, w + size, [](float s) { return s == 0; });
@@ -208,7 +209,7 @@ class ByInput {
     pick();
     list();
     std::atomic<int64_t> next{0};
-    together(v_.threads, [&] {
+    team_.run([&] {
       const Floats room = floats(width_ * second), ring = floats(width_ * half_);
       for (int64_t group; (group = next++) < groups_;) sum(group * width_ * lanes, room.get(), ring.get());
     });
@@ -355,6 +356,7 @@ class ByInput {
   }
 
   const Conv& v_;
+  const Team team_;
   const Kernels& kernels_;
   const float *w_, *g_, *scale_;
   float* dx_;
@@ -378,7 +380,7 @@ void* run(xla::Call* call, const Work& work) {
   const auto in = [&](int i) { return call->arguments.items[i]->data; };
   const auto floats = [&](int i) { return static_cast<const float*>(in(i)); };
   try {
-    work(conv, in, floats, static_cast<float*>(call->results.items[0]->data));
+    work(conv, Team{call, conv.threads}, in, floats, static_cast<float*>(call->results.items[0]->data));
     return nullptr;
   } catch (const std::exception&) {
     return xla::out_of_resources(call, "no memory for the gradient of a 1-bit convolution");
@@ -391,12 +393,12 @@ void* run(xla::Call* call, const Work& work) {
 // Arguments: the members of Conv as int32, w, g and scale, or x, in bytes, and g; result: dx, or dw. float32; the caller has
 // checked all shapes.
 extern "C" __attribute__((visibility("default"))) void* bireal_tables_by_input(xla::Call* call) {
-  return tables::run(call, [](const Conv& v, auto, auto floats, float* dx) {
-    tables::ByInput(v, floats(1), floats(2), floats(3), dx).run();
+  return tables::run(call, [](const Conv& v, const Team& team, auto, auto floats, float* dx) {
+    tables::ByInput(v, team, floats(1), floats(2), floats(3), dx).run();
   });
 }
 extern "C" __attribute__((visibility("default"))) void* bireal_tables_by_kernel(xla::Call* call) {
-  return tables::run(call, [](const Conv& v, auto in, auto floats, float* dw) {
-    tables::ByKernel(v, static_cast<const uint8_t*>(in(1)), floats(2), dw).run();
+  return tables::run(call, [](const Conv& v, const Team& team, auto in, auto floats, float* dw) {
+    tables::ByKernel(v, team, static_cast<const uint8_t*>(in(1)), floats(2), dw).run();
   });
 }

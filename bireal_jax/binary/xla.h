@@ -38,12 +38,30 @@ struct ErrorArguments {
 };
 constexpr int32_t resource_exhausted = 8;
 
+struct Forget {
+  size_t size;
+  Extension* extensions;
+  void* error;
+};
+
+struct Task {
+  size_t size;
+  Extension* extensions;
+  void* context;
+  void (*run)(void* data);
+  void* data;
+};
+
 struct Api {
   size_t size;
   Extension* extensions;
   Version version;
   const void* internal;
   void* (*create_error)(ErrorArguments*);
+  void* error_message;
+  void (*forget_error)(Forget*);
+  void *register_handler, *stream, *register_type, *context, *set_state, *state, *allocate, *free;
+  void* (*schedule)(Task*);  // on a thread of XLA's own, sooner or later; an error where it has none
 };
 
 struct Buffer {
@@ -76,6 +94,16 @@ inline bool answered(Call* call) {
   Version& version = reinterpret_cast<MetadataExtension*>(call->extensions)->metadata->version;
   version.major = 0, version.minor = 3;
   return true;
+}
+
+// Whether run(data) will be called by one of XLA's threads.
+inline bool scheduled(Call* call, void (*run)(void*), void* data) {
+  Task task = {sizeof task, nullptr, call->context, run, data};
+  void* error = call->api->schedule ? call->api->schedule(&task) : call;
+  if (!error) return true;
+  Forget why = {sizeof why, nullptr, error};
+  if (error != call) call->api->forget_error(&why);
+  return false;
 }
 
 inline void* out_of_resources(Call* call, const char* message) {

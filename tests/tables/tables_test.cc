@@ -1,16 +1,14 @@
 // The gradients by tables of many shapes against plain loops, through the call that XLA makes.
 //
 //   tables_test NEWEST [every]     compares each `every`-th shape; prints how many there were and a digest of all bits
-//   tables_test NEWEST memory      lets one allocation after the other fail; no thread can be made
-#include <pthread.h>
-
-#include <cerrno>
+//   tables_test NEWEST memory      lets one allocation after the other fail
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <thread>
 #include <vector>
 
 #include "conv.h"
@@ -37,10 +35,6 @@ void operator delete(void* p, size_t) noexcept { std::free(p); }
 void operator delete[](void* p, size_t) noexcept { std::free(p); }
 void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
 
-#if defined(NO_THREADS)
-extern "C" int pthread_create(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*) noexcept { return EAGAIN; }
-#endif
-
 static uint64_t state = 1;
 static int random_to(int count) {  // 0 .. count - 1
   state = state * 6364136223846793005u + 1442695040888963407u;
@@ -54,17 +48,36 @@ static void* create_error(xla::ErrorArguments* why) {
   return &message;
 }
 
+// XLA's pool: each task on a thread of its own, or none at all.
+static std::vector<std::thread> pool;
+static int refused = 0;
+static void forget_error(xla::Forget* why) { refused -= why->error == &refused; }
+static void* schedule(xla::Task* task) {
+#if defined(NO_THREADS)
+  (void)task;
+  refused++;
+  return &refused;
+#else
+  pool.emplace_back(task->run, task->data);
+  return nullptr;
+#endif
+}
+
 template <class Signs>
 static bool call(void* (*function)(xla::Call*), Conv& v, Signs& a, std::vector<float>& b, std::vector<float>& scale,
                  std::vector<float>& out) {
-  xla::Api api = {sizeof api, nullptr, {}, nullptr, create_error};
+  xla::Api api = {};
+  api.create_error = create_error, api.forget_error = forget_error, api.schedule = schedule;
   xla::Buffer buffers[5] = {{sizeof(xla::Buffer), nullptr, 0, &v}, {sizeof(xla::Buffer), nullptr, 0, a.data()},
                             {sizeof(xla::Buffer), nullptr, 0, b.data()}, {sizeof(xla::Buffer), nullptr, 0, scale.data()},
                             {sizeof(xla::Buffer), nullptr, 0, out.data()}};
   xla::Buffer *in[4] = {buffers, buffers + 1, buffers + 2, buffers + 3}, *result[1] = {buffers + 4};
   xla::Call c = {sizeof c, nullptr, &api, nullptr, 0, {}, {}};
   c.arguments.items = in, c.results.items = result;
-  return function(&c) == nullptr;
+  const bool done = function(&c) == nullptr;
+  for (auto& thread : pool) thread.join();
+  pool.clear();
+  return done && !refused;
 }
 
 struct Problem {
