@@ -158,7 +158,15 @@ def test_a_network_of_ones_own_is_dropped(page):
 
 
 def test_a_hundred_runs_and_loads_take_no_memory(page):
-    grown = page.evaluate("""async () => {
+    """Neither JavaScript's heap grows nor the memories of all engines that are still alive."""
+    heap, engines = page.evaluate("""async () => {
+      const memories = [], instantiate = WebAssembly.instantiate;
+      WebAssembly.instantiate = async (...given) => {
+        const made = await instantiate(...given);
+        memories.push(new WeakRef(made.exports.memory));
+        return made;
+      };
+      const taken = () => memories.reduce((sum, memory) => sum + (memory.deref()?.buffer.byteLength ?? 0), 0);
       const { load } = await import("./bireal.mjs");
       const file = await fetch("../bireal_jax/runtime/networks/bireal20_cifar10.safetensors");
       const bytes = new Uint8Array(await file.arrayBuffer());
@@ -168,15 +176,30 @@ def test_a_hundred_runs_and_loads_take_no_memory(page):
         kept.run(image);
         await load(damaged).catch(() => {});
         (await load(bytes)).run(image);
+        await new Promise((done) => setTimeout(done)); // until then a WeakRef keeps what it was made of
       };
       const settle = async () => {
         for (let i = 0; i < 3; i++) gc(), await new Promise((done) => setTimeout(done, 100));
       };
       for (let i = 0; i < 10; i++) await round();
       await settle();
-      const before = performance.memory.usedJSHeapSize;
+      const before = [performance.memory.usedJSHeapSize, taken()];
       for (let i = 0; i < 100; i++) await round();
       await settle();
-      return performance.memory.usedJSHeapSize - before;
+      return [performance.memory.usedJSHeapSize - before[0], taken() - before[1]];
     }""")
-    assert grown < 2 << 20
+    assert heap < 2 << 20 and engines < 2 << 20
+
+
+def test_more_networks_than_a_page_has_room_for_are_refused_in_words(page):
+    said = page.evaluate("""async () => {
+      const { load, BadInput } = await import("./bireal.mjs");
+      const file = await fetch("../bireal_jax/runtime/networks/digits.safetensors");
+      const bytes = new Uint8Array(await file.arrayBuffer()), kept = [];
+      try {
+        for (let i = 0; i < 500; i++) kept.push(await load(bytes));
+      } catch (error) {
+        return [error instanceof BadInput, error.message, kept[0].top(new Uint8Array(64)).length];
+      }
+    }""")
+    assert said is None or said[::2] == [True, 5] and "no room for another network" in said[1], said

@@ -59,7 +59,7 @@ export async function load(source, { precision = "float32", unfused = false, max
     engine = null; // the next call tries again
     throw error;
   }
-  const instance = await WebAssembly.instantiate(module, {
+  const imports = {
     env: {
       fail(what) {
         throw new BadInput(text(instance.exports.memory, what));
@@ -72,6 +72,10 @@ export async function load(source, { precision = "float32", unfused = false, max
         return 0;
       },
     },
+  };
+  // Each takes gigabytes of addresses, though few of memory: Chromium has them for about a hundred at a time.
+  const instance = await WebAssembly.instantiate(module, imports).catch((error) => {
+    throw new BadInput(`there is no room for another network; drop those that are not needed: ${error.message}`);
   });
   return new Network(instance.exports, source, precision, unfused, maxMemory);
 }
