@@ -202,4 +202,4 @@ def test_more_networks_than_a_page_has_room_for_are_refused_in_words(page):
         return [error instanceof BadInput, error.message, kept[0].top(new Uint8Array(64)).length];
       }
     }""")
-    assert said is None or said[::2] == [True, 5] and "no room for another network" in said[1], said
+    assert said is None or (said[::2] == [True, 5] and "no room for another network" in said[1]), said
