@@ -291,6 +291,8 @@ def used(config: ConfigDict, directory: str | Path, given: Collection[str] | Non
     module, shapes = model(last, found)
     if own or run:
         weights, origin = known.best_variables(run.directory if run else directory, shapes)
+        if run and not (run.directory / "result.json").exists():
+            progress.say(f"note: the training in {run.directory} has not ended; this is the best of what it has so far")
     else:
         weights, origin = variables(last, shapes), last.init_from
     return Used(last, found, there, module, weights, origin)

@@ -6,13 +6,12 @@ type is refused.
 
 import copy
 import difflib
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from bireal_jax import places
+from bireal_jax import limits, places
 from bireal_jax.errors import BadInput, first_line
 
 
@@ -125,97 +124,10 @@ def default() -> ConfigDict:
     c.search.bn_batches = 100  # training batches on which batch norm is calibrated for each candidate
     c.search.together = 0  # candidates at a time, in one program; 0: one on each device
 
-    c.stages = ()  # dicts of overrides of the above, one a stage: {"name": "clip", "optim.lr": 0.01}; none: one stage
+    # Dicts of overrides of the above, one a stage: {"name": "clip", "optim.lr": 0.01}; none: one stage. "share": 0.25
+    # takes so much of total_epochs or total_steps, which are of each stage otherwise.
+    c.stages = ()
     return c.lock()
-
-
-def _at_least(low):
-    return (lambda v: low <= v < math.inf), f"at least {low} and finite"
-
-
-def _between(low, high):
-    return (lambda v: low <= v < high), f"in [{low}, {high})"
-
-
-NUMBERS = ((lambda v: all(isinstance(x, (int, float)) for x in v)), "numbers, one for each channel")
-COUNTS = ((lambda v: all(isinstance(x, int) and 0 < x < 2**16 for x in v)), "whole numbers above 0, one for each stage")
-POSITIVE = ((lambda v: 0 < v < math.inf), "above 0 and finite")
-
-# field -> (test, what it must be)
-LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": ((lambda v: 0 <= v < 2**31), "in [0, 2147483648)"),
-    "model.dtype": ((lambda v: v in ("float32", "bfloat16", "float64")), "float32, bfloat16 or float64"),
-    "teacher.dtype": (
-        (lambda v: v in ("auto", "float32", "bfloat16", "float64")),
-        "auto, float32, bfloat16 or float64",
-    ),
-    "teacher.temperature": POSITIVE,
-    "teacher.share": ((lambda v: 0 <= v <= 1), "in [0, 1]"),
-    "data.image_size": _between(1, 2**14),  # XLA ends the process where a shape overflows, and asks nobody
-    "data.resize": _between(0, 2**14),
-    "data.mean": NUMBERS,
-    "data.std": ((lambda v: NUMBERS[0](v) and all(s > 0 for s in v)), "numbers above 0, one for each channel"),
-    "data.threads": _between(1, 2**10),
-    "data.workers": _between(0, 2**10),
-    "data.depth.unit": POSITIVE,
-    "data.depth.low": POSITIVE,
-    "data.depth.high": POSITIVE,
-    "data.depth.zoom": _at_least(1),
-    "data.depth.crop": (
-        (lambda v: v == () or (len(v) == 4 and 0 <= v[0] < v[1] and 0 <= v[2] < v[3])),
-        "() or (top, bottom, left, right), in pixels",
-    ),
-    "data.cutout": _at_least(0),
-    "data.held_out": _at_least(0),
-    "data.val_share": ((lambda v: 0 < v <= 1), "above 0 and at most 1"),
-    "data.val_seed": ((lambda v: 0 <= v < 2**31), "in [0, 2147483648)"),
-    "search.max_cost": _at_least(0),
-    "search.min_cost": _at_least(0),
-    "search.population": _at_least(1),
-    "search.generations": _at_least(1),
-    "search.parents": _at_least(1),
-    "search.mutations": _at_least(0),
-    "search.crossovers": _at_least(0),
-    "search.mutate_prob": ((lambda v: 0 <= v <= 1), "in [0, 1]"),
-    "search.bn_batches": _at_least(1),
-    "search.together": _at_least(0),
-    "model.bn_group": _at_least(0),
-    "model.blocks": COUNTS,
-    "model.widths": COUNTS,
-    "batch_size": _at_least(1),
-    "accumulate": _at_least(1),
-    "call_steps": (
-        (lambda v: v == "auto" or (v.isdecimal() and 1 <= int(v) <= 10_000)),
-        "'auto' or '1' to '10000'; calls end at logs, evaluations and checkpoints too, so that all their intervals fit",
-    ),
-    "total_epochs": _at_least(0),
-    "total_steps": _at_least(0),
-    "label_smoothing": _between(0, 1),
-    "optim.lr": POSITIVE,
-    "optim.lr_end": _at_least(0),
-    "optim.milestones": (
-        (lambda v: all(isinstance(m, (int, float)) and 0 < m < math.inf for m in v)),
-        "epochs, numbers above 0",
-    ),
-    "optim.warmup_epochs": _at_least(0),
-    "optim.warmup_steps": _at_least(0),
-    "optim.weight_decay": _at_least(0),
-    "optim.binary_lr": POSITIVE,
-    "optim.latent_clip": _at_least(0),
-    "optim.gradient_floor": _at_least(0),
-    "optim.silent_decay": _at_least(0),
-    "ema_decay": _between(0, 1),
-    "log_epochs": _at_least(0),
-    "log_steps": _at_least(0),
-    "eval_epochs": _at_least(0),
-    "eval_steps": _at_least(0),
-    "save_epochs": _at_least(0),
-    "save_steps": _at_least(0),
-    "skip_nonfinite": _at_least(0),
-    "watchdog_seconds": _at_least(0),
-    "keep_last": _at_least(1),
-    "profile_steps": _at_least(0),
-}
 
 
 PATHS = ("data.dir", "init_from", "teacher.weights", "search.latency")  # "" where there is none
@@ -227,6 +139,10 @@ def validate(config: ConfigDict) -> None:
     for i, overrides in enumerate(config.stages):
         if not isinstance(overrides, Mapping):
             raise BadInput(f"config.stages[{i}] is {overrides!r}; it must be a dict of overrides")
+        if "share" in overrides and not (type(overrides["share"]) is float and 0 < overrides["share"] <= 1):
+            raise BadInput(
+                f"stage {stage_name(config, i)!r}: its share is {overrides['share']!r}; above 0.0, up to 1.0"
+            )
         whole = [f for f in overrides if f in WHOLE or f.startswith(("teacher.", "search."))]
         if whole:
             raise BadInput(f"stage {stage_name(config, i)!r}: {whole[0]} is of the whole run; set it outside")
@@ -235,12 +151,12 @@ def validate(config: ConfigDict) -> None:
     for stage in stages(config):
         fields = flat(stage.to_dict())
         for field, kind in flat(default().to_dict()).items():
-            _check_kind(field, fields[field], kind)
-        for field, (test, wanted) in LIMITS.items():
+            limits.check_kind(field, fields[field], kind)
+        for field, (test, wanted) in limits.LIMITS.items():
             if not test(fields[field]):
                 raise BadInput(f"config.{field} is {fields[field]}; it must be {wanted}")
         for field, value in fields.items():
-            _check_size(field, value)
+            limits.check_size(field, value)
         if stage.model.sync_bn and (stage.model.bn_group or stage.deterministic):
             raise BadInput(
                 "config.model.sync_bn normalizes over all devices, whatever their number: it goes neither with "
@@ -250,26 +166,6 @@ def validate(config: ConfigDict) -> None:
             raise BadInput(
                 "config.total_steps and config.total_epochs are both 0; set one to the length of the training"
             )
-
-
-def _check_kind(field, value, like):
-    """Python takes True for 1, and ConfigDict takes None for anything: these are no values of another kind of field."""
-    if value is None or isinstance(value, bool) != isinstance(like, bool):
-        raise BadInput(f"config.{field} is {value}; it must be a value like {like!r}")
-
-
-LARGEST, SMALLEST, MOST = 3.4028234663852886e38, 2.0**-126, 2**31 - 1  # of float32, without subnormal ones; of int32
-
-
-def _check_size(field, value):
-    """Numbers are computed with in float32 and int32, whatever Python can hold."""
-    for v in value if isinstance(value, (tuple, list)) else (value,):
-        if isinstance(v, bool) and v is not value:
-            raise BadInput(f"config.{field} is {value}; {v} is no number")
-        if isinstance(v, float) and v and not SMALLEST <= abs(v) <= LARGEST:
-            raise BadInput(f"config.{field} is {value}; float32 holds 0 and sizes from {SMALLEST:.2g} to {LARGEST:.2g}")
-        if isinstance(v, int) and abs(v) > MOST:
-            raise BadInput(f"config.{field} is {value}; its size must be at most {MOST}")
 
 
 def get(config: ConfigDict, field: str) -> Any:
@@ -304,10 +200,14 @@ def stage(config: ConfigDict, index: int) -> ConfigDict:
     result.lock()
     overrides = dict(config.stages[index]) if config.stages else {}
     overrides.pop("name", None)
+    share = overrides.pop("share", None)
     for field in overrides:
         check_field(field, config, f"stage {stage_name(config, index)!r}: ")
     try:
         result.update_from_flattened_dict(overrides)
+        if share is not None:
+            result.total_epochs *= share
+            result.total_steps = result.total_steps and max(1, round(result.total_steps * share))
     except (KeyError, AttributeError, TypeError, ValueError, OverflowError) as error:
         raise BadInput(f"stage {stage_name(config, index)!r}: {first_line(error)}") from None
     for field in PATHS:
@@ -321,6 +221,33 @@ def stage_name(config: ConfigDict, index: int) -> str:
     return config.stages[index].get("name", f"stage {index}") if config.stages else "train"
 
 
+def unheard(config: ConfigDict, given: Collection[str]) -> list[str]:
+    """Fields that a command line sets and some stages set for themselves, in a line each.
+
+    Args:
+      config: with what was given.
+      given: fields, as "optim.lr".
+
+    Raises:
+      BadInput: one would do nothing, since all stages set it, or since it is a duration in epochs and steps win.
+    """
+    notes, named = [], [(stage_name(config, i), overrides) for i, overrides in enumerate(config.stages)]
+    for field in given:
+        own = [f"{name!r} {overrides[field]}" for name, overrides in named if field in overrides]
+        said = f"config.{field}={get(config, field)}"
+        if own and len(own) == len(named):
+            raise BadInput(
+                f"{said} would do nothing: every stage of the recipe has its own ({', '.join(own)})\n"
+                "change config.stages in a recipe of yours, which starts from this one: docs/your-images.md has one"
+            )
+        if own:
+            notes.append(f"{said} leaves out the stages that have their own ({', '.join(own)})")
+        prefix = field.removesuffix("_epochs")
+        if prefix != field and any(get(stage, f"{prefix}_steps") for stage in stages(config)):
+            raise BadInput(f"{said} would do nothing: config.{prefix}_steps is set, and steps win; set it, or to 0")
+    return [f"note: {note}" for note in notes]
+
+
 def steps(config: ConfigDict, prefix: str, num_train: int) -> int:
     """A duration of the config in steps: config.<prefix>_steps, or else config.<prefix>_epochs of num_train images.
 
@@ -331,11 +258,11 @@ def steps(config: ConfigDict, prefix: str, num_train: int) -> int:
     """
     exact, epochs = get(config, f"{prefix}_steps"), get(config, f"{prefix}_epochs")
     count = epochs / config.batch_size * num_train
-    if exact > MOST:
-        raise BadInput(f"config.{prefix}_steps is {exact}; at most {MOST} are possible")
-    if not exact and count > MOST:
+    if exact > limits.MOST:
+        raise BadInput(f"config.{prefix}_steps is {exact}; at most {limits.MOST} are possible")
+    if not exact and count > limits.MOST:
         raise BadInput(
-            f"config.{prefix}_epochs is {epochs:g}, which makes {count:.3g} steps; at most {MOST} are possible"
+            f"config.{prefix}_epochs is {epochs:g}, which makes {count:.3g} steps; at most {limits.MOST} are possible"
         )
     return exact or (max(1, round(epochs * num_train / config.batch_size)) if epochs else 0)
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from bireal_jax import output, places, recipe
 from bireal_jax._version import __version__
-from bireal_jax.config import check_field
+from bireal_jax.config import check_field, unheard
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.recipe import load_recipe
 from bireal_jax.running import preempt
@@ -240,6 +240,8 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
             from bireal_jax.models import arch  # with Flax
 
             config.value.arch = arch.inline(config.value.arch)
+        for note in unheard(config.value, overridden(rest)):
+            print(note, file=sys.stderr)
         return config.value, places.workdir(workdir.value), mode.value
     except flags.UnrecognizedFlagError as error:
         raise BadInput(f"{error}; flags: --config --config.FIELD --workdir --mode --format --out --help") from None

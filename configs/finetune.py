@@ -26,8 +26,10 @@ def get_config():
     c.data.name = "folder"
     c.batch_size = 32
     c.label_smoothing = 0.0
+    c.total_epochs = 40.0
+    c.log_epochs = 1.0
     c.stages = (
-        {"name": "head", "total_epochs": 10.0, "optim.frozen": BODY},
-        {"name": "all", "total_epochs": 30.0, "optim.lr": 2e-4},
+        {"name": "head", "share": 0.25, "optim.frozen": BODY},
+        {"name": "all", "share": 0.75, "optim.lr": 2e-4},
     )
     return c

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from bireal_jax import config
+from bireal_jax import config, limits
 from bireal_jax.errors import BadInput
 from bireal_jax.running import settings
 
@@ -35,6 +35,37 @@ def test_stages_are_overrides_of_a_locked_schema():
         c.stages = ({"name": "clip", "optim.lr": value},)
         with pytest.raises(BadInput, match="stage 'clip'"):
             config.validate(c)
+
+
+def test_a_stage_may_be_a_share_of_the_whole():
+    c = config.default()
+    c.total_epochs, c.batch_size = 40.0, 100
+    c.stages = ({"name": "head", "share": 0.25}, {"name": "all", "share": 0.75}, {"name": "more"})
+    assert [config.steps(stage, "total", 1000) for stage in config.stages(c)] == [100, 300, 400]
+    c.total_steps = 9
+    assert [config.steps(stage, "total", 1000) for stage in config.stages(c)] == [2, 7, 9]
+    for share in (0.0, 1.5, "half", True, 1):
+        c.stages = ({"name": "head", "share": share},)
+        with pytest.raises(BadInput, match="stage 'head'"):
+            config.validate(c)
+
+
+def test_what_a_command_line_gives_and_no_stage_takes_is_refused():
+    c = config.default()
+    assert config.unheard(c, ["optim.lr", "total_epochs"]) == []
+    c.stages = ({"name": "a", "optim.lr": 0.1, "total_epochs": 3.0}, {"name": "b", "total_epochs": 4.0})
+    assert config.unheard(c, ["optim.lr", "seed"]) == [
+        "note: config.optim.lr=0.001 leaves out the stages that have their own ('a' 0.1)"
+    ]
+    with pytest.raises(
+        BadInput, match=r"total_epochs=256.0 would do nothing: every stage .* has its own \('a' 3.0, 'b' 4.0\)\nchange"
+    ):
+        config.unheard(c, ["total_epochs"])
+    assert config.unheard(c, ["total_steps"]) == [], "steps win over the epochs of the stages"
+    for field in ("log", "optim.warmup"):
+        c.update_from_flattened_dict({f"{field}_steps": 5})
+        with pytest.raises(BadInput, match=rf"config.{field}_epochs=.* would do nothing: config.{field}_steps is set"):
+            config.unheard(c, [f"{field}_epochs"])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +122,7 @@ def test_more_steps_than_can_be_counted():
 def test_every_limit_belongs_to_a_field_and_the_default_keeps_them():
     c = config.default()
     config.validate(c)
-    for field in (*config.LIMITS, *settings.FREE):
+    for field in (*limits.LIMITS, *settings.FREE):
         config.get(c, field)
 
 

@@ -204,7 +204,7 @@ def test_exported_without_its_data(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(build.data, "build", missing)
     export.run(small(batch_size=8), tmp_path, tmp_path / "other.safetensors")
     out = capsys.readouterr().out
-    assert "16 images of noise: 16 times" in out and "had another config: batch_size 16 -> 8\n" in out
+    assert "16 images of noise: 16 times" in out and "was trained, but for what is asked, batch_size 16 -> 8\n" in out
     with pytest.raises(BadInput, match="no data here"):
         export.run(config, tmp_path / "empty")
 

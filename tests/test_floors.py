@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "bireal_jax"
 # the floors of its own files, bottom up: a file imports what lies below, never what stands beside it.
 HOUSE = [
     {"_version": [], "errors": []},
-    {"output": [], "places": [], "pixels": ["listing window", "__init__"]},
+    {"limits": [], "output": [], "places": [], "pixels": ["listing window", "__init__"]},
     {
         "binary": ["rule", "binarize conv pool", "losses packed", "norm tables", "layers"],
         "data": [

@@ -98,17 +98,30 @@ def test_evaluation_and_export_need_no_override_again(trained, capsys):
     capsys.readouterr()
     assert train.run_eval(small(), trained)["top1"] == result["best_top1"]
     out = capsys.readouterr().out
-    assert "had another config: data.mean [0.0] -> [], data.std [0.05] -> [], model.act relu -> approx_sign and" in out
+    said = (
+        "trained, with data.mean [0.0], not [], data.std [0.05], not [], model.act relu, not approx_sign and 1 more\n"
+    )
+    assert said in out, "and nothing of what only a training asks, such as ema_decay"
     export.run(small(), trained)
     net = runtime.load(trained / "net.safetensors", kernels=None if runtime.available() else "reference")
     assert net._program.spec["image"]["mean"] == [0.0] and list(net.labels) == list("0123456789")
     assert verify.run(small(), trained) == 1
 
 
+def test_a_training_that_has_not_ended_is_said_to_be_so(changed, capsys):
+    place = changed()
+    build.used(small(), place)
+    assert "has not ended" not in capsys.readouterr().out
+    (place / "result.json").unlink()
+    build.used(small(), place)
+    assert f"note: the training in {place} has not ended; " in capsys.readouterr().out
+
+
 def test_what_an_evaluation_may_set_counts(trained, capsys):
     use = build.used(small(**{"data.held_out": 2, "data.mean": (0.7,)}), trained)
     assert use.source.split == "held-out" and use.source.mean == (0.0,)
-    assert "\nwhat the run had counts, but for data.held_out" in capsys.readouterr().out
+    assert "data.mean [0.0], not [0.7], " in (said := capsys.readouterr().out)
+    assert ", but for what is asked, data.held_out 0 -> 2\n" in said
     recipe = small(batch_size=99, **{"data.held_out": 2})  # of a recipe, not of the command line
     use = build.used(recipe, trained, given=["batch_size", "model.act"])
     assert (use.config.batch_size, use.config.data.held_out, use.config.model.act) == (99, 0, "relu")

@@ -36,6 +36,15 @@ def test_top5_counts_the_fifth_and_not_the_sixth():
     assert (sums["top1"], sums["top5"]) == (1, 5)
 
 
+def test_of_five_classes_one_is_always_among_the_five_likeliest():
+    totals = {"loss": 3.0, "top1": 2.0, "top5": 4.0, "seen": 4.0}
+    for classes, names in ((5, {"loss", "top1"}), (6, {"loss", "top1", "top5"})):
+        task = metrics.task(None, classes)
+        scores = task.means(totals)
+        assert set(scores) == names and metrics.task_of(scores) is task
+        assert ("top-5" in task.report.format(**scores)) == (classes > 5)
+
+
 def test_flips_are_counted_with_zero_as_plus():
     before = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 4, 5)))
     after = before.at[0, 0, 0, :3].multiply(-1.0).at[1, 1, 1, 1].set(0.0)

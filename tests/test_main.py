@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from bireal_jax import config as config_lib
 from bireal_jax import main
 from bireal_jax.errors import BadInput
 
@@ -86,6 +87,18 @@ def test_overrides_and_default_workdir():
     config, workdir, mode = main.parse(["main", DIGITS, "--config.optim.lr=0.5", "--config.model.sync_bn=True"])
     assert config.optim.lr == 0.5 and config.model.sync_bn
     assert (str(workdir), mode) == ("runs/digits", "train")
+
+
+def test_a_field_that_the_stages_of_a_recipe_set_is_not_lost_unsaid(capsys):
+    finetune = ["main", "--config=configs/finetune.py"]
+    config, *_ = main.parse([*finetune, "--config.total_epochs=8.0"])
+    assert [stage.total_epochs for stage in config_lib.stages(config)] == [2.0, 6.0] and not capsys.readouterr().err
+    main.parse([*finetune, "--config.optim.lr=0.01"])
+    assert (
+        "note: config.optim.lr=0.01 leaves out the stages that have their own ('all' 0.0002)" in capsys.readouterr().err
+    )
+    with pytest.raises(BadInput, match="total_epochs=8.0 would do nothing: every stage .*'relu' 15.0, 'leaky' 5.0"):
+        main.parse(["main", "--config=configs/digits_step.py", "--config.total_epochs=8.0"])
 
 
 def test_compiled_steps_are_kept_unless_the_user_says_where(monkeypatch, tmp_path):

@@ -158,7 +158,11 @@ def test_folders_patterns_and_files_that_are_broken(album, capsys, monkeypatch):
     assert "a.png\n" in run(capsys, packed.written(NAME), "*.png").out
     assert "c.JPG" in run(capsys, packed.written(NAME), "**/*.JPG").out
     out = run(capsys, packed.written(NAME), "*.gif", "none.jpg", "a.png", status=1)
-    assert "*.gif has no photos" in out.err and "none.jpg cannot be read" in out.err and "a.png" in out.out
+    assert (
+        "no photos at *.gif: nothing there ends in .bmp" in out.err
+        and "none.jpg cannot be read" in out.err
+        and "a.png" in out.out
+    )
     (album / "a[1].png").write_bytes((album / "a.png").read_bytes())
     assert "a[1].png" in run(capsys, packed.written(NAME), "a[1].png").out, "a name is no pattern"
 
@@ -199,6 +203,7 @@ def test_accuracy_of_a_folder_and_of_arrays(tmp_path, capsys):
     np.savez(tmp_path / "set.npz", x_test=x, y_test=wrong[:, None])
     found = json.loads(run(capsys, packed.written(NAME), "--evaluate", tmp_path / "set.npz", "--format=jsonl").out)
     assert found["images"] == 70 and found["top1"] == 60 / 70 and 60 / 70 <= found["top5"] <= 1
+    assert "top-1 85.71 %" in run(capsys, packed.written(NAME), "--evaluate", tmp_path / "set.npz").out
     for i, (image, label) in enumerate(zip(x, wrong, strict=True)):
         place = tmp_path / "val" / f"name {label}"
         place.mkdir(parents=True, exist_ok=True)
@@ -207,6 +212,9 @@ def test_accuracy_of_a_folder_and_of_arrays(tmp_path, capsys):
     out = run(capsys, packed.written(NAME), "--evaluate", tmp_path, "--format=jsonl", status=1)
     again = json.loads(out.out)
     assert again["images"] == 70 and again["top1"] == found["top1"] and "zz.png cannot be decoded" in out.err
+    assert "note: all of" not in out.err, "val/ is what no training has seen"
+    out = run(capsys, packed.written(NAME), "--evaluate", tmp_path / "val", "--format=jsonl", status=1)
+    assert json.loads(out.out) == again | {"net": again["net"]} and f"note: all of {tmp_path / 'val'} counts" in out.err
 
 
 def test_what_cannot_be_evaluated(tmp_path, capsys):

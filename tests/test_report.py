@@ -96,6 +96,12 @@ def test_runs_are_grouped_by_what_differs_and_intervals_are_students(trained, tm
     lines = out.with_suffix(".csv").read_text().splitlines()
     assert lines[0].startswith("run,differs in,seed") and len(lines) == 4 and "label_smoothing=0.1" in lines[3]
     assert np.isnan(compare.interval([3.0])), "one run has no interval"
+    assert "2  label_smoothing=0.1" in page, "beside its curve"
+    twins = [other(trained, tmp_path / f"long{i}", init_from=f"{'runs/' * 15}{i}") for i in range(2)]
+    page = compare.run([str(trained), *map(str, twins)], out).read_text()
+    for i in range(2):
+        assert f"<td>{i + 2}</td><td>init_from={'runs/' * 15}{i}</td>" in page, "numbers tell long ones apart"
+    assert "init_from" not in page[page.index("<svg") : page.index("</svg")] and ">3</text>" in page
 
 
 def test_what_cannot_be_compared_or_shown(trained, tmp_path):

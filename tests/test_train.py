@@ -335,7 +335,7 @@ def test_a_damaged_result_is_named(tmp_path):
 def test_evaluation_says_that_the_recipe_is_another(tmp_path, capsys):
     train.run(small(total_steps=2), tmp_path)
     train.run_eval(small(total_steps=2, batch_size=100), tmp_path)  # any batch size will do
-    assert "had another config: batch_size 16 -> 100" in capsys.readouterr().out
+    assert "was trained, but for what is asked, batch_size 16 -> 100" in capsys.readouterr().out
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):

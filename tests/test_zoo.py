@@ -101,7 +101,8 @@ def test_the_first_command_runs_a_trained_network(name, capsys):
     drawn, said = capsys.readouterr().out.split("\n\n")
     top1 = named.rows()[name].top1 / 100
     assert "  ..@@##..++##  " in drawn and drawn.endswith("% 6") and f"net {name}  images 359" in said
-    assert abs(float(said.split()[5]) - top1) < 5e-5 and said.split()[-2:] == ["published_top1", f"{top1}"]
+    assert said.rstrip().endswith(f"published top-1 {100 * top1:.2f} %")
+    assert abs(float(said.split()[5]) - 100 * top1) < 5e-3 and said.split()[4:7:2] == ["top-1", "%"]
 
 
 @needs_engine

@@ -52,8 +52,8 @@ def run(named: Sequence[str], out: Path | None = None) -> Path:
     (task,) = tasks.values()
     groups = _groups(runs)
     workdir.write(out.with_suffix(".csv"), _csv(runs))
-    head = ("runs", "seeds", f"{task.title}, last", "95 % interval of the mean", "best evaluation")
-    rows = [_row(name, group) for name, group in groups.items()]
+    head = ("", "runs", "seeds", f"{task.title}, last", "95 % interval of the mean", "best evaluation")
+    rows = [(number, *_row(name, group)) for number, (name, group) in enumerate(groups.items(), 1)]
     body = [
         f"<h1>{len(runs)} runs</h1>", _curves(groups, task), section("After the last evaluation", table(head, rows)),
         '<p class="soft">Bands and intervals are of the mean over seeds, Student\'s t, 95 %; a single run has none. '
@@ -125,9 +125,20 @@ def _row(name, group):
     return name, ", ".join(str(run["seed"]) for run in group), form.format(np.mean(last)), between, best
 
 
+SHORT = (
+    30  # characters of a group's name that have room beside its curve; of a longer one the number stands there alone
+)
+LINES = ("-", "--", ":", "-.")
+
+
 def _curves(groups, task):
+    brief = all(len(name) <= SHORT for name in groups)
+
     def draw(axes):
-        for (name, group), colour in zip(groups.items(), figures.COLOURS * len(groups), strict=False):
+        for number, (name, group) in enumerate(groups.items()):
+            line, colour = divmod(number, len(figures.COLOURS))
+            look = {"color": figures.COLOURS[colour], "ls": LINES[line % len(LINES)], "lw": 1.4, "ms": 3}
+            look["label"] = f"{number + 1}  {name}" if brief else f"{number + 1}"
             for axis, split, metric in ((axes[0], "train", "loss"), (axes[1], "eval", task.metric)):
                 found = [figures.curve(run["lines"], split, metric) for run in group]
                 shared = sorted(set.intersection(*({*map(int, steps)} for steps, _ in found)))
@@ -135,14 +146,13 @@ def _curves(groups, task):
                 if not shared:
                     continue
                 mark = "o" if len(shared) < 30 else None
-                label = name if len(name) <= 60 else f"{name[:57]}..."
-                axis.plot(shared, values.mean(0), color=colour, lw=1.4, marker=mark, ms=3, label=label)
+                axis.plot(shared, values.mean(0), marker=mark, **look)
                 if len(group) > 1:
                     half = np.array([interval(column) for column in values.T])
                     low, high = values.mean(0) - half, values.mean(0) + half
                     if task.title.startswith("top") and metric != "loss":
                         low, high = np.clip(low, 0, 100), np.clip(high, 0, 100)
-                    axis.fill_between(shared, low, high, color=colour, alpha=0.15, lw=0)
+                    axis.fill_between(shared, low, high, color=look["color"], alpha=0.15, lw=0)
         axes[0].set(title="training loss", xlabel="step", yscale="log")
         axes[1].set(title=f"{task.title}, evaluation", xlabel="step")
         axes[1].legend(fontsize=7)

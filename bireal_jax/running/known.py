@@ -34,6 +34,7 @@ AGAIN = (
     *settings.FREE, "batch_size", "deterministic", "accumulate", "model.dtype", "data.name", "data.image_size",
     "data.resize", "data.held_out", "data.val_share", "data.val_seed", "data.depth.unit", "data.depth.crop",
 )  # fmt: skip
+SEEN = ("model.", "arch", "data.", "batch_size", "loss")  # what an evaluation depends on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,17 +119,12 @@ class Known:
         apart = settings.differences(settings.to_json(last), settings.to_json(config))
         if last.data.dir != config.data.dir and config.data.dir:
             apart.append(f"data.dir {last.data.dir} -> {config.data.dir}")
-        apart = [text for text in apart if not text.startswith("init_from")]
-        apart.sort(key=lambda text: not text.startswith(("model.", "arch", "data.")))  # what matters comes first
-        won = [field for field in given if any(text.startswith(f"{field} ") for text in apart)]
+        asked = [text for text in apart if text.split(" ")[0] in given]
+        kept = [text for text in apart if text not in asked and text.startswith(SEEN)]
         last.update_from_flattened_dict({field: config_lib.get(config, field) for field in given})
-        if not apart:
-            return last, ""
-        but = f", but for {', '.join(won)}" if won else ""
-        return (
-            last,
-            f"note: the run in {self.directory} had another config: {shown(apart)}\nwhat the run had counts{but}",
-        )
+        said = [f"with {shown(kept)}".replace(" -> ", ", not ")] if kept else []
+        said += [f"but for what is asked, {shown(asked)}"] if asked else []
+        return last, f"note: used as the run in {self.directory} was trained, {', '.join(said)}" if said else ""
 
     def start(self, config: ConfigDict, source: Source) -> str:
         """What a training that starts from these weights changes, in a line, or "".

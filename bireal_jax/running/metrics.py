@@ -44,6 +44,11 @@ def means(totals) -> dict[str, float]:
     return {name: scale[name] * float(totals[name]) / seen for name in scale}
 
 
+def few_means(totals) -> dict[str, float]:
+    """`means` where there are at most five classes, of which one is always among the five likeliest."""
+    return {name: value for name, value in means(totals).items() if name != "top5"}
+
+
 DEPTH_SCORES = ("loss", "rmse", "abs_rel", "log10", "delta1", "delta2", "delta3")
 
 
@@ -129,6 +134,7 @@ CLASSES = Task(
     sums, means, ("loss", "top1", "top5", "seen"), "top1", 1, "top-1", "{:.2f} %",
     "top-1 {top1:.2f} %  top-5 {top5:.2f} %  loss {loss:.4f}",
 )  # fmt: skip
+FEW = dataclasses.replace(CLASSES, means=few_means, report="top-1 {top1:.2f} %  loss {loss:.4f}")
 DEPTH = Task(
     depth_sums, depth_means,
     (*DEPTH_SCORES, "scored", "seen"),
@@ -138,16 +144,17 @@ DEPTH = Task(
 )  # fmt: skip
 
 
-def task(depth_range: tuple[float, float] | None) -> Task:
-    """The task of a data set: `Source.depth_range` in metres, or None for classes."""
+def task(depth_range: tuple[float, float] | None, classes: int = 1000) -> Task:
+    """The task of a data set: `Source.depth_range` in metres, or None for so many classes."""
     if depth_range is None:
-        return CLASSES
+        return CLASSES if classes > 5 else FEW
     return dataclasses.replace(DEPTH, sums=partial(depth_sums, low=depth_range[0], high=depth_range[1]))
 
 
 def task_of(scores: Mapping[str, float]) -> Task:
     """The task that metrics are of."""
-    return next(t for t in (CLASSES, DEPTH) if t.metric in scores)
+    found = next(t for t in (CLASSES, DEPTH) if t.metric in scores)
+    return FEW if found is CLASSES and "top5" not in scores else found
 
 
 def score(scores: Mapping[str, float]) -> float:

@@ -124,7 +124,12 @@ def _evaluate(net, arguments, said):
             output.deliver(catalogue.example(str(arguments.net), net))
         said.rows([catalogue.evaluated(str(arguments.net), net, arguments.evaluate)])
         return
-    found = measure.accuracy(net, places.local(arguments.evaluate, "--evaluate"), broken, arguments.upright)
+    place = places.local(arguments.evaluate, "--evaluate")
+    found = measure.accuracy(net, place, broken, arguments.upright)
+    if place.is_dir() and measure.evaluated(place) == place:
+        print(
+            f"note: all of {place} counts, also what a training has seen; --mode=eval knows the rest", file=sys.stderr
+        )
     for message in broken:
         said.failed(message)
     said.rows([{"net": str(arguments.net), **found}])

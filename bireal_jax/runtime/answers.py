@@ -24,10 +24,13 @@ def of_photo(net: runtime.Network, file: str, image: np.ndarray, count: int) -> 
     ]
 
 
+SHARES = {"top1": "top-1", "top5": "top-5", "published_top1": "published top-1"}  # in percent, for people
+
+
 def _text(rows, first):
     """A photo's name and below it what is in it; other rows as they are."""
     if "file" not in rows[0]:
-        return "  ".join(f"{name} {value}" for row in rows for name, value in row.items() if value != "")
+        return "  ".join(_named(name, value) for row in rows for name, value in row.items() if value != "")
     lines = [rows[0]["file"]]
     for row in rows:
         if "low" in row:
@@ -35,6 +38,10 @@ def _text(rows, first):
         else:
             lines.append(f"  {row['probability']:6.1%}  {row['label']}")
     return "\n".join(lines)
+
+
+def _named(name, value):
+    return f"{SHARES[name]} {100 * value:.2f} %" if name in SHARES else f"{name} {value}"
 
 
 def _csv(rows: Rows, first: bool) -> str:

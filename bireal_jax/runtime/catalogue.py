@@ -60,8 +60,8 @@ def _examples(row, place) -> Any:
         from bireal_jax import data  # of the training, and nothing that a runtime needs
     except ImportError:
         raise BadInput(
-            f"the data set {row.data} is of the whole package, and this is the runtime alone\n"
-            "install the whole package, or give images: --evaluate=PLACE, DIR/CLASS/*.jpg or an .npz file"
+            f"the data set {row.data} is read by the whole package, bireal_jax, and this is bireal-runtime alone\n"
+            "pip install -e . in the checkout has it; or give images: --evaluate=PLACE, DIR/CLASS/*.jpg or an .npz file"
         ) from None
 
     return data.build(row.data, place, 8 if row.data == NEEDS_NO_FILES else 32).eval

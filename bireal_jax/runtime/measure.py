@@ -67,7 +67,7 @@ def scores(net: runtime.Network, batches: Iterable[tuple[np.ndarray, Any]]) -> d
 
 
 def _folder(net, place, broken, upright) -> Iterator[tuple[np.ndarray, list[int]]]:
-    pairs = _labelled(net, place / "val" if (place / "val").is_dir() else place)
+    pairs = _labelled(net, evaluated(place))
     images, labels = [], []
     for path, label in pairs:
         try:
@@ -80,6 +80,11 @@ def _folder(net, place, broken, upright) -> Iterator[tuple[np.ndarray, list[int]
             images, labels = [], []
     if images:
         yield np.stack(images), labels
+
+
+def evaluated(place: Path) -> Path:
+    """The folder of a data set whose photos are counted: its val/, where it has one."""
+    return place / "val" if (place / "val").is_dir() else place
 
 
 def _labelled(net, place):

@@ -87,7 +87,7 @@ def named(what: str) -> list[Path]:
     except ValueError as error:  # a zero byte
         raise BadInput(f"{what!r:.100} is no path: {error}") from None
     if not found:
-        raise BadInput(f"{what} has no photos: {', '.join(SUFFIXES)}")
+        raise BadInput(f"no photos at {what}: nothing there ends in {', '.join(SUFFIXES)}")
     return found
 
 

@@ -60,7 +60,7 @@ def both(
       scored: how many images; file and model: the metrics of each.
     """
     net = runtime.Network(packed, "the file", threads=os.cpu_count() or 1, max_memory=ROOM)
-    apply, task = in_float32(module, variables, source), metrics.task(source.depth_range)
+    apply, task = in_float32(module, variables, source), metrics.task(source.depth_range, source.num_classes)
     sums = jax.jit(lambda outputs, b: task.sums(outputs, b["label"], loss(outputs, b["label"]), b["mask"]))
     order = np.random.default_rng(0).permutation(len(source.eval))
     shuffled = dataclasses.replace(source, eval=_Shuffled(source.eval, order))
@@ -79,7 +79,7 @@ def both(
 
 def said(found: dict[str, Any], source: Source) -> str:
     """What `both` found, in words."""
-    task, scored, count = metrics.task(source.depth_range), found["scored"], len(source.eval)
+    task, scored, count = metrics.task(source.depth_range, source.num_classes), found["scored"], len(source.eval)
     file, model = (task.form.format(found[name][task.metric]) for name in ("file", "model"))
     which = f"all {count:,}" if scored == count else f"{scored:,} of {count:,}, drawn at random,"
     return f"{task.title} {file} of the file, {model} of the network in float32, on {which} {source.split} images"

@@ -19,7 +19,7 @@ def make_eval_step(model: nn.Module, loss: Callable, source: Source, replica: in
 
     `replica` is as of `parallel.Step`.
     """
-    task = metrics.task(source.depth_range)
+    task = metrics.task(source.depth_range, source.num_classes)
 
     @parallel.full_precision
     def part(variables, batch):
@@ -48,7 +48,7 @@ def score(batches: Iterable[Mapping[str, Any]], variables: Any, source: Source) 
         raise RuntimeError(f"evaluation saw {totals['seen']:.0f} of {len(source.eval)} examples")
     if not all(map(math.isfinite, totals.values())):
         raise BadInput(_not_finite(totals, parallel.fetch(variables)))
-    return metrics.task(source.depth_range).means(totals)
+    return metrics.task(source.depth_range, source.num_classes).means(totals)
 
 
 def _not_finite(totals, variables):

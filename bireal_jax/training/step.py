@@ -115,7 +115,7 @@ def make_train_step(
       remat: keep only what convolutions give for the backward pass, which computes the rest again.
       teacher_source: whose mean and std normalize the images for the teacher; None: those of `source`.
     """
-    task = metrics.task(source.depth_range)
+    task = metrics.task(source.depth_range, source.num_classes)
 
     def part(state, batch, teacher_variables: Any = None):
         """What some images contribute: (gradients, batch statistics, sums)."""
@@ -234,7 +234,7 @@ class Plan:
             silent_decay=c.silent_decay,
             binary=bop.make(c.binary, **c.bop, total_steps=self.total, epoch_steps=epoch_steps) if c.binary else None,
         )
-        self.task = metrics.task(source.depth_range)
+        self.task = metrics.task(source.depth_range, source.num_classes)
         asks = config.loss in losses.DISTILLED
         taught = teacher_lib.network(config, source) if asks else (None, None, None)
         self.teacher, self.teacher_shapes, self.teacher_source = taught
