@@ -226,7 +226,7 @@ def pretrained(name: str) -> tuple[nn.Module, Any, Callable[[jax.Array], jax.Arr
       BadInput: no such network, or its files are damaged.
     """
     program, row = zoo.program(name), named.rows()[name]
-    image, labels = program.spec["image"], tuple(program.spec["labels"])
+    image, labels = program.spec["image"], tuple(program.spec.get("ids", program.spec["labels"]))
     source = data.Source((), (), dict, tuple(image["shape"]), len(labels), image["mean"], image["std"], labels)
     weight = row.weight if zoo.has_latents(name) else "sign"
     module = models.build(row.model, len(labels), jnp.float32, act=row.act, weight=weight)

@@ -14,7 +14,7 @@ from bireal_jax import pixels, runtime
 from bireal_jax.data import images
 from bireal_jax.errors import BadInput
 from bireal_jax.runtime import __main__ as command
-from bireal_jax.runtime import measure, photos
+from bireal_jax.runtime import container, measure, photos
 
 NAME = "bireal_tiny"
 FAST = {} if runtime.available() else {"kernels": "reference"}
@@ -215,6 +215,31 @@ def test_accuracy_of_a_folder_and_of_arrays(tmp_path, capsys):
     assert "note: all of" not in out.err, "val/ is what no training has seen"
     out = run(capsys, packed.written(NAME), "--evaluate", tmp_path / "val", "--format=jsonl", status=1)
     assert json.loads(out.out) == again | {"net": again["net"]} and f"note: all of {tmp_path / 'val'} counts" in out.err
+
+
+def test_classes_of_two_names(tmp_path, capsys):
+    """Answers have the one for people, folders of photos either; the other one is there for programs."""
+    program = container.read(packed.written(NAME))
+    program.spec["ids"] = [f"n{i}" for i in range(10)]
+    path, x = tmp_path / "net.safetensors", np.random.default_rng(3).integers(0, 256, (8, 8, 8, 1)).astype(np.uint8)
+    path.write_bytes(container.dump(program))
+    found = runtime.load(path)
+    assert (found.labels[3], found.ids[3], net().ids[3]) == ("name 3", "n3", "name 3")
+    for i, index in enumerate(found(x).argmax(-1)):
+        for names in ("ids", "labels"):
+            place = tmp_path / names / getattr(found, names)[index]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(x[i, ..., 0]).save(place / f"{i}.png")
+    for names in ("ids", "labels"):
+        out = run(capsys, path, "--evaluate", tmp_path / names, "--format=jsonl").out
+        assert json.loads(out)["top1"] == 1
+    line = json.loads(run(capsys, path, tmp_path / "ids", "--format=jsonl").out.splitlines()[0])
+    best = line["top"][0]
+    assert (best["id"], best["label"]) == (found.ids[best["class"]], found.labels[best["class"]])
+    for wrong in (["n0"], [*program.spec["ids"][:9], 9], "n" * 10):
+        program.spec["ids"] = wrong
+        with pytest.raises(BadInput, match="ids is|an id"):
+            runtime.Network(container.dump(program))
 
 
 def test_what_cannot_be_evaluated(tmp_path, capsys):

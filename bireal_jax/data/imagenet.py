@@ -6,12 +6,19 @@ from pathlib import Path
 from bireal_jax.data.images import augment_file, prepare_file
 from bireal_jax.data.source import Source, open_tfds, read_record
 
-# WordNet ids in the order of their numbers, which is that of the alphabet, as tensorflow-datasets has them.
-NAMES = tuple(Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="ascii").split())
+_LINES = Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="ascii").splitlines()
+# WordNet id -> a name for people, in the order of the classes' numbers, which is that of the ids' alphabet.
+WORDS = dict(line.split(" ", 1) for line in _LINES if not line.startswith("#"))
+NAMES = tuple(WORDS)
 HOW = (
     "prepare it once: python -m bireal_jax.data.prepare imagenet2012 --tars DIR_OF_THE_TWO_TARS --out DIR\n"
     "then --config.data.dir=DIR; configs/digits.py needs no download"
 )
+
+
+def readable(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of classes, WordNet ids of ImageNet in words: ("n01440764", "mine") -> ("tench", "mine")."""
+    return tuple(WORDS.get(name, name) for name in names)
 
 
 class Records:

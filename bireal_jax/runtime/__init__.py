@@ -103,6 +103,7 @@ class Network:
       output_shape: (classes,), or (h, w, c) of a network that gives a map.
       num_classes: length of the logits, or channels of the map.
       labels: a name for each class, or ().
+      ids: what the data set calls the classes, WordNet's ids of ImageNet; elsewhere the labels.
       resize: short side in pixels before the centre crop, 0 for none.
       kernels: what computes: a row of KERNELS.
       memory: bytes of weights and of the maps of one image; 0 for the reference.
@@ -134,6 +135,7 @@ class Network:
         self.output_shape: tuple[int, ...] = shape[2:] if shape[:2] == (1, 1) else shape
         self.num_classes: int = shape[2]
         self.labels: tuple[str, ...] = tuple(spec["labels"])
+        self.ids: tuple[str, ...] = tuple(spec.get("ids", spec["labels"]))
         self.resize: int = spec["image"]["resize"]
         mean, std = (np.asarray(spec["image"][name]) for name in ("mean", "std"))
         self._largest = float(np.max(np.maximum(mean, 1 - mean) / std))

@@ -18,10 +18,13 @@ def of_photo(net: runtime.Network, file: str, image: np.ndarray, count: int) -> 
     if len(net.output_shape) > 1:
         low, middle, high = (float(v) for v in np.quantile(net(image[None]), (0, 0.5, 1)))
         return [{"file": file, "low": low, "median": middle, "high": high}]
-    return [
-        {"file": file, "rank": i, "class": best.index, "label": best.label, "probability": round(best.probability, 6)}
-        for i, best in enumerate(net.top(image[None], count)[0], 1)
-    ]
+    rows = []
+    for i, (label, index, probability) in enumerate(net.top(image[None], count)[0], 1):
+        own = {"id": net.ids[index]} if net.ids != net.labels else {}
+        rows.append(
+            {"file": file, "rank": i, "class": index, **own, "label": label, "probability": round(probability, 6)}
+        )
+    return rows
 
 
 SHARES = {"top1": "top-1", "top5": "top-5", "published_top1": "published top-1"}  # in percent, for people
@@ -57,7 +60,7 @@ def _jsonl(rows: Rows, first: bool) -> str:
     """One line for a photo, its classes in a list."""
     if "rank" not in rows[0]:
         return "\n".join(map(json.dumps, rows))
-    best = [{name: row[name] for name in ("class", "label", "probability")} for row in rows]
+    best = [{name: value for name, value in row.items() if name not in ("file", "rank")} for row in rows]
     return json.dumps({"file": rows[0]["file"], "top": best})
 
 

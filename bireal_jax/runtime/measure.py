@@ -90,7 +90,8 @@ def evaluated(place: Path) -> Path:
 def _labelled(net, place):
     """(path, label) of every photo in a folder of classes."""
     folders = sorted(p.name for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
-    names = list(net.labels) or (folders if len(folders) == net.num_classes else [])
+    names = list(net.labels if set(folders) <= set(net.labels) else net.ids)
+    names = names or (folders if len(folders) == net.num_classes else [])
     if not folders:
         raise BadInput(f"{place} has no folders of classes; it must hold CLASS/*.jpg, named as in the network")
     if strangers := [name for name in folders if name not in names]:

@@ -24,8 +24,9 @@ def program(spec: Any, tensors: dict[str, np.ndarray]) -> None:
         raise BadInput(f"the last operation gives {shapes[-1]}, not one number a class")
     if labels and len(labels) != shapes[-1][2]:
         raise BadInput(f"{len(labels)} labels for {shapes[-1][2]} outputs")
-    if not all(isinstance(label, str) for label in [*labels, spec.get("model"), spec.get("package")]):
-        raise BadInput("a label, the model or the package is not a string")
+    ids = fields.items(spec.get("ids", labels), "ids", len(labels), len(labels))
+    if not all(isinstance(label, str) for label in [*labels, *ids, spec.get("model"), spec.get("package")]):
+        raise BadInput("a label, an id, the model or the package is not a string")
 
 
 def _image(image):

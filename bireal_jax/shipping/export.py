@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from bireal_jax import build, models, places, runtime
 from bireal_jax._version import __version__
 from bireal_jax.binary import losses
-from bireal_jax.data import DATASETS, Source, short_side
+from bireal_jax.data import DATASETS, Source, imagenet, short_side
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.running import progress
 from bireal_jax.runtime import container
@@ -193,8 +193,10 @@ def program(
     }  # fmt: skip
     spec = {
         "format": container.FORMAT, "package": __version__, "model": name, "image": image,
-        "labels": list(source.label_names), "ops": rows,
+        "labels": list(imagenet.readable(source.label_names)), "ops": rows,
     }  # fmt: skip
+    if spec["labels"] != list(source.label_names):
+        spec["ids"] = list(source.label_names)  # what folders of images are called
     return container.Program(spec, tensors)
 
 
