@@ -52,11 +52,11 @@ def test_devices_and_numpy_give_what_they_gave(pad, mirror, cover):
     indices = rng.permutation(50)[:32]
     expected = before(images[indices], pad, mirror, cover, fill, np.random.default_rng(5))
     rows = arrays.rows(indices, np.random.default_rng(5))
-    on_device = jax.jit(lambda d, r: gather(d, r, arrays.augment, jnp))({"image": images, "label": labels}, rows)
+    on_device = jax.jit(lambda d, r: gather(d, r, arrays.augment))({"image": images, "label": labels}, rows)
     for found in (arrays.batch(indices, np.random.default_rng(5)), on_device):
         np.testing.assert_array_equal(found["image"], expected)
         np.testing.assert_array_equal(found["label"], labels[indices])
-    plain = gather({"image": images, "label": labels}, np.array([[3] + [0] * 5, [-1] + [0] * 5]), None)
+    plain = gather({"image": images, "label": labels}, jnp.array([[3] + [0] * 5, [-1] + [0] * 5]), None)
     assert np.array_equal(plain["image"][0], images[3]) and not plain["image"][1].any()
     assert plain["mask"].tolist() == [True, False] and plain["label"][1] == 0
 

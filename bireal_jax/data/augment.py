@@ -43,38 +43,52 @@ class Augment:
             found[3:] = [rng.integers(0, side, count) for side in shape[:2]]
         return found.T
 
+    def change(self, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """What rows [n, len(ROW)] say is done to images uint8 [n, h, w, c], in their place, to the bits of `gather`."""
+        pad, (h, w) = self.pad, images.shape[1:3]
+        padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        for image, wide, row in zip(images, padded, rows[:, 1:].tolist(), strict=True):
+            top, left, mirrored, *middle = row
+            crop = wide[top + pad : top + pad + h, left + pad : left + pad + w]
+            image[:] = crop[:, ::-1] if mirrored else crop
+            if self.cover:
+                y, x = (centre - self.cover // 2 for centre in middle)
+                image[max(y, 0) : y + self.cover, max(x, 0) : x + self.cover] = self.fill
+        return images
 
-def gather(data: Mapping[str, Any], rows: Any, augment: Augment | None, xp: Any = np) -> dict[str, Any]:
-    """A batch of examples that lie in memory, or on the device whose program this is part of.
+
+def gather(data: Mapping[str, Any], rows: Any, augment: Augment | None) -> dict[str, Any]:
+    """A batch of examples that lie on a device, as part of its program.
 
     Args:
       data: {"image": uint8 [examples, h, w, c], "label": integers [examples]}.
       rows: int32 [n, len(ROW)].
       augment: that drew the rows; None for images as they are.
-      xp: numpy, or jax.numpy with the same bits.
 
     Returns:
       image [n, h, w, c], label [n] and mask bool [n]: False, with zeros for the others, where the index is -1.
     """
+    import jax.numpy as jnp  # not above: processes that decode have no use for it
+
     index, top, left, mirrored, *middle = (rows[:, i] for i in range(len(ROW)))
-    mask, index = index >= 0, xp.maximum(index, 0)
+    mask, index = index >= 0, jnp.maximum(index, 0)
     label = data["label"][index]
     images, shown = data["image"], mask[:, None, None, None]
     h, w = images.shape[1:3]
     if augment is None:
         image = images[index]
     else:
-        y, x = xp.arange(h, dtype=np.int32)[None, :], xp.arange(w, dtype=np.int32)[None, :]
-        y, x = y + top[:, None], xp.where(mirrored[:, None] == 1, w - 1 - x, x) + left[:, None]
-        image = images[index[:, None, None], xp.clip(y, 0, h - 1)[:, :, None], xp.clip(x, 0, w - 1)[:, None, :]]
+        y, x = jnp.arange(h, dtype=np.int32)[None, :], jnp.arange(w, dtype=np.int32)[None, :]
+        y, x = y + top[:, None], jnp.where(mirrored[:, None] == 1, w - 1 - x, x) + left[:, None]
+        image = images[index[:, None, None], jnp.clip(y, 0, h - 1)[:, :, None], jnp.clip(x, 0, w - 1)[:, None, :]]
         shown = shown & _square((y >= 0) & (y < h), (x >= 0) & (x < w))
-    image = xp.where(shown, image, xp.zeros_like(image))
+    image = jnp.where(shown, image, jnp.zeros_like(image))
     if augment is not None and augment.cover:
         starts = [centre[:, None] - augment.cover // 2 for centre in middle]
-        lines = [xp.arange(side, dtype=np.int32)[None, :] for side in (h, w)]
+        lines = [jnp.arange(side, dtype=np.int32)[None, :] for side in (h, w)]
         hidden = _square(*((i >= s) & (i < s + augment.cover) for i, s in zip(lines, starts, strict=True)))
-        image = xp.where(hidden, xp.asarray(augment.fill, dtype=image.dtype)[None, None, None, :], image)
-    return {"image": image, "label": xp.where(mask, label, xp.zeros_like(label)), "mask": mask}
+        image = jnp.where(hidden, jnp.asarray(augment.fill, dtype=image.dtype)[None, None, None, :], image)
+    return {"image": image, "label": jnp.where(mask, label, jnp.zeros_like(label)), "mask": mask}
 
 
 def _square(rows, columns):

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bireal_jax.data.augment import Augment, gather
+from bireal_jax.data.augment import Augment
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.pixels import listing
 
@@ -106,8 +106,11 @@ class Arrays:
 
     def gathered(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The batch that rows say."""
-        batch = gather({"image": self.images, "label": self.labels}, rows, self.augment)
-        return {name: batch[name] for name in ("image", "label")}
+        images = self.images[rows[:, 0]]
+        return {
+            "image": self.augment.change(images, rows) if self.augment else images,
+            "label": self.labels[rows[:, 0]],
+        }
 
 
 def read_record(records: Any, index: int, name: str) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Held:
         check_labels(examples.labels, num_classes, "the data set")
         data = {"image": examples.images, "label": examples.labels.astype(np.int32)}
         self.data: Any = parallel.replicate(data)
-        self.batch = partial(gather, augment=examples.augment, xp=jnp)
+        self.batch = partial(gather, augment=examples.augment)
         self._apart = parallel.apart(self.batch)
 
     def gather(self, rows: jax.Array) -> dict[str, jax.Array]:
