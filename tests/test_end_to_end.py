@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,16 +17,31 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-# Two stages, a moving average, and logs, saves and evaluations that do not fall together.
+# Two stages, a moving average, and logs, saves and evaluations that do not fall together. A file beside the recipe has
+# a "+" for every call that was begun and a "-" for every one whose results were there.
 RECIPE = """
 from bireal_jax.main import load_recipe
+from bireal_jax.training import calls
 from pathlib import Path
+from threading import Thread
+import jax, os
+
+marks = os.open(Path(__file__).with_suffix(".calls"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+begin = calls.Training.__call__
+
+def marked(self, state, given):
+    os.write(marks, b"+")
+    state, report = begin(self, state, given)
+    Thread(target=lambda: (jax.block_until_ready(report), os.write(marks, b"-")), daemon=True).start()
+    return state, report
+
+calls.Training.__call__ = marked
 
 def get_config():
     c = load_recipe(Path("configs/digits.py"))
     c.ema_decay = 0.9
     c.batch_size = 32
-    c.log_steps, c.save_steps, c.eval_steps = 2, 3, 25
+    c.log_steps, c.save_steps, c.eval_steps, c.call_steps = %d, %d, 25, "%d"
     c.stages = ({"name": "first", "total_steps": %d}, {"name": "second", "total_steps": %d, "optim.lr": 3e-4})
     return c
 """
@@ -39,14 +55,17 @@ def start(workdir, *arguments, recipe="configs/digits.py"):
     )
 
 
-def kill_and_resume(tmp_path, kills, steps, seed):
-    """A run with so many SIGKILLs, against one without. Returns how many kills there were, and how many hit a save."""
+def kill_and_resume(tmp_path, kills, steps, seed, log=2, save=3, call=1, numbers=(signal.SIGKILL,)):
+    """A run with so many signals in turn of `numbers`, against one without.
+
+    Returns how many there were, how many hit a save, and how many a call that had begun.
+    """
     recipe = tmp_path / "two_stages.py"
-    recipe.write_text(RECIPE % (steps // 2, steps - steps // 2))
+    recipe.write_text(RECIPE % (log, save, call, steps // 2, steps - steps // 2))
     straight = start(tmp_path / "straight", recipe=recipe)
     output = straight.communicate(timeout=900)[0]
     assert straight.returncode == 0, output
-    rng, in_save, done, place = random.Random(seed), 0, 0, tmp_path / "killed"
+    rng, in_save, in_call, done, place = random.Random(seed), 0, 0, 0, tmp_path / "killed"
     while done < kills:
         process = start(place, recipe=recipe)
         seen = saved(place)
@@ -55,19 +74,17 @@ def kill_and_resume(tmp_path, kills, steps, seed):
         if done % 2:
             time.sleep(rng.uniform(0, 0.3))
         else:  # every other kill waits for the next save to begin
-            deadline = time.monotonic() + 5
-            while (
-                not list(place.glob("stage_*/checkpoints/*tmp*"))
-                and time.monotonic() < deadline
-                and process.poll() is None
-            ):
-                time.sleep(0.0005)
-        process.send_signal(signal.SIGKILL)
-        output = process.communicate()[0]
-        assert process.returncode in (-9, 0), output
-        if process.returncode == 0:
+            wait_for_save(place, process)
+        process.send_signal(number := numbers[done % len(numbers)])
+        marks = recipe.with_suffix(".calls").read_bytes()
+        output = process.communicate(timeout=60)[0]
+        stopped = "which is saved; the same command continues" in output
+        assert process.returncode in ((0,) if number == signal.SIGTERM else (-9, 0)), output
+        if process.returncode == 0 and not stopped:
             break
+        assert not stopped or ended(output, log, save, call), output
         in_save += bool(list(place.glob("stage_*/checkpoints/*tmp*")))
+        in_call += marks.count(b"+") > marks.count(b"-")
         done += 1
     last = start(place, recipe=recipe)
     output = last.communicate(timeout=600)[0]
@@ -75,7 +92,20 @@ def kill_and_resume(tmp_path, kills, steps, seed):
     for name in ("metrics.jsonl", "result.json"):
         assert (place / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
     assert not list(place.glob("stage_*/damaged"))
-    return done, in_save
+    return done, in_save, in_call
+
+
+def wait_for_save(place, process):
+    """Until an unfinished save lies there, for five seconds at most."""
+    deadline = time.monotonic() + 5
+    while not list(place.glob("stage_*/checkpoints/*tmp*")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.0005)
+
+
+def ended(output, *every):
+    """Whether the run stopped where a call ends."""
+    step = int(re.search(r"stopped at step (\d+) of", output)[1])
+    return any(step % n == 0 for n in (*every, 25))
 
 
 def saved(place):
@@ -89,16 +119,28 @@ def saved(place):
 
 
 def test_killed_once(tmp_path):
-    done, _ = kill_and_resume(tmp_path, kills=1, steps=24, seed=0)
+    done, *_ = kill_and_resume(tmp_path, kills=1, steps=24, seed=0)
     assert done == 1
 
 
 @pytest.mark.slow
 @pytest.mark.campaign
 def test_killed_twenty_four_times(tmp_path):
-    done, in_save = kill_and_resume(tmp_path, kills=24, steps=300, seed=1)
-    print(f"{done} kills, {in_save} of them with an unfinished save on the disk")
+    done, in_save, in_call = kill_and_resume(tmp_path, kills=24, steps=300, seed=1)
+    print(f"{done} kills, {in_save} of them with an unfinished save on the disk, {in_call} in a step")
     assert done >= 20 and in_save >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.campaign
+def test_killed_twenty_four_times_in_calls_of_several_steps(tmp_path):
+    """Calls of 4 and 8 steps. Every third signal is SIGTERM, which the end of a call answers."""
+    numbers = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
+    done, in_save, in_call = kill_and_resume(
+        tmp_path, kills=24, steps=900, seed=2, log=8, save=12, call=8, numbers=numbers
+    )
+    print(f"{done} signals, {in_save} of them with an unfinished save on the disk, {in_call} in a call")
+    assert done >= 20 and in_save >= 3 and in_call >= 10
 
 
 @pytest.mark.slow
