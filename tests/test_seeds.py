@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import jax
@@ -9,7 +10,8 @@ from small import small
 from bireal_jax.binary import conv
 from bireal_jax.errors import BadInput
 from bireal_jax.running import parallel
-from bireal_jax.training import seeds, train
+from bireal_jax.training import calls, seeds, train
+from bireal_jax.training.step import Plan
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
@@ -72,10 +74,13 @@ def test_batch_norm_is_retrained_with_frozen_convolutions():
         seeds.train(c, [0, 1, 2], before)
 
 
+@pytest.mark.parametrize("call_steps", ["4", pytest.param("1", marks=pytest.mark.slow)])
 def test_a_network_that_diverges_stays_alone_and_a_training_that_was_cut_off_goes_on_to_the_same_bits(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, call_steps
 ):
-    c = small(total_steps=8, log_steps=2, eval_steps=8, save_steps=3, **{"model.latent_init": "he"})
+    c = small(
+        call_steps=call_steps, total_steps=8, log_steps=2, eval_steps=8, save_steps=3, **{"model.latent_init": "he"}
+    )
     straight, records = seeds.train(c, [3, 4])
     start = seeds._start(c, seeds.Plan(c), 0, [3, 4], None)
     start["params"]["stem_conv"]["kernel"][1] = np.nan
@@ -110,6 +115,41 @@ def test_a_network_that_diverges_stays_alone_and_a_training_that_was_cut_off_goe
         seeds.train(c, [3, 5], start, tmp_path / "w")
     with pytest.raises(BadInput, match="started from other weights"):
         seeds.train(c, [3, 4], None, tmp_path / "w")
+
+
+@pytest.mark.parametrize("call_steps", ["1", "4"])
+def test_networks_see_the_batches_that_the_host_makes(call_steps):
+    """Gathered on the devices, three networks on three of eight, from step 86 on, which ends an epoch."""
+    plan, each = Plan(small(call_steps=call_steps)), [5, 6, 7]
+    programs = seeds.Programs(plan, 3)
+    assert programs.train and programs.most == int(call_steps)
+    inputs = programs.inputs(each, 86, calls.ends(86, 94, programs.most))
+    batches = seeds._batches(plan, each, 86)
+    for given in itertools.islice(inputs, 2):
+        count = given.get("count", 1)
+        steps = (
+            [programs._gather(programs.train.data, given["rows"][:, i]) for i in range(count)] if count > 1 else [given]
+        )
+        for found in steps:
+            for name, expected in next(batches).items():
+                np.testing.assert_array_equal(found[name], expected)
+    inputs.close()
+
+
+@pytest.mark.slow
+def test_networks_are_evaluated_on_all_images_by_one_call_or_by_many_or_from_the_host(monkeypatch):
+    """One call may round otherwise."""
+    c = small(total_steps=4, log_steps=4, eval_steps=4, batch_size=50)
+    _, records = seeds.train(c, [3, 4])
+    c.call_steps = "4"
+    _, at_once = seeds.train(c, [3, 4])
+    monkeypatch.setattr(calls, "hold", lambda *_: {})
+    _, streamed = seeds.train(c, [3, 4])
+    for ours, more, theirs in zip(records, at_once, streamed, strict=True):
+        for name, value in theirs.items():
+            assert np.array_equal(ours[name], value), name
+            if isinstance(value, np.ndarray):
+                np.testing.assert_allclose(more[name], value, rtol=1e-4)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "cpu"])

@@ -20,6 +20,12 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "batch"
+# What CUDA graphs launch: convolutions and loops, too, beside what XLA puts there anyway.
+GRAPHS = {
+    "xla_gpu_enable_command_buffer": (
+        "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,CONDITIONAL,DYNAMIC_SLICE_FUSION,CONVOLUTION,WHILE"
+    )
+}
 
 
 def full_precision(function: Callable) -> Callable:
@@ -96,8 +102,6 @@ class _Graphed:
     shape of what comes behind the first argument.
     """
 
-    KINDS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,CONDITIONAL,DYNAMIC_SLICE_FUSION,CONVOLUTION,WHILE"
-
     def __init__(self, mapped: Any):
         self.lower, self._compiled = mapped.lower, {}
 
@@ -105,8 +109,7 @@ class _Graphed:
         leaves, structure = jax.tree.flatten(more)
         key = structure, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
         if key not in self._compiled:
-            options = {"xla_gpu_enable_command_buffer": self.KINDS}
-            self._compiled[key] = self.lower(replicated, *more).compile(compiler_options=options)
+            self._compiled[key] = self.lower(replicated, *more).compile(compiler_options=GRAPHS)
         return self._compiled[key](replicated, *more)
 
 
@@ -163,25 +166,33 @@ def on_all(function: Callable, donate: bool = False) -> Callable:
 
 
 def networks(
-    function: Callable, count: int, shared: tuple[bool, ...] = (False, False), donate: bool = False
+    function: Callable, count: int, shared: tuple[Any, ...] = (False, False), donate: bool = False
 ) -> Callable:
     """The function for `count` networks at once: vmapped, and divided over the local devices.
 
     Args:
       function: a step of one network. It may average over AXIS, which has one member.
       count: how many networks; one that `layout` gave.
-      shared: for each argument whether it is the same for all networks; if not, all its leaves have a leading axis of
-        length `count`, as the results have.
-      donate: reuse the memory of the first argument.
+      shared: for each argument, or for each of its branches, whether it is the same for all networks; if not, all its
+        leaves have a leading axis of length `count`, as the results have.
+      donate: reuse the memory of the first argument; on GPUs such a step is run by CUDA graphs, as of `pmap`.
     """
-    devices, _ = layout(count)
-    mesh = Mesh(np.asarray(jax.local_devices()[:devices])[:, None], ("networks", AXIS))
     mapped = jax.shard_map(
-        jax.vmap(function, [None if s else 0 for s in shared]), mesh=mesh, check_vma=False,
-        in_specs=tuple(PartitionSpec() if s else PartitionSpec("networks") for s in shared),
+        jax.vmap(function, jax.tree.map(lambda s: None if s else 0, shared)), mesh=_mesh(count), check_vma=False,
+        in_specs=jax.tree.map(lambda s: PartitionSpec() if s else PartitionSpec("networks"), shared),
         out_specs=PartitionSpec("networks"),
     )  # fmt: skip
-    return jax.jit(mapped, donate_argnums=(0,) if donate else ())
+    options = GRAPHS if donate and jax.default_backend() == "gpu" else None
+    return jax.jit(mapped, donate_argnums=(0,) if donate else (), compiler_options=options)
+
+
+def _mesh(count):
+    return Mesh(np.asarray(jax.local_devices()[: layout(count)[0]])[:, None], ("networks", AXIS))
+
+
+def share(tree: Any, count: int) -> Any:
+    """Places arrays whole on every device of `count` networks, where `networks` wants what is the same for all."""
+    return jax.device_put(tree, NamedSharding(_mesh(count), PartitionSpec()))
 
 
 def layout(count: int) -> tuple[int, int]:
@@ -216,21 +227,21 @@ def place(batch: Any) -> Any:
     return jax.device_put(batch, _sharding(AXIS))
 
 
-def prefetch(batches: Iterable[Any], ahead: int = 2, then: Callable = lambda batch: batch) -> Generator[Any]:
+def prefetch(batches: Iterable[Any], ahead: int = 2, then: Callable = place) -> Generator[Any]:
     """The batches, already on their devices; a thread has `ahead` of them under way while one is used.
 
     What `batches` raises is raised here, in its place. The thread ends with the generator, so close that, or use it up.
 
     Args:
-      batches: each [devices, ...].
+      batches: each [devices, ...], or what `then` takes.
       ahead: how many.
-      then: is done to each of them on the devices, in the thread too.
+      then: is done to each of them, in the thread too.
     """
     batches, end = iter(batches), object()
 
     def fetch():
         batch = next(batches, end)
-        return end if batch is end else then(place(batch))
+        return end if batch is end else then(batch)
 
     thread = futures.ThreadPoolExecutor(1, "input")
     try:

@@ -57,35 +57,36 @@ class Held:
     Args:
       examples: in memory.
       num_classes: what their labels are counted to.
+      put: places them on the devices.
 
     Attributes:
       examples: on the host.
-      data: {"image", "label"} of all of them, replicated.
+      data: {"image", "label"} of all of them, placed.
       batch: (data, rows [n, len(augment.ROW)]) -> a batch, to be part of a program.
 
     Raises:
       BadInput: a label is out of range.
     """
 
-    def __init__(self, examples: Arrays, num_classes: int):
+    def __init__(self, examples: Arrays, num_classes: int, put: Callable = parallel.replicate):
         self.examples = examples
         check_labels(examples.labels, num_classes, "the data set")
         data = {"image": examples.images, "label": examples.labels.astype(np.int32)}
-        self.data: Any = parallel.replicate(data)
+        self.data: Any = put(data)
         self.batch = partial(gather, augment=examples.augment)
         self._apart = parallel.apart(self.batch)
 
-    def gather(self, rows: jax.Array) -> dict[str, jax.Array]:
-        """The batch of rows that lie on the devices [devices, n, ...], each part of it on its own."""
-        return self._apart(self.data, rows)
+    def gather(self, rows: Any) -> dict[str, jax.Array]:
+        """The batch of rows [devices, n, ...], each part of it on its own device."""
+        return self._apart(self.data, parallel.place(rows))
 
     def rounds(self, batch_size: int) -> np.ndarray:
         """The rows of an evaluation, as `batching.eval_rows`."""
         return batching.eval_rows(self.examples, batch_size, **local())
 
 
-def hold(source: Source) -> dict[str, Held]:
-    """A data set in memory, placed on the devices: its parts "train" and "eval"; {} for one that streams.
+def hold(source: Source, put: Callable = parallel.replicate) -> dict[str, Held]:
+    """A data set in memory, placed on the devices by `put`: its parts "train" and "eval"; {} for one that streams.
 
     One that does not fit is among these, which a line says.
 
@@ -102,7 +103,7 @@ def hold(source: Source) -> dict[str, Held]:
             "device: they come from the host, a step a call"
         )
         return {}
-    return {name: Held(part, source.num_classes) for name, part in arrays.items()}
+    return {name: Held(part, source.num_classes, put) for name, part in arrays.items()}
 
 
 def local() -> dict[str, int]:
@@ -125,7 +126,7 @@ class Training:
     def __init__(self, step: parallel.Step, most: int, held: Held | None, frozen: tuple[Any, ...] = ()):
         self.held, self.frozen, self.most = held, frozen, most if held else 1
         self._one = parallel.pmap(step, donate=True, more=len(frozen))
-        self._some = parallel.pmap(_loop(step, held, self.most), donate=True, more=1 + len(frozen))
+        self._some: Any = held and parallel.pmap(loop(step, held, self.most), donate=True, more=1 + len(frozen))
 
     def inputs(self, source: Source, batch_size: int, seed: int, start: int, stops: Iterator[int],
                asked: Callable[[], bool], **loading) -> Generator[Any]:  # fmt: skip
@@ -146,15 +147,7 @@ class Training:
         rows = batching.train_rows(self.held.examples, batch_size, seed, start, **local())
         if self.most == 1:
             return parallel.prefetch(rows, then=self.held.gather)
-        return parallel.prefetch(self._some_rows(rows, start, stops))
-
-    def _some_rows(self, rows, start, stops):
-        for stop in stops:
-            found = np.stack([next(rows) for _ in range(stop - start)], 1)  # [devices, steps, n, ...]
-            missing = np.zeros((len(found), self.most - (stop - start), *found.shape[2:]), found.dtype)
-            count = np.full(len(found), stop - start, np.int32)
-            yield {"rows": np.concatenate([found, missing], 1), "count": count}
-            start = stop
+        return parallel.prefetch(some(rows, start, stops, self.most))
 
     def __call__(self, state: Any, given: Mapping[str, Any]) -> tuple[Any, Any]:
         """Does the steps of a call: (state, (whether each was finite, whether a host is asked to stop))."""
@@ -171,8 +164,29 @@ class Training:
         return given, *self.frozen
 
 
-def _loop(step, held, most):
-    """Some steps as one program, whose number is an argument: so it is compiled once, and the same for every call."""
+def some(rows: Iterator[np.ndarray], start: int, stops: Iterator[int], most: int) -> Generator[dict[str, np.ndarray]]:
+    """The rows [devices, n, ...] of steps behind `start`, stacked for the calls of `loop` that end at `stops`."""
+    for stop in stops:
+        found = np.stack([next(rows) for _ in range(stop - start)], 1)  # [devices, steps, n, ...]
+        missing = np.zeros((len(found), most - (stop - start), *found.shape[2:]), found.dtype)
+        count = np.full(len(found), stop - start, np.int32)
+        yield {"rows": np.concatenate([found, missing], 1), "count": count}
+        start = stop
+
+
+def loop(step: Callable, held: Held, most: int) -> Callable:
+    """Some steps as one program, whose number is an argument: so it is compiled once, and the same for every call.
+
+    Args:
+      step: (state, batch, ...) -> (state, (whether it was finite, whether a host is asked to stop)).
+      held: the examples.
+      most: steps at most.
+
+    Returns:
+      (state, given, held.data, ...) -> (state, report); given holds "rows" [most, n, ...], of which as many are used
+      as "count" [] says, and perhaps "asked" [], which goes to every step. The report: what the steps said of finite
+      ones [most], and what the last one said of hosts.
+    """
 
     def call(state, given, data, *frozen):
         asked = {"asked": given["asked"]} if "asked" in given else {}

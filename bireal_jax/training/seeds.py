@@ -3,12 +3,15 @@
 import contextlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from ml_collections import ConfigDict
 
 from bireal_jax import build, places
@@ -16,6 +19,7 @@ from bireal_jax import config as config_lib
 from bireal_jax.data import batching
 from bireal_jax.errors import BadInput
 from bireal_jax.running import checkpoint, known, parallel, workdir
+from bireal_jax.training import calls
 from bireal_jax.training.step import Plan, State, close_window, teacher_arguments
 
 
@@ -28,7 +32,8 @@ def train(
     where that run gets, but for the rounding of sums, if it runs on one device or with config.model.sync_bn. All share
     one compiled program, and one teacher if the loss asks one, and divide over the local devices, as many on each:
     where their number does not divide, the last one is trained again to fill up. A network that diverges goes on, with
-    numbers that are none; the others do not feel it.
+    numbers that are none; the others do not feel it. Images in memory lie on the devices, and config.call_steps says
+    how many steps are one call, as in a run of its own.
 
     Args:
       config: a recipe. config.seed is not used.
@@ -158,24 +163,26 @@ class _Stage:
 
     def run(self, state, start):
         """The variables at the end."""
-        plan, count = self.plan, self.count
-        step = parallel.networks(plan.train_step, count, (False, False, *(True for _ in self.frozen)), donate=True)
-        closing = parallel.networks(close_window, count, (False,), donate=True)
-        eval_step = parallel.networks(plan.eval_step, count, (False, True))
-        batches = _batches(plan, [batching.stage_seed(seed, self.index) for seed in self.seeds.tolist()], start)
-        for number in range(start + 1, plan.total + 1):
-            state, loss = step(state, next(batches), *self.frozen)
-            if number % 2 == 0:
-                jax.block_until_ready(loss)  # no further ahead of the device
-            last = number == plan.total
-            if last or (plan.log_every and number % plan.log_every == 0):
-                state, totals, flips = closing(state)
-                values = _means(plan, totals) | plan.flip_rates(totals, flips)
-                self._note(number, "train", {"learning_rate": float(plan.rate(number - 1))} | values)
-            if last or (plan.eval_every and number % plan.eval_every == 0):
-                self._note(number, "eval", _means(plan, _evaluate(plan, eval_step, state.variables)))
-            if last or (plan.save_every and number % plan.save_every == 0):
-                self._save(number, state)
+        plan = self.plan
+        programs = Programs(plan, self.count, self.frozen)
+        closing = parallel.networks(close_window, self.count, (False,), donate=True)
+        every = (programs.most, plan.log_every, plan.eval_every, plan.save_every)
+        stops = partial(calls.ends, start, plan.total, *every)
+        seeds = [batching.stage_seed(seed, self.index) for seed in self.seeds.tolist()]
+        with contextlib.closing(programs.inputs(seeds, start, stops())) as inputs:
+            before = None
+            for number, given in zip(stops(), inputs, strict=False):
+                state, report = programs.call(state, given)
+                jax.block_until_ready(before)  # no further ahead of the device than a call
+                before, last = report, number == plan.total
+                if last or (plan.log_every and number % plan.log_every == 0):
+                    state, totals, flips = closing(state)
+                    values = _means(plan, totals) | plan.flip_rates(totals, flips)
+                    self._note(number, "train", {"learning_rate": float(plan.rate(number - 1))} | values)
+                if last or (plan.eval_every and number % plan.eval_every == 0):
+                    self._note(number, "eval", _means(plan, programs.evaluate(state.variables)))
+                if last or (plan.save_every and number % plan.save_every == 0):
+                    self._save(number, state)
         return self._kept(state.variables)
 
     def _kept(self, tree):
@@ -193,15 +200,86 @@ class _Stage:
             self.checkpoints.save(step, self._kept(state).trees(), None)
 
 
-def _evaluate(plan, eval_step, variables):
-    """The sums over source.eval, of every network."""
-    totals: dict[str, Any] = {}
-    for batch in batching.eval_batches(plan.source, plan.config.batch_size, devices=1, **plan.loading):
-        sums = eval_step(variables, {name: array[0] for name, array in batch.items()})
-        totals = {name: totals.get(name, 0.0) + np.asarray(value, np.float64) for name, value in sums.items()}
-    if (totals["seen"] != len(plan.source.eval)).any():
-        raise RuntimeError(f"evaluation saw {totals['seen']} of {len(plan.source.eval)} examples")
-    return totals
+class Programs:
+    """The calls of a stage, of several networks at once: what `calls.Training` and `calls.Evaluation` are to one.
+
+    Args:
+      plan: of the stage.
+      count: how many networks; one that `parallel.layout` gave.
+      frozen: what a step takes behind the batch.
+
+    Attributes:
+      most: steps of a call at most.
+    """
+
+    def __init__(self, plan: Plan, count: int, frozen: tuple[Any, ...] = ()):
+        put = partial(parallel.share, count=count)
+        held, longest = calls.hold(plan.source, put), calls.longest(plan.config)
+        self.plan, self.train, self.eval, self.frozen = plan, held.get("train"), held.get("eval"), put(frozen)
+        self.most, self.whole = longest if self.train else 1, longest > 1
+        more = tuple(True for _ in frozen)
+        self._one = parallel.networks(plan.train_step, count, (False, False, *more), donate=True)
+        self._evaluate = parallel.networks(plan.eval_step, count, (False, True))
+        if self.train:
+            self._gather = parallel.networks(self.train.batch, count, (True, False))
+            shared = (False, {"rows": False, "count": True}, True, *more)
+            self._some = parallel.networks(calls.loop(self._step, self.train, self.most), count, shared, donate=True)
+        if held := self.eval:
+            self._pick = jax.jit(held.batch)
+            sums = lambda variables, rows, data: lax.map(lambda r: plan.eval_step(variables, held.batch(data, r)), rows)  # noqa: E731
+            self._evaluate_all = parallel.networks(sums, count, (False, True, True))
+
+    def _step(self, state, batch, *frozen):
+        """For `calls.loop`: nothing is withheld."""
+        return self.plan.train_step(state, batch, *frozen)[0], (jnp.asarray(True), jnp.zeros((), jnp.int32))
+
+    def inputs(self, seeds: Sequence[int], start: int, stops: Iterator[int]) -> Generator[Any]:
+        """What `call` takes, call by call: batches, or the rows of some; fetched in a thread.
+
+        Args:
+          seeds: of the batches of each network.
+          start: the step before the first one.
+          stops: of `calls.ends`.
+        """
+        if not self.train:
+            return parallel.prefetch(_batches(self.plan, seeds, start), then=lambda batch: batch)
+        size = self.plan.config.batch_size
+        streams = (batching.train_rows(self.train.examples, size, seed, start, devices=1) for seed in seeds)
+        rows = (np.concatenate(each) for each in zip(*streams, strict=True))  # [networks, n, ...]
+        if self.most == 1:
+            return parallel.prefetch(rows, then=partial(self._gather, self.train.data))
+        some = calls.some(rows, start, stops, self.most)
+        return parallel.prefetch(some, then=lambda given: given | {"count": given["count"][0]})
+
+    def call(self, state: Any, given: Any) -> tuple[Any, Any]:
+        """Begins a call: (state, what is there when it is done)."""
+        if self.most == 1:
+            return self._one(state, given, *self.frozen)
+        assert self.train
+        return self._some(state, given, self.train.data, *self.frozen)
+
+    def evaluate(self, variables: Any) -> dict[str, Any]:
+        """The sums over source.eval, of every network."""
+        totals: dict[str, Any] = {}
+        for sums in self._sums(variables):
+            totals = {name: totals.get(name, 0.0) + np.asarray(value, np.float64) for name, value in sums.items()}
+        if (totals["seen"] != len(self.plan.source.eval)).any():
+            raise RuntimeError(f"evaluation saw {totals['seen']} of {len(self.plan.source.eval)} examples")
+        return totals
+
+    def _sums(self, variables):
+        size = self.plan.config.batch_size
+        if not self.eval:
+            for batch in batching.eval_batches(self.plan.source, size, devices=1, **self.plan.loading):
+                yield self._evaluate(variables, {name: array[0] for name, array in batch.items()})
+            return
+        rounds = batching.eval_rows(self.eval.examples, size, devices=1)[:, 0]
+        if self.whole:
+            sums = self._evaluate_all(variables, rounds, self.eval.data)
+            yield from ({name: value[:, i] for name, value in sums.items()} for i in range(len(rounds)))
+            return
+        for rows in rounds:
+            yield self._evaluate(variables, self._pick(self.eval.data, rows))
 
 
 def _batches(plan, seeds, start):

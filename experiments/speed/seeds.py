@@ -3,8 +3,9 @@
     python -m experiments.speed.seeds                            5 seeds of the digits network on two virtual devices
     python -m experiments.speed.seeds --seeds 8 --devices 0      on the accelerators that are there
 
-All three programs take turns in one process, so that a machine that slows down slows all of them. A step is forward,
-backward and SGD on batches already in memory; compilation is reported on its own.
+Both programs take turns in one process, so that a machine that slows down slows both. A step is forward, backward and
+SGD. On an accelerator, some steps are one call and gather their batches from the images that lie there; on a CPU a step
+is a call, on a batch already in memory. Compilation is reported on its own.
 """
 
 import argparse
@@ -28,37 +29,48 @@ def parse():
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--devices", type=int, default=2, help="virtual CPU devices; 0: what is there")
-    parser.add_argument("--steps", type=int, default=20, help="in a round")
+    parser.add_argument("--steps", type=int, default=20, help="in a round, at least")
+    parser.add_argument("--call_steps", default="auto", help="as config.call_steps; above 1, images lie on the devices")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="append the results to this .jsonl file")
     return parser.parse_args()
 
 
-def one_seed(plan, batch):
-    """A step of one network on the first device; with XLA's threads it has the whole machine."""
+def one_seed(plan, most):
+    """A call of one network, as a run of its own makes it; (call, state, what it takes, seeds)."""
     import jax
 
-    from bireal_jax.running import parallel
+    from bireal_jax.data import batching
+    from bireal_jax.running import health, parallel
+    from bireal_jax.training import calls
 
+    if most > 1:
+        held = calls.hold(plan.source)["train"]
+        training = calls.Training(health.guard(plan.train_step, 0), most, held)
+        inputs = training.inputs(plan.source, plan.config.batch_size, 0, 0, iter([most]), lambda: False)
+        return training, parallel.replicate(plan.fresh(plan.initial(0), 0)), next(inputs), 1
+    # a step on the first device; with XLA's threads it has the whole machine
+    batch = next(batching.train_batches(plan.source, plan.config.batch_size, 0, 0, devices=1))
     step = jax.pmap(
         plan.train_step, parallel.AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=jax.devices()[:1]
     )
-    return step, plan.fresh(plan.initial(0), 0), jax.tree.map(lambda a: a[None], batch), 1
+    return step, plan.fresh(plan.initial(0), 0), batch, 1
 
 
-def many_seeds(plan, batch, seeds):
-    """A step of all networks, over all devices."""
+def many_seeds(plan, most, seeds):
+    """A call of all networks, over all devices, as `one_seed`."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     from bireal_jax.running import parallel
+    from bireal_jax.training.seeds import Programs
 
     _, count = parallel.layout(seeds)
+    programs = Programs(plan, count)
     variables = jax.tree.map(lambda leaf: np.stack([leaf] * count), plan.initial(0))
     state = parallel.networks(plan.fresh, count)(variables, jnp.arange(count))
-    batches = jax.tree.map(lambda a: np.stack([a] * count), batch)
-    return parallel.networks(plan.train_step, count, donate=True), state, batches, seeds
+    return programs.call, state, next(programs.inputs([0] * count, 0, iter([most]))), seeds
 
 
 def main():
@@ -70,19 +82,19 @@ def main():
     if args.devices:
         jax.config.update("jax_num_cpu_devices", args.devices)
     from bireal_jax.config import default
-    from bireal_jax.data import batching
+    from bireal_jax.training import calls
     from bireal_jax.training.step import Plan
 
     c = default()
     c.update_from_flattened_dict({
         "model.name": args.model, "data.name": "digits", "data.image_size": 8, "batch_size": args.batch,
-        "optim.name": "sgd", "model.dtype": args.dtype,
+        "optim.name": "sgd", "model.dtype": args.dtype, "call_steps": args.call_steps,
         **({"data.name": "cifar10", "data.image_size": 32, "data.dir": args.cifar} if args.cifar else {}),
     })  # fmt: skip
     plan = Plan(c)
-    batches = batching.train_batches(plan.source, args.batch, 0, 0, devices=1)
-    batch = {name: a[0] for name, a in next(batches).items()}
-    programs = {"one after the other": one_seed(plan, batch), "one program": many_seeds(plan, batch, args.seeds)}
+    most = calls.longest(c)
+    rounds = -(-args.steps // most)
+    programs = {"one after the other": one_seed(plan, most), "one program": many_seeds(plan, most, args.seeds)}
     times, compiling, states = {name: [] for name in programs}, {}, {}
     for name, (step, state, data, _) in programs.items():
         begin = time.perf_counter()
@@ -93,14 +105,14 @@ def main():
     for _ in range(args.rounds):
         for name, (step, _, data, seeds) in programs.items():
             begin = time.perf_counter()
-            for _ in range(args.steps):
+            for _ in range(rounds):
                 states[name], _ = step(states[name], data)
             jax.block_until_ready(states[name])
-            times[name].append(1000 * (time.perf_counter() - begin) / args.steps / seeds)
+            times[name].append(1000 * (time.perf_counter() - begin) / (rounds * most) / seeds)
     found: dict[str, Any] = {
         "model": args.model, "seeds": args.seeds, "devices": jax.local_device_count(), "cpu": platform.machine(),
         "device": jax.devices()[0].device_kind, "jax": jax.__version__, "batch": args.batch,
-        "dtype": args.dtype, "rounds": args.rounds,
+        "dtype": args.dtype, "rounds": args.rounds, "call_steps": most,
     }  # fmt: skip
     print(found)
     for name, values in times.items():
