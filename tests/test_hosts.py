@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -41,18 +42,28 @@ def start(place, processes, *arguments):
 
 
 @pytest.mark.slow
-def test_two_processes_one_of_them_stopped_then_one_process(tmp_path):
+@pytest.mark.parametrize(
+    ("calls", "waits_for", "count"),
+    [
+        ((), "train  3/20", 22),
+        pytest.param(("--config.call_steps=4", "--config.log_steps=6"), "train  6/20", 6, marks=pytest.mark.campaign),
+    ],
+    ids=["a step a call", "some steps a call"],
+)
+def test_two_processes_one_of_them_stopped_then_one_process(tmp_path, calls, waits_for, count):
     """The losses are those of one process, a signal to one saves on both, and one process goes on from there."""
-    first, second = start(tmp_path / "several", 2)
+    first, second = start(tmp_path / "several", 2, *calls)
     line = " "
-    while line and "train  3/20" not in line:
+    while line and waits_for not in line:
         line = first.stdout.readline()
     second.send_signal(signal.SIGTERM)
     outputs = [process.communicate(timeout=300)[0] for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], outputs
     assert all("which is saved; the same command continues" in text for text in outputs), outputs
+    stopped = {re.search(r"stopped at step (\d+) of 20", text)[1] for text in outputs}
+    assert len(stopped) == 1 and (not calls or stopped < {"8", "10", "12", "16", "18", "20"}), "where a call ends"
     for place in ("several", "straight"):
-        (process,) = start(tmp_path / place, 1)
+        (process,) = start(tmp_path / place, 1, *calls)
         output = process.communicate(timeout=300)[0]
         assert process.returncode == 0, output
     assert "resuming from step" not in output
@@ -60,7 +71,7 @@ def test_two_processes_one_of_them_stopped_then_one_process(tmp_path):
         [json.loads(line) for line in (tmp_path / place / "metrics.jsonl").read_text().splitlines()]
         for place in ("several", "straight")
     ]
-    assert len(lines[0]) == len(lines[1]) == 22
+    assert len(lines[0]) == len(lines[1]) == count
     for ours, straight in zip(*lines, strict=True):
         assert [ours[name] for name in ("step", "split", "top1")] == [straight[n] for n in ("step", "split", "top1")]
         np.testing.assert_allclose(ours["loss"], straight["loss"], rtol=1e-8)

@@ -138,10 +138,12 @@ def test_a_step_by_cuda_graphs_is_the_step(monkeypatch):
         expected = plain(total, batch, more)
         np.testing.assert_array_equal(graphed(total, batch, more), expected)
         assert total.is_deleted()
-    monkeypatch.setattr(parallel._Graphed, "KINDS", "NONSENSE")
+    monkeypatch.setitem(parallel.GRAPHS, "xla_gpu_enable_command_buffer", "NONSENSE")
     assert len(graphed._compiled) == 2
     with pytest.raises(Exception, match="NONSENSE"):
         graphed(parallel.replicate(jnp.ones(())), np.ones((8, 5), np.float32), np.float32(2))
+    with pytest.raises(Exception, match="NONSENSE"):
+        parallel.networks(jnp.add, 2, donate=True)(np.ones(2), np.ones(2))
 
 
 def test_the_config_says_how_a_batch_is_divided():
