@@ -80,6 +80,7 @@ STEPS = ("configs/digits_two_step.py", ONE_EPOCH)
 JOBS = [
     _sgd("r20"), _sgd("r18"), _sgd("vgg"),
     *(_sgd(name, seed) for seed in (1, 2) for name in ("r20", "r18", "vgg")),
+    *(_sgd(f"{name}_quick") for name in ("r20", "r18", "vgg")),
     Job("binarynet_bop", "configs/bop_binarynet.py", CARD, ("", (*TINY, *DIRECT))),
     Job("xnor", f"{RECIPE}:xnor", CARD), Job("plain", f"{RECIPE}:plain", CARD),
     _sgd("r18_teacher", small=("configs/digits_teacher.py", ONE_EPOCH)),

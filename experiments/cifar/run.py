@@ -203,8 +203,11 @@ def card() -> str:
 
 
 def commit() -> str:
-    """Of this checkout, or "unknown"."""
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    """Of this checkout, or "unknown", as where there is no git."""
+    try:
+        git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    except OSError:
+        return "unknown"
     return git.stdout.strip() or "unknown"
 
 

@@ -9,7 +9,7 @@ beside PyTorch; where the milliseconds of that step go; images per second of the
 8 networks as one program; four hashes of deterministic runs; and the step at batch 512, last, for it is the first
 that may be left out. Every section is a process of its own and gives a line a figure and a row in --out. What has a
 row is not done again: the same command goes on where time was up, or a section failed, and says at its end what it
-left out.
+left out. All that a section that failed has printed lies beside --out, in a .log.
 """
 
 import argparse
@@ -243,6 +243,8 @@ def attempt(name: str, args: argparse.Namespace, seconds: float) -> dict[str, An
         try:
             return json.loads(rows.strip().splitlines()[-1])
         except (ValueError, IndexError):
+            with open(args.out.with_suffix(".log"), "a") as file:
+                file.write(f"{' '.join(command)}\n{said}\n")
             return f"it ended with status {run.returncode}: {' '.join(said.split())[-300:]}"
 
 
