@@ -22,7 +22,7 @@ from bireal_jax.data.normalize import prepared
 from bireal_jax.errors import BadInput, first_line, lookup
 from bireal_jax.importers import readers, zoo
 from bireal_jax.models import arch
-from bireal_jax.running import adoption, checkpoint, known, parallel, progress
+from bireal_jax.running import adoption, known, parallel, progress
 from bireal_jax.runtime import named
 
 
@@ -62,13 +62,16 @@ def source(config: ConfigDict) -> data.Source:
         found = data.hold_out(found, c.held_out)
     elif not len(found.eval):
         found = data.split_off(found, c.val_share, c.val_seed)
-    found = _normalized(found, c)
+    found = _normalized(found, c, config.init_from)
     found = data.mirrored(found) if c.mirror else found
     return data.covered(found, c.cutout) if c.cutout else found
 
 
-def _normalized(found, c):
-    return dataclasses.replace(found, mean=tuple(c.mean) or found.mean, std=tuple(c.std) or found.std)
+def _normalized(found, c, weights=""):
+    """As the config says, or as a network that came with the package wants it, or as the data set is."""
+    own = zoo.source(weights) if zoo.is_name(weights) else found
+    own = own if own.image_shape[-1] == found.image_shape[-1] else found
+    return dataclasses.replace(found, mean=tuple(c.mean) or own.mean, std=tuple(c.std) or own.std)
 
 
 def counted(config: ConfigDict) -> tuple[data.Source, bool]:
@@ -147,7 +150,8 @@ def blank(source: data.Source) -> jax.Array:
 def variables(
     config: ConfigDict, shapes: Any, fresh: Callable[[], Any] | None = None, source: data.Source | None = None
 ) -> Any:
-    """The variables that config.init_from names: a file for `importers.load`, or the best checkpoint of a workdir.
+    """The variables that config.init_from names: a file for `importers.load`, the best checkpoint of a workdir, or a
+    network that came with the package.
 
     Args:
       config: of the stage.
@@ -159,17 +163,25 @@ def variables(
       BadInput: nothing there, or not of this model, or of other classes than a training can go on from. A head for
         another number of classes is none of these: a training draws one of its own.
     """
-    path = Path(config.init_from)
-    before = known.read(path)
+    path, before = Path(config.init_from), known_at(config.init_from, config.model.weight)
+    ours = zoo.is_name(path)
+    if before is None and not path.exists() and named.is_name(path):
+        lookup(named.rows(), str(path), "run, file or network of the package")
     if before is None and path.exists():
         progress.say(f"note: {path} has arrays alone; normalization, classes and config.model are those given here")
     if before and source:
+        if ours:
+            zoo.check(str(path), config.model.name, source.image_shape[-1])
         if before.last.model.decoder == config.model.decoder:
-            before.check_network(config, f"the run in {path}")
+            before.check_network(config, before.title)
         if note := before.start(config, source):
             progress.say(note)
     known_classes = before.source.num_classes if before and before.source else 0
-    if path.is_file() or (path.suffix in readers.FORMATS and not path.is_dir()):
+    if ours and fresh and source:
+        found = zoo.started(str(path), source, config.batch_size, config.model.act, config.model.weight)
+    elif ours:
+        found = zoo.network(str(path))[1]
+    elif path.is_file() or (path.suffix in readers.FORMATS and not path.is_dir()):
         found = importers.load(config.model.name, path)
     elif (config.model.decoder and not (before and before.last.model.decoder)) or (
         fresh and source and known_classes not in (0, source.num_classes)
@@ -179,6 +191,14 @@ def variables(
         found = known.best_variables(path, shapes)[0]
     network = model(config, source)[0] if fresh and source else None
     return adoption.adopt(found, shapes, str(path), fresh, network, source, config.new_head)
+
+
+def known_at(weights: str, rule: str = "") -> known.Known | None:
+    """What is known of weights that init_from names: of a run, or of a network of the package; None of arrays.
+
+    `rule` is as of `zoo.known_of`. Raises BadInput if what should say it is damaged.
+    """
+    return zoo.known_of(weights, rule) if zoo.is_name(weights) else known.read(Path(weights))
 
 
 def trained(directory: str | Path, recipe: str | Path = "") -> tuple[nn.Module, Any, Callable[[jax.Array], jax.Array]]:
@@ -225,14 +245,8 @@ def pretrained(name: str) -> tuple[nn.Module, Any, Callable[[jax.Array], jax.Arr
     Raises:
       BadInput: no such network, or its files are damaged.
     """
-    program, row = zoo.program(name), named.rows()[name]
-    image, labels = program.spec["image"], tuple(program.spec.get("ids", program.spec["labels"]))
-    source = data.Source((), (), dict, tuple(image["shape"]), len(labels), image["mean"], image["std"], labels)
-    weight = row.weight if zoo.has_latents(name) else "sign"
-    module = models.build(row.model, len(labels), jnp.float32, act=row.act, weight=weight)
-    shapes = jax.eval_shape(lambda key: module.init(key, blank(source)), jax.random.key(0))
-    found = checkpoint.merge(zoo.variables(name, shapes), shapes, name)
-    return module, found, partial(prepared, source=source, dtype=module.dtype)
+    module, found = zoo.network(name)
+    return module, found, partial(prepared, source=zoo.source(name), dtype=module.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,15 +287,16 @@ def used(config: ConfigDict, directory: str | Path, given: Collection[str] | Non
     run = home = known.read(directory)
     own = not last.init_from or bool(home and home.config.init_from == last.init_from)
     if not own:
-        run = known.read(Path(last.init_from))
+        run = known_at(last.init_from)
         if run:
-            run.check_network(last, f"the run in {last.init_from}")
+            run.check_network(last, run.title)
     elif last.init_from:
         progress.say(
             f"note: config.init_from is what the run in {directory} has started from; its own weights are used"
         )
     if run:
-        weights, (last, note) = last.init_from, run.again(last, given)
+        weights = last.init_from
+        last, note = run.again(last, given) if not run.name else run.adopted(last)
         registered.check(run, last)
         last.init_from = weights
         widen([last])
@@ -289,7 +304,7 @@ def used(config: ConfigDict, directory: str | Path, given: Collection[str] | Non
             progress.say(note)
     found, there = _examples(last, run, pack)
     module, shapes = model(last, found)
-    if own or run:
+    if own or (run and not run.name):
         weights, origin = known.best_variables(run.directory if run else directory, shapes)
         if run and not (run.directory / "result.json").exists():
             progress.say(f"note: the training in {run.directory} has not ended; this is the best of what it has so far")
@@ -320,5 +335,5 @@ def _examples(config, run, pack):
     if apart and pack:
         progress.say(f"note: the data set here has other classes: {apart}\nthe file gets those of the run")
     elif apart:
-        run.check_classes(found, f"the run in {run.directory}")
+        run.check_classes(found, run.title)
     return run.meant(found), True

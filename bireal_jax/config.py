@@ -104,7 +104,9 @@ def default() -> ConfigDict:
     c.keep_last = 2  # checkpoints kept, beside the best one
     c.profile_steps = 0  # trace that many steps, from the 10th on, into workdir/profile
     c.arch = ""  # a best_arch.json, for models of models.SEARCHED: the network that a search found
-    c.init_from = ""  # weights of a file that `importers` reads, or of a workdir, to start from or to evaluate
+    c.init_from = (
+        ""  # what to start from or to evaluate: a workdir, a weights file, or a network of `bireal-run --list`
+    )
     c.new_head = False  # the head is drawn anew, of init_from, too; of another number of classes it is in any case
     c.reinit_step2 = False  # the second stage draws its latent weights anew instead of taking those of the first
 

@@ -1,16 +1,16 @@
 """Your own classes, from a network that was trained on others: its head alone first, then all of it.
 
-    python -m bireal_jax.main --config=configs/finetune.py --config.data.dir=PHOTOS --config.init_from=RUN_OR_FILE
+    python -m bireal_jax.main --config=configs/finetune.py --config.data.dir=PHOTOS --config.init_from=WEIGHTS
 
-PHOTOS holds CLASS/*.jpg, of which a fifth is held out, or train/CLASS/*.jpg and val/CLASS/*.jpg. RUN_OR_FILE is the
-workdir of a run, or weights in a file that `importers` reads, of the network config.model.name. Its body is kept and a
-head for your classes is drawn. The stages are data: another one is another dict, and config.optim.frozen a regular
-expression that is found in the paths of the parameters that are not trained. Statistics of batch norm always are.
+PHOTOS holds CLASS/*.jpg, of which a fifth is held out, or train/CLASS/*.jpg and val/CLASS/*.jpg. WEIGHTS is the workdir
+of a run, a file that `importers` reads, or a network that came with the package, of the network config.model.name. Its
+body is kept and a head for your classes is drawn. The stages are data: another one is another dict, and
+config.optim.frozen a regular expression that is found in the paths of the parameters that are not trained. Statistics
+of batch norm always are.
 
 The small network of the CIFAR-10 recipe, on photos of 32 pixels, takes minutes on a laptop:
 
-    --config.model.name=bireal20 --config.data.image_size=32 --config.init_from=bireal20_cifar10.npz
-    --config.data.mean="(0.4914, 0.4822, 0.4465)" --config.data.std="(0.2023, 0.1994, 0.2010)"
+    --config.model.name=bireal20 --config.data.image_size=32 --config.init_from=bireal20_cifar10
 
 Photos of ImageNet at 224 pixels: not run.
 """

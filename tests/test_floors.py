@@ -33,7 +33,7 @@ HOUSE = [
             "workdir",
         ],
     },
-    {"registered": [], "importers": ["values", "readers", "larq pytorch zoo", "__init__", "__main__"]},
+    {"registered": [], "importers": ["unfold values", "readers", "larq pytorch zoo", "__init__", "__main__"]},
     {"build": []},
     {"training": ["bop division evaluate ovsw pictures teacher", "calls optim", "step", "seeds train"]},
     {

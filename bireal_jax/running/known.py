@@ -47,6 +47,7 @@ class Known:
       sources: the data set of each stage, everything but the examples; () where data.json is missing.
       index: the stage whose checkpoints are used, the last one that has any.
       registered: fields that name what a recipe has registered, and the file that has its code.
+      name: what it is called, if it is no run; see `title`.
     """
 
     directory: Path
@@ -54,6 +55,12 @@ class Known:
     sources: tuple[Source, ...]
     index: int
     registered: Mapping[str, str]
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return self.name or f"the run in {self.directory}"
 
     @property
     def last(self) -> ConfigDict:
@@ -124,7 +131,13 @@ class Known:
         last.update_from_flattened_dict({field: config_lib.get(config, field) for field in given})
         said = [f"with {shown(kept)}".replace(" -> ", ", not ")] if kept else []
         said += [f"but for what is asked, {shown(asked)}"] if asked else []
-        return last, f"note: used as the run in {self.directory} was trained, {', '.join(said)}" if said else ""
+        return last, f"note: used as {self.title} was trained, {', '.join(said)}" if said else ""
+
+    def adopted(self, config: ConfigDict) -> tuple[ConfigDict, str]:
+        """A config to evaluate what has none of its own, as `again`: what the weights answer to is set in `config`."""
+        config = ConfigDict(config.to_dict())
+        apart = self.take(config)
+        return config, f"note: used as {self.title} is, with another {shown(apart)}" if apart else ""
 
     def start(self, config: ConfigDict, source: Source) -> str:
         """What a training that starts from these weights changes, in a line, or "".
@@ -133,7 +146,7 @@ class Known:
           BadInput: a class that both know has another number.
         """
         if self.source and not config.model.decoder and not config.new_head:
-            check_order(self.source, source, f"of the run in {self.directory}")
+            check_order(self.source, source, f"of {self.title}")
         pairs = {field: (config_lib.get(self.last, field), config_lib.get(config, field)) for field in MEANT[:2]}
         if self.source:
             pairs |= {
@@ -144,7 +157,7 @@ class Known:
         apart = [f"{field} {a} -> {b}" for field, (a, b) in pairs.items() if a != b]
         if (other := self.other_classes(source)) and not config.model.decoder:
             apart.append(f"other classes ({other})")
-        return f"note: from the run in {self.directory}, with another {shown(apart)}" if apart else ""
+        return f"note: from {self.title}, with another {shown(apart)}" if apart else ""
 
 
 def check_order(before: Source, after: Source, what: str) -> None:

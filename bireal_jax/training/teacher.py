@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from bireal_jax import build, models, registered
 from bireal_jax.data import Source
 from bireal_jax.errors import BadInput, lookup
-from bireal_jax.running import known
 
 
 def _of_teacher(config):
@@ -20,7 +19,7 @@ def _of_teacher(config):
     c.model.name, c.init_from, c.arch = config.teacher.name, weights, ""
     c.model.blocks = c.model.widths = ()
     c.model.dtype = auto if config.teacher.dtype == "auto" else config.teacher.dtype
-    taught = known.read(Path(weights))
+    taught = build.known_at(weights)
     lookup(models.TABLES["name"](), c.model.name, "model")
     if taught:
         taught.check_network(c, f"config.teacher.weights={weights}, of {config.teacher.name}: it")
