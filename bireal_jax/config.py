@@ -245,7 +245,7 @@ def unheard(config: ConfigDict, given: Collection[str]) -> list[str]:
         if own:
             notes.append(f"{said} leaves out the stages that have their own ({', '.join(own)})")
         prefix = field.removesuffix("_epochs")
-        if prefix != field and any(get(stage, f"{prefix}_steps") for stage in stages(config)):
+        if prefix != field and get(config, field) and any(get(stage, f"{prefix}_steps") for stage in stages(config)):
             raise BadInput(f"{said} would do nothing: config.{prefix}_steps is set, and steps win; set it, or to 0")
     return [f"note: {note}" for note in notes]
 

@@ -100,12 +100,21 @@ def test_a_section_that_does_not_fit_the_time_is_left_out_and_named(attempts, ca
 
 def test_a_section_ends_when_time_is_up(monkeypatch, tmp_path):
     sleep = lambda args, out: ["timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)"]
-    monkeypatch.setitem(card.SECTIONS, "hashes", card.Section(0, sleep, card._plain))
-    args = card.argparse.Namespace(small=True, cifar=tmp_path)
+    monkeypatch.setitem(card.SECTIONS, "hashes", card.Section(0, 60, sleep, card._plain))
+    args = card.argparse.Namespace(small=True, cifar=tmp_path, out=tmp_path / "card.jsonl")
     began = time.monotonic()
     assert card.attempt("hashes", args, 0.5) == "time was up" and time.monotonic() - began < 20
-    monkeypatch.setitem(card.SECTIONS, "hashes", card.Section(0, lambda *_: ["no_such_module"], card._plain))
+    monkeypatch.setitem(card.SECTIONS, "hashes", card.Section(0, 60, lambda *_: ["no_such_module"], card._plain))
     assert "status 1: " in card.attempt("hashes", args, 20)
+    assert "No module named no_such_module" in (tmp_path / "card.log").read_text(), "the end alone says too little"
+
+
+def test_no_section_takes_the_time_of_those_behind_it(attempts, monkeypatch):
+    _, _, arguments = attempts
+    given = {}
+    monkeypatch.setattr(card, "attempt", lambda name, args, seconds: given.setdefault(name, seconds) and {"a": 1})
+    card.main([*arguments, "--minutes", "60"])
+    assert given == {name: section.most for name, section in card.SECTIONS.items()}
 
 
 def test_ours_is_compared_with_the_best_of_the_compile_modes():

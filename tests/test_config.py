@@ -63,7 +63,9 @@ def test_what_a_command_line_gives_and_no_stage_takes_is_refused():
         config.unheard(c, ["total_epochs"])
     assert config.unheard(c, ["total_steps"]) == [], "steps win over the epochs of the stages"
     for field in ("log", "optim.warmup"):
-        c.update_from_flattened_dict({f"{field}_steps": 5})
+        c.update_from_flattened_dict({f"{field}_steps": 5, f"{field}_epochs": 0.0})
+        assert config.unheard(c, [f"{field}_epochs"]) == [], "0 epochs are what steps leave of them"
+        c.update_from_flattened_dict({f"{field}_epochs": 1.0})
         with pytest.raises(BadInput, match=rf"config.{field}_epochs=.* would do nothing: config.{field}_steps is set"):
             config.unheard(c, [f"{field}_epochs"])
 

@@ -122,30 +122,6 @@ def test_the_same_bits_on_one_device_and_on_two_processes_of_two(monkeypatch, op
     assert [out.splitlines()[-1] for out, _ in outputs] == [" ".join(map(str, expected))] * 2
 
 
-def test_a_step_by_cuda_graphs_is_the_step(monkeypatch):
-    """A CPU ignores the option; that it is passed on shows where another one is not known."""
-
-    def add(total, batch, more):
-        return total + jax.lax.psum(jnp.sum(batch), parallel.AXIS) * more
-
-    plain = parallel.pmap(add, more=1)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    graphed = parallel.pmap(add, donate=True, more=1)
-    assert "Graphed" not in str(type(parallel.pmap(add, more=1)))  # evaluations have shapes of their own
-    for size in (3, 4, 3):
-        batch, more = np.arange(8.0 * size, dtype=np.float32).reshape(8, size), np.float32(2)
-        total = parallel.replicate(jnp.ones(()))
-        expected = plain(total, batch, more)
-        np.testing.assert_array_equal(graphed(total, batch, more), expected)
-        assert total.is_deleted()
-    monkeypatch.setitem(parallel.GRAPHS, "xla_gpu_enable_command_buffer", "NONSENSE")
-    assert len(graphed._compiled) == 2
-    with pytest.raises(Exception, match="NONSENSE"):
-        graphed(parallel.replicate(jnp.ones(())), np.ones((8, 5), np.float32), np.float32(2))
-    with pytest.raises(Exception, match="NONSENSE"):
-        parallel.networks(jnp.add, 2, donate=True)(np.ones(2), np.ones(2))
-
-
 def test_the_config_says_how_a_batch_is_divided():
     step = Plan(small(accumulate=2, deterministic=True, **{"model.bn_group": 1}))
     assert (step.train_step.parts, step.train_step.replica, step.eval_step.replica, step.model.bn_over) == (2, 1, 1, 1)

@@ -20,12 +20,6 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "batch"
-# What CUDA graphs launch: convolutions and loops, too, beside what XLA puts there anyway.
-GRAPHS = {
-    "xla_gpu_enable_command_buffer": (
-        "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,CONDITIONAL,DYNAMIC_SLICE_FUSION,CONVOLUTION,WHILE"
-    )
-}
 
 
 def full_precision(function: Callable) -> Callable:
@@ -85,32 +79,12 @@ def pmap(step: Callable, donate: bool = False, more: int = 0) -> Callable:
     As many further arguments as `more` says are whole to each device, too, and are never donated.
 
     Results must be equal on all devices (averaged inside); they come back without a device axis. With `donate` the
-    memory of the first argument is reused for the result, and the argument must not be touched again; such a step is
-    run many times, and on GPUs by CUDA graphs.
+    memory of the first argument is reused for the result, and the argument must not be touched again.
     """
     if isinstance(step, Step) and step.replica:
         return _elastic(step)
     axes = (None, 0, *(None,) * more)
-    mapped = jax.pmap(step, AXIS, in_axes=axes, out_axes=None, donate_argnums=(0,) if donate else ())
-    return _Graphed(mapped) if donate and jax.default_backend() == "gpu" else mapped
-
-
-class _Graphed:
-    """A pmapped step whose convolutions and loops are launched in CUDA graphs, as XLA does with the rest anyway.
-
-    Else every convolution ends a graph. `jax.pmap` takes no compiler options, so it is compiled here, once for each
-    shape of what comes behind the first argument.
-    """
-
-    def __init__(self, mapped: Any):
-        self.lower, self._compiled = mapped.lower, {}
-
-    def __call__(self, replicated: Any, *more: Any) -> Any:
-        leaves, structure = jax.tree.flatten(more)
-        key = structure, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
-        if key not in self._compiled:
-            self._compiled[key] = self.lower(replicated, *more).compile(compiler_options=GRAPHS)
-        return self._compiled[key](replicated, *more)
+    return jax.pmap(step, AXIS, in_axes=axes, out_axes=None, donate_argnums=(0,) if donate else ())
 
 
 def apart(function: Callable) -> Callable:
@@ -175,15 +149,14 @@ def networks(
       count: how many networks; one that `layout` gave.
       shared: for each argument, or for each of its branches, whether it is the same for all networks; if not, all its
         leaves have a leading axis of length `count`, as the results have.
-      donate: reuse the memory of the first argument; on GPUs such a step is run by CUDA graphs, as of `pmap`.
+      donate: reuse the memory of the first argument.
     """
     mapped = jax.shard_map(
         jax.vmap(function, jax.tree.map(lambda s: None if s else 0, shared)), mesh=_mesh(count), check_vma=False,
         in_specs=jax.tree.map(lambda s: PartitionSpec() if s else PartitionSpec("networks"), shared),
         out_specs=PartitionSpec("networks"),
     )  # fmt: skip
-    options = GRAPHS if donate and jax.default_backend() == "gpu" else None
-    return jax.jit(mapped, donate_argnums=(0,) if donate else (), compiler_options=options)
+    return jax.jit(mapped, donate_argnums=(0,) if donate else ())
 
 
 def _mesh(count):

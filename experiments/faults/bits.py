@@ -32,7 +32,7 @@ def command(args, workdir):
     """Of one start."""
     fields = {
         "deterministic": True, "total_steps": args.steps, "log_steps": max(1, args.steps // 20),
-        "save_steps": args.steps, "eval_steps": args.steps, "total_epochs": 0.0, "optim.warmup_epochs": 0.0,
+        "save_steps": args.steps, "eval_steps": args.steps, "optim.warmup_epochs": 0.0,
     } | ({"data.dir": args.dir} if args.dir else {})  # fmt: skip
     flags = [f"--config={args.config}", f"--workdir={workdir}", *(f"--config.{n}={v}" for n, v in fields.items())]
     return [sys.executable, "-u", "-m", "bireal_jax.main", *flags, *args.fields]

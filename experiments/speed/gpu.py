@@ -47,6 +47,9 @@ def parse():
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that decode")
     parser.add_argument("--peers", nargs="+", choices=PEERS, help="default: all but torch4 in two of the modes")
     parser.add_argument("--out", type=Path, help="append the results to this .jsonl file")
+    parser.add_argument(
+        "--whole", action="store_true", help="the step alone, without its parts, each a program to compile"
+    )
     parser.add_argument("--worker", choices=[*PEERS, "parts"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.peers = arguments.peers or ["ours", *["real"] * bool(arguments.images), *TORCH, "torch4_default"]
@@ -210,15 +213,11 @@ def measure(arguments, batch):
         hours = IMAGES / median / 3600
         ratio = statistics.median(rates["ours"]) / median if "ours" in rates else float("nan")
         print(f"| {batch} | {name} | {median:.1f} | {low:.1f} to {high:.1f} | {ratio:.2f} | {hours:.1f} |", flush=True)
-    parts = json.loads(start("parts", arguments, batch).communicate()[0].splitlines()[-1])
-    return {
-        "network": arguments.network,
-        "batch": batch,
-        "size": arguments.size,
-        "steps": arguments.steps,
-        "images_per_second": rates,
-        **parts,
-    }
+    row = {"network": arguments.network, "batch": batch, "size": arguments.size, "steps": arguments.steps}
+    row |= {"images_per_second": rates, "dtype": arguments.dtype}
+    return (
+        row if arguments.whole else row | json.loads(start("parts", arguments, batch).communicate()[0].splitlines()[-1])
+    )
 
 
 def best(row):
@@ -239,14 +238,19 @@ def main():
         if "ours" in row["images_per_second"] and (found := best(row)):
             ratio = statistics.median(row["images_per_second"]["ours"]) / found[1]
             print(f"batch {row['batch']}: ours is {ratio:.2f} times as fast as the best PyTorch, {found[0]}")
+    if not arguments.whole:
+        _show_parts(rows, arguments)
+    if arguments.out:
+        with open(arguments.out, "a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _show_parts(rows, arguments):
     shown = ["forward_ms", "backward_ms", "rest_ms", "step_ms", "limit_ms", "bandwidth_gb_s", "peak_gib"]
     print(f"\n{rows[0]['device']}, jax {rows[0]['jax']}, {arguments.size} px, {arguments.dtype}\n")
     print(f"| batch | {' | '.join(shown)} |\n|{'---|' * (len(shown) + 1)}")
     for row in rows:
         print(f"| {row['batch']} | {' | '.join(f'{row[name]:.2f}' for name in shown)} |")
-    if arguments.out:
-        with open(arguments.out, "a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 if __name__ == "__main__":
