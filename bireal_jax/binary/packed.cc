@@ -131,13 +131,7 @@ void conv_row(const Sizes& v, const Kernels& kernels, const uint64_t* bits, cons
     const int pixels = std::min(v.wo - x, tile);
     const uint64_t* window = bits + size_t(y) * v.sh * v.pitch() + size_t(x) * v.step();
     kernels.tile(v, window, v.step(), pixels, weights.positive.data() + from, mask, found);
-    for (int p = 0; p < pixels; p++) {
-      const int32_t *base = bases + weights.columns.of[x + p] * filters, *mismatches = found + p * filters;
-      float sums[filters], *to = out + (size_t(y) * v.wo + x + p) * v.co + first;
-      for (int f = 0; f < filters; f++) sums[f] = float(base[f] - 2 * mismatches[f]) * scale[f] + bias[f];
-      if (count == filters) std::memcpy(to, sums, sizeof sums);
-      else std::memcpy(to, sums, count * sizeof(float));
-    }
+    kernels.finish({bases, &weights.columns.of[x], scale, bias, count}, found, pixels, out + (size_t(y) * v.wo + x) * v.co + first, v.co);
   }
 }
 
@@ -177,9 +171,9 @@ void conv_image(const Sizes& v, const Kernels& kernels, const uint8_t* x, const 
 }
 
 void convolve(const Sizes& v, const Team& team, const uint8_t* x, const float* w, const Affine& affine, float* out) {
-  const Kernels kernels = v.newest >= 2 && has_avx512() ? Kernels{avx512_signs, avx512_column, avx512_any_tile}
-                          : v.newest >= 1 && has_avx2() ? Kernels{avx2_signs, plain_column, avx2_tile}
-                                       : Kernels{plain_signs, plain_column, plain_tile};
+  const Kernels kernels = v.newest >= 2 && has_avx512() ? Kernels{avx512_signs, avx512_column, avx512_any_tile, avx512_finish}
+                          : v.newest >= 1 && has_avx2() ? Kernels{avx2_signs, plain_column, avx2_tile, avx2_finish}
+                                       : Kernels{plain_signs, plain_column, plain_tile, plain_finish};
   const Weights weights = pack_weights(v, team, kernels, w);
   std::atomic<int64_t> next{0};
   team.run([&] {
