@@ -14,7 +14,7 @@ HOUSE = [
     {"_version": [], "errors": []},
     {"limits": [], "output": [], "places": [], "pixels": ["listing window", "__init__"]},
     {
-        "binary": ["rule", "binarize conv pool", "losses packed", "norm tables", "layers"],
+        "binary": ["rule", "binarize conv pool", "losses packed", "norm stem tables", "layers"],
         "data": [
             "augment pickled stored", "jpeg source", "batching cutout held_out images normalize official",
             "arrays depth digits folder imagenet", "cifar", "__init__", "prepare",

@@ -161,3 +161,23 @@ def test_a_channel_of_scale_0_has_the_gradient_of_a_rising_one():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 6, 3)), jnp.float32)
     loss = lambda scale: jnp.sum(norm.normalize_batch(x, scale, jnp.zeros(3), 1e-5, None, True)[0])
     np.testing.assert_allclose(jax.grad(loss)(jnp.zeros(3)), jax.grad(loss)(jnp.full(3, 1e-20)), rtol=1e-6)
+
+
+@compiled
+@pytest.mark.parametrize("shape", [(3, 8, 8, 16), (2, 7, 5, 70), (4, 1, 2, 3), (1, 9, 4, 33)])
+def test_the_compiled_pooling_is_the_other_one_bit_for_bit(shape, monkeypatch):
+    """Equal maxima, either sign of the scale, NaN; with every number of threads and all instructions."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(-3, 4, shape).astype(np.float32)
+    x[-1, 0, 0, 0] = np.nan
+    scale, mean, mean_g, slope, factor = (jnp.asarray(rng.normal(size=shape[3]), jnp.float32) for _ in range(5))
+    seen, which = norm._plain_largest(jnp.asarray(x), scale)
+    g = jnp.asarray(rng.normal(size=seen.shape), jnp.float32)
+    given = jnp.asarray(x), which, g, mean, mean_g, slope, factor
+    expected = norm._plain_back(*given)
+    for newest in (2, 1, 0):
+        monkeypatch.setattr(packed, "NEWEST", newest)
+        for threads in (1, 2, 5):
+            monkeypatch.setattr(packed, "threads_for", lambda _, threads=threads: threads)
+            jax.tree.map(np.testing.assert_array_equal, norm._compiled_largest(jnp.asarray(x), scale), (seen, which))
+            np.testing.assert_array_equal(norm._compiled_back(*given), expected)

@@ -4,7 +4,7 @@ XLA's CPU backend computes the gradient by the kernel as a convolution with a hu
 matrix product of unfolded patches (experiments/speed/). And it computes a vmapped convolution, which is a grouped one,
 1.7 to 1.9 times slower than one convolution after the other; on an H100 eight vmapped networks took 3.63 ms each, one
 alone 2.68. Forward and input gradient, and all of it on other platforms, are XLA's own. Where one factor is ±1,
-packed.py and tables.py bring products and gradients of their own.
+packed.py and tables.py bring products and gradients of their own, and stem.py does for few channels.
 """
 
 from collections.abc import Callable

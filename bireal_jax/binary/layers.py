@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from bireal_jax.binary import packed, tables
+from bireal_jax.binary import packed, stem, tables
 from bireal_jax.binary.binarize import WeightBinarizer, gives_signs
-from bireal_jax.binary.conv import PLAIN, Padding, affine, by_depth, conv, xla_conv
+from bireal_jax.binary.conv import Padding, affine, by_depth, conv, xla_conv
 from bireal_jax.binary.norm import Over, normalize_batch
 from bireal_jax.binary.pool import max_pool
 
@@ -42,9 +42,10 @@ def conv2d(
     The stem of an ImageNet network, a large kernel at stride 2 on few channels, goes elsewhere by `conv.by_depth`.
     """
     if strides == (2, 2) and min(w.shape[:2]) > 3 and x.shape[3] <= 4 and groups == 1:
-        plain, other = partial(conv, strides=strides, padding=padding), partial(by_depth, padding=padding)
+        how = {"product": stem.product, "gradients": stem.GRADIENTS, "strides": strides, "padding": padding}
+        plain, other = partial(conv, **how), partial(by_depth, padding=padding)
         return checkpoint_name(lax.platform_dependent(x, w, cpu=plain, default=other), CONV)
-    return _convolution(x, w, (), strides, padding, groups, xla_conv, PLAIN)
+    return _convolution(x, w, (), strides, padding, groups, stem.product, stem.GRADIENTS)
 
 
 def _convolution(x, w, scale_and_bias, strides, padding, groups, *products):

@@ -101,15 +101,45 @@ def _compiled(x, dtype):
     return packed.fits(x, shape=x.shape) and dtype == jnp.float32 and x.ndim > 1 and x.size // x.shape[-1] < 1 << 31
 
 
-def _call(target, x, *more):
-    rows = x.size // x.shape[-1]
-    numbers = np.array([rows, x.shape[-1], packed.threads_for(x.size // WORTH_A_THREAD), packed.NEWEST], np.int32)
-    results = [jax.ShapeDtypeStruct(x.shape[-1:], jnp.float32)] * 2
+def _call(target, results, shape, x, *more):
+    numbers = np.array([*shape, packed.threads_for(x.size // WORTH_A_THREAD), packed.NEWEST], np.int32)
     return jax.ffi.ffi_call(target, results, vmap_method="sequential")(numbers, x, *more)
 
 
-_counted_moments = one_after_the_other(lambda x: tuple(_call(packed.MOMENTS, x)))
-_counted_sums = one_after_the_other(lambda x, g, mean: tuple(_call(packed.SUMS, x, g, mean)))
+def _sums_by(target, x, *more):
+    results = [jax.ShapeDtypeStruct(x.shape[-1:], jnp.float32)] * 2
+    return tuple(_call(target, results, (x.size // x.shape[-1], x.shape[-1]), x, *more))
+
+
+_counted_moments = one_after_the_other(partial(_sums_by, packed.MOMENTS))
+_counted_sums = one_after_the_other(partial(_sums_by, packed.SUMS))
+
+
+@one_after_the_other
+def _compiled_largest(x, scale):
+    shape = jax.eval_shape(largest, x)
+    return tuple(_call(packed.POOL, shape, x.shape, x, jnp.where(scale < 0, -jnp.ones_like(scale), 1)))
+
+
+def _plain_largest(x, scale):
+    falls = scale < 0
+    seen, which = largest(jnp.where(falls, -x, x))
+    return jnp.where(falls, -seen, seen), which
+
+
+@one_after_the_other
+def _compiled_back(x, which, *arrays):
+    return _call(
+        packed.POOL_GRADIENT, jax.ShapeDtypeStruct(x.shape, jnp.float32), x.shape, x, arrays[0], which, *arrays[1:]
+    )
+
+
+def _plain_back(x, which, g, *of_channels):
+    return _gradient(x, back(which, g, *x.shape[1:3]), *of_channels)
+
+
+def _gradient(x, g, mean, mean_g, slope, factor):
+    return (g.astype(mean.dtype) - mean_g - (x.astype(mean.dtype) - mean) * slope) * factor
 
 
 def _forward(x, scale, bias, epsilon, axis, pooled):
@@ -117,9 +147,8 @@ def _forward(x, scale, bias, epsilon, axis, pooled):
     inverse = lax.rsqrt(var + epsilon)
     seen, which = x, None
     if pooled:
-        falls = scale < 0
-        seen, which = largest(jnp.where(falls, -x, x))
-        seen = jnp.where(falls, -seen, seen)
+        on_cpu = _compiled_largest if _compiled(x, scale.dtype) else _plain_largest
+        seen, which = lax.platform_dependent(x, scale, cpu=on_cpu, default=_plain_largest)
     y = (seen.astype(scale.dtype) - mean) * (inverse * scale) + bias
     return (y.astype(x.dtype), mean, var), (x, seen, which, scale, mean, inverse)
 
@@ -132,10 +161,12 @@ def _backward(epsilon, axis, pooled, residuals, cotangents):
     count = x.size // x.shape[-1]
     shares = (bias_gradient / count, scale_gradient / count)
     mean_g, mean_g_normal = lax.pmean(shares, axis) if axis else shares
+    of_channels = mean, mean_g, inverse * mean_g_normal, inverse * scale
     if pooled:
-        g = back(which, g, *x.shape[1:3])
-    centred = x.astype(scale.dtype) - mean
-    dx = (g.astype(scale.dtype) - mean_g - centred * (inverse * mean_g_normal)) * (inverse * scale)
+        on_cpu = _compiled_back if _compiled(x, scale.dtype) else _plain_back
+        dx = lax.platform_dependent(x, which, g, *of_channels, cpu=on_cpu, default=_plain_back)
+    else:
+        dx = _gradient(x, g, *of_channels)
     return dx.astype(x.dtype), scale_gradient, bias_gradient
 
 

@@ -18,7 +18,9 @@ from bireal_jax.binary.conv import Padding, xla_conv
 
 CONV, BY_INPUT, BY_KERNEL = "bireal_packed_conv", "bireal_tables_by_input", "bireal_tables_by_kernel"
 MOMENTS, SUMS = "bireal_norm_moments", "bireal_norm_gradients"
-TARGETS = CONV, BY_INPUT, BY_KERNEL, MOMENTS, SUMS
+STEM, STEM_BY_KERNEL = "bireal_stem_conv", "bireal_stem_by_kernel"
+POOL, POOL_GRADIENT = "bireal_pool_largest", "bireal_pool_gradient"
+TARGETS = CONV, BY_INPUT, BY_KERNEL, MOMENTS, SUMS, STEM, STEM_BY_KERNEL, POOL, POOL_GRADIENT
 NEWEST = 2  # the instructions that may be used: 2 for AVX-512, 1 for AVX2, 0 for neither; of those that there are
 LARGEST = 1 << 27  # numbers of an image, or of a kernel
 WORTH_A_THREAD = 1 << 28  # multiplications, which take one thread 0.5 ms
@@ -36,7 +38,7 @@ _library = _load()
 
 
 def available() -> bool:
-    """Whether packed.cc, tables.cc and norm.cc were compiled."""
+    """Whether packed.cc, tables.cc, norm.cc, stem.cc and pool.cc were compiled."""
     return _library is not None
 
 
