@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from bireal_jax.data import batching
 from bireal_jax.data.augment import Augment, gather
 from bireal_jax.data.source import Arrays
 from bireal_jax.errors import BadInput
-from bireal_jax.running import parallel, preempt, progress
+from bireal_jax.running import health, parallel, preempt, progress
 from bireal_jax.training import calls, train
 
 
@@ -164,6 +165,23 @@ def test_a_step_in_the_middle_of_a_call_that_is_not_finite_is_named(tmp_path):
     said = str(error.value).splitlines()
     assert said[0].startswith("train, step 2: the loss or an update is not finite (nan or inf), first in the output of")
     assert said[1].endswith("the last checkpoint is of step 0")
+
+
+def test_what_guards_the_leaves_of_a_step_is_computed_once_in_a_loop_too():
+    """XLA's CPU backend had computed it for each leaf: the loop of bireal20 took six times as long to compile."""
+    state = {str(i): jnp.ones(3 + i) for i in range(12)}
+    held = types.SimpleNamespace(batch=lambda data, rows: {"image": data[rows]})
+
+    def step(state, batch):
+        after = jax.tree.map(lambda v: jnp.exp(v) + batch["image"], state)
+        ok = health.sound(after)
+        return jax.tree.map(lambda a, b: jnp.where(ok, a, b), after, state), (ok, jnp.zeros((), jnp.int32))
+
+    given, data = {"rows": jnp.array([0, 1, 0, 1, 0]), "count": jnp.int32(4)}, jnp.array([1.0, jnp.nan])
+    loop = jax.jit(calls.loop(step, held, 5)).lower(state, given, data).compile()
+    assert loop.as_text().count(" and(") <= 3 * len(state)
+    after, (fine, _) = loop(state, given, data)
+    assert fine.tolist() == [True, False, True, False, True] and all(np.isfinite(leaf).all() for leaf in after.values())
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "10001", "many", "1.5", ""])

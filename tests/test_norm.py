@@ -103,6 +103,7 @@ def test_other_platforms_read_a_map_once(platform):
     traced = jax.jit(lambda x: norm.moments(x, jnp.float32)).trace(jnp.ones((8, 4, 4, 16)))
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert ("custom_call" in text) == (platform == "cpu" and packed.available())
+    assert ("tensor<4x4x16xf32>" in text) == (platform == "cuda"), "the first image, whose mean is taken off"
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
