@@ -290,7 +290,7 @@ def used(config: ConfigDict, directory: str | Path, given: Collection[str] | Non
         run = known_at(last.init_from)
         if run:
             run.check_network(last, run.title)
-    elif last.init_from:
+    elif last.init_from and (given is None or "init_from" in given):
         progress.say(
             f"note: config.init_from is what the run in {directory} has started from; its own weights are used"
         )

@@ -1,6 +1,8 @@
 """The one error that a user can mend."""
 
 import difflib
+from collections.abc import Iterable
+from typing import Any
 
 
 class BadInput(ValueError):
@@ -32,3 +34,13 @@ def lookup(table, name, what):
 def first_line(error: BaseException) -> str:
     """What an error says, cut to one line that fits a message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def check_compiled(library: Any, path: Any, names: Iterable[str]) -> None:
+    """Raises BadInput if a compiled library lacks functions that the Python beside it calls, as after a `git pull`."""
+    missing = [name for name in names if not hasattr(library, name)]
+    if missing:
+        raise BadInput(
+            f"{path} is older than the Python beside it: it has no {missing[0]}\n"
+            "run `pip install -e .` in the checkout again, as after every `git pull`"
+        )

@@ -1,6 +1,7 @@
 """What newcomers trip over: each is told what is wrong, or it works."""
 
 import ast
+import ctypes
 import os
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import pytest
 from small import small
 
 from bireal_jax import build, main, places, runtime
+from bireal_jax.binary import packed
 from bireal_jax.checks import verify
+from bireal_jax.data import jpeg
 from bireal_jax.errors import BadInput
 from bireal_jax.shipping import export
 from bireal_jax.training import train
@@ -74,6 +77,19 @@ def plot_bins():
     from experiments.estimators.rows import HISTOGRAM
 
     return HISTOGRAM[2]
+
+
+@pytest.mark.parametrize("part", [packed, jpeg, runtime], ids=lambda part: part.__name__)
+def test_what_was_compiled_before_a_pull_says_what_to_run(part, monkeypatch):
+    load = getattr(part, "_load", None) or part._load_engine
+    if not part.available():
+        pytest.skip("nothing is compiled here")
+    old = ctypes.CDLL(None)
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: old)
+    with pytest.raises(
+        BadInput, match=r"\.so is older than the Python beside it: it has no bireal_.*\nrun `pip install -e"
+    ):
+        load()
 
 
 @pytest.mark.slow

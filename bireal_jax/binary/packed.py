@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from bireal_jax.binary.conv import Padding, xla_conv
+from bireal_jax.errors import check_compiled
 
 CONV, BY_INPUT, BY_KERNEL = "bireal_packed_conv", "bireal_tables_by_input", "bireal_tables_by_kernel"
 MOMENTS, SUMS = "bireal_norm_moments", "bireal_norm_gradients"
@@ -29,6 +30,8 @@ WORTH_A_THREAD = 1 << 28  # multiplications, which take one thread 0.5 ms
 def _load() -> ctypes.CDLL | None:
     path = Path(__file__).with_name("_packed.so")
     library = ctypes.CDLL(str(path)) if path.exists() else None
+    if library:
+        check_compiled(library, path, TARGETS)
     for target in TARGETS if library else ():
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     return library

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bireal_jax.errors import check_compiled
 from bireal_jax.pixels.window import rows_first_if_tall
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -21,9 +22,12 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 def _load() -> ctypes.CDLL | None:
     path = Path(__file__).with_name("_jpeg.so")
     try:
-        return ctypes.CDLL(str(path)) if path.exists() else None
+        library = ctypes.CDLL(str(path)) if path.exists() else None
     except OSError:  # libjpeg itself is gone since
         return None
+    if library:
+        check_compiled(library, path, ("bireal_jpeg_size", "bireal_jpeg_crop", "bireal_jpeg_damage"))
+    return library
 
 
 _library = _load()

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bireal_jax.errors import BadInput
+from bireal_jax.errors import BadInput, check_compiled
 from bireal_jax.runtime import container, fields, photos
 
 FAR = 10  # times the largest normalized pixel: that is no normalized image
@@ -43,14 +43,16 @@ def _load_engine() -> ctypes.CDLL | None:
         return None
     library = ctypes.CDLL(str(path))
     address, size, number, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_char_p
-    for name, result, arguments in (
+    functions = (
         ("load_memory", address, (text, size, ctypes.POINTER(_Options), text)), ("free", None, (address,)),
         ("run_u8", number, (address, address, size, address, text)),
         ("run_f32", number, (address, address, size, address, text)), ("kernels", text, (address,)),
         ("profile", number, (address, address, number, address, text)), ("memory", size, (address,)),
         ("work", ctypes.c_double, (address,)), ("tensors_u8", number, (address, address, address, text)),
         ("tensors_f32", number, (address, address, address, text)),
-    ):  # fmt: skip
+    )  # fmt: skip
+    check_compiled(library, path, [f"bireal_{name}" for name, *_ in functions])
+    for name, result, arguments in functions:
         function = getattr(library, f"bireal_{name}")
         function.restype, function.argtypes = result, arguments
     return library

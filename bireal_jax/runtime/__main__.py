@@ -128,7 +128,8 @@ def _evaluate(net, arguments, said):
     found = measure.accuracy(net, place, broken, arguments.upright)
     if place.is_dir() and measure.evaluated(place) == place:
         print(
-            f"note: all of {place} counts, also what a training has seen; --mode=eval knows the rest", file=sys.stderr
+            f"note: all photos of {place} count, also those trained on; --mode=eval takes those held out",
+            file=sys.stderr,
         )
     for message in broken:
         said.failed(message)
