@@ -170,6 +170,15 @@ def test_c_is_checked_by_a_relative_path_with_a_hyphen(tmp_path, monkeypatch):
     np.testing.assert_allclose(to_c.run(path, images), program.run(images)[-1].reshape(2, -1), rtol=1e-4, atol=1e-4)
 
 
+def test_words_of_a_packed_file_are_no_code(style, tmp_path):
+    """A file is not trusted: its model, package, labels and layers may be called anything."""
+    program, words = SEEDS["react"](), '*/ int x(; /* \n#error "?"\0 ]]> \\\n'
+    program.spec |= {"model": words, "package": words, "labels": [words] * len(program.spec["labels"])}
+    for op in program.spec["ops"]:
+        op["path"] = words
+    agree(style, container.parse(container.dump(program)), tmp_path)
+
+
 def test_c_takes_little_memory_and_no_library(tmp_path):
     """One map of 8 KiB, a shortcut beside it, and the bits."""
     said = to_c.write(packed.program("bireal_tiny"), tmp_path / "my-net.c")
