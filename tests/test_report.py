@@ -100,7 +100,9 @@ def test_runs_are_grouped_by_what_differs_and_intervals_are_students(trained, tm
     twins = [other(trained, tmp_path / f"long{i}", init_from=f"{'runs/' * 15}{i}") for i in range(2)]
     page = compare.run([str(trained), *map(str, twins)], out).read_text()
     for i in range(2):
-        assert f"<td>{i + 2}</td><td>init_from={'runs/' * 15}{i}</td>" in page, "numbers tell long ones apart"
+        assert f'<td>{i + 2}</td><td class="long">init_from={"runs/" * 15}{i}</td>' in page, (
+            "numbers tell long ones apart"
+        )
     assert "init_from" not in page[page.index("<svg") : page.index("</svg")] and ">3</text>" in page
 
 

@@ -103,7 +103,7 @@ def _groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for run, text in zip(runs, texts, strict=True):
         flat = config_lib.flat(text)
         run["differs in"] = (
-            ", ".join(f"{name.removeprefix('model.')}={flat.get(name, '-')}" for name in fields)
+            ", ".join(f"{name.removeprefix('model.')}={flat[name]}" for name in fields if name in flat)
             or "nothing but the seed"
         )
         found.setdefault(run["differs in"], []).append(run)

@@ -17,6 +17,7 @@ h1 {{ font-size: 1.5rem; margin: 0 }} h2 {{ font-size: 1.1rem; margin: 2.2rem 0 
 p {{ max-width: 75ch; margin: .4rem 0 }} .soft {{ color: var(--soft) }} svg {{ max-width: 100%; height: auto }}
 table {{ border-collapse: collapse; font-size: 13px }} .wide {{ overflow-x: auto }}
 td, th {{ padding: .15rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }}
+td.long {{ text-align: left; white-space: normal; min-width: 36ch }}
 td:first-child, th:first-child {{ text-align: left; padding-left: 0 }} th {{ font-weight: 600 }}
 pre {{ background: var(--card); padding: .8rem 1rem; overflow-x: auto; border-radius: 6px; font-size: 13px }}
 .numbers {{ display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0 }}
@@ -30,6 +31,9 @@ figure img {{ width: 128px; height: 128px; object-fit: contain; image-rendering:
 """
 
 
+LONG = 60  # characters of a cell that is broken into lines
+
+
 def section(title: str, *parts: str) -> str:
     """A heading, and what stands under it."""
     return f"<h2>{title}</h2>\n" + "\n".join(filter(None, parts))
@@ -39,7 +43,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """An HTML table of texts."""
 
     def line(cells, tag):
-        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+        long = [' class="long"' if len(str(cell)) > LONG else "" for cell in cells]
+        parts = [f"<{tag}{kind}>{html.escape(str(cell))}</{tag}>" for cell, kind in zip(cells, long, strict=True)]
+        return "<tr>" + "".join(parts) + "</tr>"
 
     body = "\n".join(line(row, "td") for row in rows)
     return f'<div class="wide"><table>{line(head, "th")}\n{body}</table></div>'
