@@ -93,6 +93,7 @@ const Kernels& choose(const Map& v) {
   if (v.newest >= 2 && __builtin_cpu_supports("avx512f")) return avx512;
   if (v.newest >= 1 && __builtin_cpu_supports("avx2")) return avx2;
 #endif
+  (void)v;
   return plain;
 }
 

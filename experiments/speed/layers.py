@@ -10,7 +10,6 @@ the first-level cache for four products.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from bireal_jax import output
+from experiments.speed.train import limit_threads
 
 # images, size, channels in, channels out, stride: bireal20 at batch 256, bireal18 at 224 px and batch 32
 LAYERS = [
@@ -74,10 +74,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path, help="append the results to this .jsonl file")
     arguments = parser.parse_args()
-    if arguments.threads == 1:  # before JAX starts its threads
-        one = " --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + one
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-arguments.threads :])
+    limit_threads(arguments.threads)
     from bireal_jax.main import keep_freed_memory
 
     keep_freed_memory()

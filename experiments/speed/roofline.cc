@@ -44,10 +44,15 @@ int main() {
   // Gradients of 1-bit convolutions in training: a row of a table, loaded and added, is four products and additions a lane.
   rate("tables", sizeof(F) / 4 * 4 * 2 * 16.0, [](int n) {
     alignas(64) static F table[16] = {};
-    F sum[8];
-    for (auto& s : sum) s = SET(0);
-    for (int i = 0; i < n; i++)
-      for (int j = 0; j < 16; j++) asm volatile("vaddps %1, %0, %0" : ADDED(sum[j % 8]) : "m"(table[j]));
+    F a = SET(0), b = a, c = a, d = a, e = a, f = a, g = a, h = a;  // an array of them would go to memory after every turn
+    const auto turn = [&](const F* row) __attribute__((always_inline)) {
+      asm volatile(
+          "vaddps %8, %0, %0\n vaddps %9, %1, %1\n vaddps %10, %2, %2\n vaddps %11, %3, %3\n"
+          "vaddps %12, %4, %4\n vaddps %13, %5, %5\n vaddps %14, %6, %6\n vaddps %15, %7, %7"
+          : ADDED(a), ADDED(b), ADDED(c), ADDED(d), ADDED(e), ADDED(f), ADDED(g), ADDED(h)
+          : "m"(row[0]), "m"(row[1]), "m"(row[2]), "m"(row[3]), "m"(row[4]), "m"(row[5]), "m"(row[6]), "m"(row[7]));
+    };
+    for (int i = 0; i < n; i++) turn(table), turn(table + 8);
   });
   rate("int16", 16 * 2 * 10.0, [](int n) {  // vpmaddwd and an addition
     __m256i sum[10], x = _mm256_set1_epi16(3), y = _mm256_set1_epi16(5);

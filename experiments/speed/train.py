@@ -175,13 +175,18 @@ def peak_memory(worker):
     return round(int(line.split()[1]) / 2**20, 2)
 
 
-def work(arguments):
-    """The worker's side."""
-    if arguments.threads == 1:  # before either library starts its threads
+def limit_threads(threads):
+    """Leaves this process so many cores, and XLA as many threads. To be called before either library starts its own."""
+    if threads == 1:
         one = " --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + one
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
+
+
+def work(arguments):
+    """The worker's side."""
+    limit_threads(arguments.threads)
     name, (network,), batch = arguments.worker, arguments.networks, arguments.batch
     from bireal_jax.main import keep_freed_memory
 
