@@ -1,6 +1,9 @@
 """The first layer: its convolution and weight gradient are those in float64, and threads change no bit."""
 
+import shutil
+import subprocess
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tables import DEVICES, assert_near, exact, shapes
+from test_kernels import COMPILER, CROSS, PACKAGES, SANITIZE
+from test_tables import BINARY, DEVICES, assert_near, exact, shapes
 
 from bireal_jax.binary import conv, layers, packed, stem
 
@@ -94,3 +98,24 @@ def test_the_layer_uses_it_where_the_images_have_few_channels():
     assert "bireal_stem" not in str(jax.make_jaxpr(partial(layers.conv2d, **how))(wide, wider))
     half = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
     assert "bireal_stem" not in str(jax.make_jaxpr(partial(layers.conv2d, **how))(*half))
+
+
+@pytest.mark.parametrize(
+    "compiler, flags, runner, instructions",
+    [
+        pytest.param(COMPILER, SANITIZE, [], (2, 0), id="sanitized"),
+        pytest.param(CROSS, ["-O2", "-static"], ["qemu-aarch64"], (1,), id="neon", marks=pytest.mark.slow),
+    ],
+)
+def test_stem_and_pooling_are_plain_loops_and_read_nothing_beyond(compiler, flags, runner, instructions, tmp_path):
+    for tool in [compiler, *runner]:
+        if not shutil.which(tool):
+            pytest.skip(f"needs {tool} (Debian: {PACKAGES[tool]})")
+    program = tmp_path / "stem_test"
+    sources = [Path(__file__).parent / "tables" / "stem_test.cc", BINARY / "stem.cc", BINARY / "pool.cc"]
+    command = [compiler, "-std=c++17", "-pthread", "-Wall", "-Wextra", "-Werror", *flags, f"-I{BINARY}", *sources]
+    made = subprocess.run([*command, "-o", program], text=True, capture_output=True)
+    assert made.returncode == 0, made.stderr
+    for newest in instructions:
+        result = subprocess.run([*runner, program, str(newest)], text=True, capture_output=True)
+        assert (result.returncode, result.stdout) == (0, "0 wrong\n"), result.stderr

@@ -29,7 +29,7 @@ struct Kernels {
   void (*forward)(const Window&, const float* x, const float* w, int count, float* out, int co);
   // sums [number, filled up][pitch_w] += one row of the window's numbers times g [pixel][pitch_g].
   void (*backward)(const Window&, const float* x, const float* g, int pitch_g, int count, float* sums);
-  int numbers;  // these are filled up to a multiple of this
+  int numbers;  // these are filled up to a multiple of this; no more pixels are computed at once, either
 };
 
 #define KERNELS "stem.inc"
@@ -37,10 +37,12 @@ struct Kernels {
 
 int filled(int count, int to) { return (count + to - 1) / to * to; }
 
-// An image in its border of zeros, with room behind it for numbers that are read and not used.
+// An image in its border of zeros, and behind it what is read and not used: windows beyond the last one where a row has fewer than
+// are computed at once, and numbers that fill up the last window's.
 class Bordered {
  public:
-  explicit Bordered(const Conv& v) : v_(v), image_(size_t(v.rows()) * v.columns() * v.c + 2 * v.kw * v.c + 64) {}
+  Bordered(const Conv& v, const Kernels& kernels)
+      : v_(v), image_(size_t(v.rows()) * v.columns() * v.c + size_t(kernels.numbers) * (v.sw * v.c + 1)) {}
 
   // What output rows from `begin` on, before `end_row`, read.
   void take(const float* x, int64_t image, int begin, int end_row) {
@@ -77,7 +79,7 @@ void forward(const Conv& v, const Team& team, const float* x, const float* w, fl
   const int64_t all = int64_t(v.n) * v.ho, at_once = std::max(1, std::min(v.ho, 32));
   std::atomic<int64_t> next{0};
   team.run([&] {
-    Bordered room(v);
+    Bordered room(v, kernels);
     for (int64_t first; (first = at_once * next++) < all;)
       rows_of(v, first, std::min(all, first + at_once), [&](int64_t image, int y, int end) {
         room.take(x, image, y, end);
@@ -95,7 +97,7 @@ void backward(const Conv& v, const Team& team, const float* x, const float* g, f
   std::vector<float> sums(slices * size);
   std::atomic<int64_t> next{0};
   team.run([&] {
-    Bordered room(v);
+    Bordered room(v, kernels);
     std::vector<float> copy(v.co == window.pitch_w ? 0 : size_t(v.wo) * window.pitch_w);  // channels filled up
     for (int64_t slice; (slice = next++) < slices;)
       rows_of(v, all * slice / slices, all * (slice + 1) / slices, [&](int64_t image, int y, int end) {

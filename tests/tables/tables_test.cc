@@ -8,11 +8,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
-#include <thread>
 #include <vector>
 
+#include "call.h"
 #include "conv.h"
-#include "xla.h"
 
 extern "C" void* bireal_tables_by_input(xla::Call*);
 extern "C" void* bireal_tables_by_kernel(xla::Call*);
@@ -42,44 +41,6 @@ static int random_to(int count) {  // 0 .. count - 1
 }
 static float random_sign(int zeros) { return random_to(10) < zeros ? 0.0f : random_to(2) ? 1.0f : -1.0f; }
 
-static const char* message = "";
-static void* create_error(xla::ErrorArguments* why) {
-  message = why->message;
-  return &message;
-}
-
-// XLA's pool: each task on a thread of its own, or none at all.
-static std::vector<std::thread> pool;
-static int refused = 0;
-static void forget_error(xla::Forget* why) { refused -= why->error == &refused; }
-static void* schedule(xla::Task* task) {
-#if defined(NO_THREADS)
-  (void)task;
-  refused++;
-  return &refused;
-#else
-  pool.emplace_back(task->run, task->data);
-  return nullptr;
-#endif
-}
-
-template <class Signs>
-static bool call(void* (*function)(xla::Call*), Conv& v, Signs& a, std::vector<float>& b, std::vector<float>& scale,
-                 std::vector<float>& out) {
-  xla::Api api = {};
-  api.create_error = create_error, api.forget_error = forget_error, api.schedule = schedule;
-  xla::Buffer buffers[5] = {{sizeof(xla::Buffer), nullptr, 0, &v}, {sizeof(xla::Buffer), nullptr, 0, a.data()},
-                            {sizeof(xla::Buffer), nullptr, 0, b.data()}, {sizeof(xla::Buffer), nullptr, 0, scale.data()},
-                            {sizeof(xla::Buffer), nullptr, 0, out.data()}};
-  xla::Buffer *in[4] = {buffers, buffers + 1, buffers + 2, buffers + 3}, *result[1] = {buffers + 4};
-  xla::Call c = {sizeof c, nullptr, &api, nullptr, 0, {}, {}};
-  c.arguments.items = in, c.results.items = result;
-  const bool done = function(&c) == nullptr;
-  for (auto& thread : pool) thread.join();
-  pool.clear();
-  return done && !refused;
-}
-
 struct Problem {
   Conv v;
   std::vector<float> x, w, g, scale, dx, dw;
@@ -103,7 +64,10 @@ struct Problem {
     for (auto& s : g) s = float(random_to(2000001) - 1000000) * 1e-6f;
   }
 
-  bool run() { return call(bireal_tables_by_input, v, w, g, scale, dx) && call(bireal_tables_by_kernel, v, signs, g, scale, dw); }
+  bool run() {
+    return call(bireal_tables_by_input, {&v, w.data(), g.data(), scale.data()}, {dx.data()}) &&
+           call(bireal_tables_by_kernel, {&v, signs.data(), g.data()}, {dw.data()});
+  }
 
   bool right() const {
     std::vector<double> ex(dx.size()), ew(dw.size());
