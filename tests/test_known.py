@@ -148,7 +148,7 @@ def test_a_training_that_starts_from_a_run_says_what_it_changes(changed, trained
     source = build.source(c)
     build.variables(c, build.model(c, source)[1], source=source)
     out = capsys.readouterr().out
-    assert "with another model.act relu -> approx_sign, data.mean (0.0,) -> (0.5,), data.std" in out
+    assert "; here it is model.act relu -> approx_sign, data.mean (0.0,) -> (0.5,), data.std" in out
     for start in (train.run, lambda c, _: seeds.train(c, [0])):
         with pytest.raises(BadInput, match="class 0 of the run in .* is '1', which is now class 1\n"):
             start(small(init_from=str(changed(data_json=swap)), **SHORT), tmp_path / "w")

@@ -57,7 +57,7 @@ def test_float_weights_are_taken_with_their_normalization_and_a_new_head(five, c
     )
     start(five(**{"data.mean": (0.25,), "model.act": "ste"}))
     assert (
-        "note: from the network digits, with another model.act approx_sign -> ste, data.mean" in capsys.readouterr().out
+        "note: from the network digits; here it is model.act approx_sign -> ste, data.mean" in capsys.readouterr().out
     )
 
 

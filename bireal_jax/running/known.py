@@ -157,7 +157,7 @@ class Known:
         apart = [f"{field} {a} -> {b}" for field, (a, b) in pairs.items() if a != b]
         if (other := self.other_classes(source)) and not config.model.decoder:
             apart.append(f"other classes ({other})")
-        return f"note: from {self.title}, with another {shown(apart)}" if apart else ""
+        return f"note: from {self.title}; here it is {shown(apart)}" if apart else ""
 
 
 def check_order(before: Source, after: Source, what: str) -> None:
