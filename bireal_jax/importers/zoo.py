@@ -204,6 +204,8 @@ def _origin(arrays, module, name, path) -> tuple[Any, Any]:
         return norm, UNIT[name]
     if name == "bias" and (module, "binary_conv") in arrays:  # folded into the batch norm behind
         return None, 0.0
+    if module == "head_bn":  # folded into the head behind
+        return None, (UNIT | {"scale": 1.0, "bias": 0.0})[name]
     kinds = {
         "kernel": ("conv", "weight"), "latent": ("binary_conv", "weight"), "scale": ("affine", "scale"),
         "bias": ("affine", "offset"), "shift": ("affine", "offset"),
