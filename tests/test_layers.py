@@ -196,6 +196,17 @@ def test_the_stem_goes_by_depth_where_that_is_faster(platform):
     assert ("tensor<4x4x16x64xf32>" in text) == (platform != "cpu")
 
 
+@pytest.mark.parametrize(("platform", "size", "strides", "convolved"), [
+    ("cpu", 1, 1, False), ("cuda", 1, 1, True), ("cpu", 1, 2, True), ("cpu", 3, 1, True)
+])  # fmt: skip
+def test_single_pixels_are_multiplied_as_matrices_on_cpus(platform, size, strides, convolved):
+    """Forward and both gradients; test_conv_matches_direct_convolution_and_its_gradients looks at the values."""
+    x, w = jnp.ones((2, 8, 8, 5)), jnp.ones((size, size, 5, 6))
+    both = jax.value_and_grad(lambda x, w: jnp.sum(layers.conv2d(x, w, (strides, strides)) ** 2), (0, 1))
+    text = jax.jit(both).trace(x, w).lower(lowering_platforms=(platform,)).as_text()
+    assert ("stablehlo.convolution" in text) == convolved
+
+
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 @pytest.mark.parametrize("shared", [None, "x", "w"])
 def test_vmapped_convolutions_are_one_by_one(strides, shared, x64, monkeypatch):

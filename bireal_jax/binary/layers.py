@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from bireal_jax.binary import packed, stem, tables
 from bireal_jax.binary.binarize import WeightBinarizer, gives_signs
-from bireal_jax.binary.conv import Padding, affine, by_depth, conv, xla_conv
+from bireal_jax.binary.conv import OF_PIXELS, Padding, affine, by_depth, conv, pixel_product, xla_conv
 from bireal_jax.binary.norm import Over, normalize_batch
 from bireal_jax.binary.pool import max_pool
 
@@ -45,7 +45,9 @@ def conv2d(
         how = {"product": stem.product, "gradients": stem.GRADIENTS, "strides": strides, "padding": padding}
         plain, other = partial(conv, **how), partial(by_depth, padding=padding)
         return checkpoint_name(lax.platform_dependent(x, w, cpu=plain, default=other), CONV)
-    return _convolution(x, w, (), strides, padding, groups, stem.product, stem.GRADIENTS)
+    pixels = (*w.shape[:2], *strides) == (1, 1, 1, 1) and padding == NO_PADDING
+    products = (pixel_product, OF_PIXELS) if pixels else (stem.product, stem.GRADIENTS)
+    return _convolution(x, w, (), strides, padding, groups, *products)
 
 
 def _convolution(x, w, scale_and_bias, strides, padding, groups, *products):

@@ -60,7 +60,10 @@ class Step:
             zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(self.part, replicated, parts[0], *more))
             add = lambda sums, part: (_add(sums, self.part(replicated, part, *more)), None)  # noqa: E731
             total, _ = lax.scan(add, zeros, stacked)
-        return self.finish(replicated, lax.psum(total, AXIS), len(parts) * lax.axis_size(AXIS))
+        devices = lax.axis_size(AXIS)
+        if devices > 1:  # the sum of one would be a copy of all gradients
+            total = lax.psum(total, AXIS)
+        return self.finish(replicated, total, len(parts) * devices)
 
     def cut(self, batch: Any) -> list[Any]:
         """The parts of the batch of a device: of leaves [n, ...]. A leaf [] is in all of them."""
