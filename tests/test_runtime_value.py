@@ -235,7 +235,7 @@ def test_threads_that_cannot_be_started(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD")
 def test_training_goes_on_with_fewer_threads(tmp_path):
-    """The packed products of a training step, whose threads nobody named: this one does what others were to do."""
+    """The packed products of a training step take XLA's threads and make none, so they go on where none can be made."""
     from bireal_jax.binary import packed as products
 
     if not products.available():
@@ -258,7 +258,7 @@ def test_training_goes_on_with_fewer_threads(tmp_path):
         "    print(np.array_equal(product(x), right), left.value)\n",
         LD_PRELOAD=str(tmp_path / "few.so"), JAX_PLATFORMS="cpu",
     )  # fmt: skip
-    assert found == "True 0\n" * 4  # as many were started as could be
+    assert found == "".join(f"True {left}\n" for left in range(4)), "none was asked for"
 
 
 # ------------------------------------------------------------------------------------------- files, options and images
