@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 from bireal_jax import output, places, recipe
 from bireal_jax._version import __version__
 from bireal_jax.config import check_field, unheard
-from bireal_jax.errors import BadInput, first_line
+from bireal_jax.errors import BadInput, first_line, lookup
 from bireal_jax.recipe import load_recipe
 from bireal_jax.running import preempt
 
@@ -30,6 +30,8 @@ OF_A_RUN = (
     "data",
     "report",
 )  # modes that need no --config where --workdir has a run
+
+MODES = ("train", "eval", "cost", "export", "verify", "doctor", "data", "search", "report", "compare")
 
 HELP = """1-bit convolutional networks: train, evaluate, count what they cost, pack.
 
@@ -226,8 +228,7 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     workdir = flags.DEFINE_string(
         "workdir", str(Path("runs") / "_".join([Path(file).stem, *filter(None, [variant])])), "", **options
     )
-    modes = ["train", "eval", "cost", "export", "verify", "doctor", "data", "search", "report", "compare"]
-    mode = flags.DEFINE_enum("mode", "train", modes, "", **options)
+    mode = flags.DEFINE_enum("mode", "train", MODES, "", **options)
     said = load_recipe(Path(file), variant) if file else _of_workdir(rest)
     for field in overridden(rest):
         check_field(field, said)
@@ -256,6 +257,7 @@ def _of_workdir(argv):
     mode = flags.DEFINE_string("mode", "train", "", flag_values=values)
     with contextlib.suppress(flags.Error):  # said when all flags are known
         values(argv, known_only=True)
+    lookup(dict.fromkeys(MODES), mode.value, "mode")
     if not workdir.value or mode.value not in OF_A_RUN:
         raise BadInput(f"--config is missing; {recipe.HOW}")
     from bireal_jax.running import known  # with JAX

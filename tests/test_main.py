@@ -29,6 +29,7 @@ def command(*arguments, **options):
     ("arguments", "message"),
     [
         ([], "--config is missing; for a first run: --config=configs/digits.py"),
+        (["--workdir=runs/x", "--mode=evl"], "train, verify; did you mean eval?"),
         (["--config="], "--config is empty; for a first run: --config=configs/digits.py"),
         (["--config"], "--config is empty"),
         ([DIGITS, "--config.optim.lr="], "config.optim.lr=: could not convert"),

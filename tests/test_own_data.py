@@ -106,6 +106,13 @@ def test_arrays_of_any_size_and_number_of_classes(channels, tmp_path):
     assert model.num_classes == 7
 
 
+def test_labels_that_begin_at_1_are_said(tmp_path):
+    for first in (0, 1):
+        np.savez(tmp_path / "own.npz", images=images(40), labels=np.arange(40) % 3 + first)
+        note = data.build("arrays", str(tmp_path / "own.npz"), 12).note
+        assert note == first * "note: no training image has label 0, of 4; the first class is 0\n"
+
+
 def test_arrays_set_apart_with_names_and_mirrored(tmp_path):
     x, y = images(9, 8), np.arange(9)[:, None] % 3
     file = tmp_path / "medmnist.npz"

@@ -69,8 +69,14 @@ class Source:
 
     @property
     def note(self) -> str:
-        """A line that counts and names what is left out, with its end; "" for nothing."""
-        return f"{listing.note(self.left_out)}\n" if self.left_out else ""
+        """Lines, with their ends, that name what is left out, and classes without a training image; "" for none."""
+        lines = [listing.note(self.left_out)] if self.left_out else []
+        if isinstance(self.train, Arrays) and len(self.train) and not self.depth_range:
+            there = np.bincount(self.train.labels.reshape(-1), minlength=self.num_classes)
+            if none := np.flatnonzero(there == 0).tolist():
+                named = ", ".join(map(str, none[:6])) + (", ..." if none[6:] else "")
+                lines.append(f"note: no training image has label {named}, of {self.num_classes}; the first class is 0")
+        return "".join(f"{line}\n" for line in lines)
 
 
 class Arrays:

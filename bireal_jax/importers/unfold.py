@@ -6,7 +6,7 @@ weights were from 0, and what batch norm had: its statistics of the maps x, with
     gamma (x - mean) / sqrt(var + epsilon) + beta,   gamma = s sqrt(var + epsilon),   beta = b + s mean.
 
 So the statistics are taken anew, on images of the training that begins, and the latent weights get one size. What comes
-out computes nearly what the file does, since running statistics are not those of a batch, and learns as a training does.
+out computes nearly what the file does, for running statistics are not those of a batch, and learns as a training does.
 """
 
 from collections.abc import Iterable

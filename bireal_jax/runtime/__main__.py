@@ -46,6 +46,7 @@ def _parser():
     parser.add_argument(
         "photos",
         nargs="*",
+        default=[],  # or the usage would call them required
         help="of any size: made smaller, the middle cut out; folders, with all below; patterns",
     )
     parser.add_argument("--format", default="text", choices=answers.FORMATS, help="default: text")
