@@ -3,6 +3,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <cstring>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -77,3 +78,18 @@ struct Team {
     if (--shared.inside == 0) shared.left.notify_all();
   }
 };
+
+// Answers a call whose first argument is a Shape, its members as int32, `threads` among them: by work(shape, team), or with an
+// error that says what there was no memory for.
+template <class Shape, class Work>
+void* answer(xla::Call* call, const char* no_memory, const Work& work) {
+  if (xla::answered(call)) return nullptr;
+  Shape shape;
+  std::memcpy(&shape, xla::in<void>(call, 0), sizeof shape);
+  try {
+    work(shape, Team{call, shape.threads});
+    return nullptr;
+  } catch (const std::exception&) {
+    return xla::out_of_resources(call, no_memory);
+  }
+}

@@ -9,7 +9,6 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
-#include <exception>
 #include <vector>
 
 #include "conv.h"
@@ -207,27 +206,19 @@ void gradients(const Map& v, const Team& team, const float* x, const float* g, c
   }
 }
 
-template <class Work>
-void* run(xla::Call* call, const Work& work) {
-  if (xla::answered(call)) return nullptr;
-  Map map;
-  std::memcpy(&map, call->arguments.items[0]->data, sizeof map);
-  const auto in = [&](int i) { return static_cast<const float*>(call->arguments.items[i]->data); };
-  const auto out = [&](int i) { return static_cast<float*>(call->results.items[i]->data); };
-  try {
-    work(map, Team{call, map.threads}, in, out);
-    return nullptr;
-  } catch (const std::exception&) {
-    return xla::out_of_resources(call, "no memory for the sums of a batch norm");
-  }
-}
+constexpr const char* no_memory = "no memory for the sums of a batch norm";
 
 }  // namespace
 
 // Arguments: the members of Map as int32, and float32 as the functions above have them; the caller has checked all shapes.
 extern "C" __attribute__((visibility("default"))) void* bireal_norm_moments(xla::Call* call) {
-  return run(call, [](const Map& v, const Team& team, auto in, auto out) { moments(v, team, in(1), out(0), out(1)); });
+  return answer<Map>(call, no_memory, [&](const Map& v, const Team& team) {
+    moments(v, team, xla::in<float>(call, 1), xla::out<float>(call, 0), xla::out<float>(call, 1));
+  });
 }
 extern "C" __attribute__((visibility("default"))) void* bireal_norm_gradients(xla::Call* call) {
-  return run(call, [](const Map& v, const Team& team, auto in, auto out) { gradients(v, team, in(1), in(2), in(3), out(0), out(1)); });
+  return answer<Map>(call, no_memory, [&](const Map& v, const Team& team) {
+    gradients(v, team, xla::in<float>(call, 1), xla::in<float>(call, 2), xla::in<float>(call, 3), xla::out<float>(call, 0),
+              xla::out<float>(call, 1));
+  });
 }

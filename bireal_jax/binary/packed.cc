@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <exception>
 #include <vector>
 
 #include "conv.h"
@@ -189,16 +188,8 @@ void convolve(const Sizes& v, const Team& team, const uint8_t* x, const float* w
 // Arguments: the members of Conv as int32; x, a byte each, 1 for +1; w; scale; bias; result: out. float32; the
 // caller has checked all shapes.
 extern "C" __attribute__((visibility("default"))) void* bireal_packed_conv(xla::Call* call) {
-  if (xla::answered(call)) return nullptr;
-  xla::Buffer** in = call->arguments.items;
-  Sizes conv;
-  std::memcpy(&conv, in[0]->data, sizeof conv);
-  const auto floats = [&](int i) { return static_cast<const float*>(in[i]->data); };
-  try {
-    convolve(conv, {call, conv.threads}, static_cast<const uint8_t*>(in[1]->data), floats(2), {floats(3), floats(4)},
-             static_cast<float*>(call->results.items[0]->data));
-    return nullptr;
-  } catch (const std::exception&) {
-    return xla::out_of_resources(call, "no memory for a 1-bit convolution");
-  }
+  return answer<Sizes>(call, "no memory for a 1-bit convolution", [&](const Sizes& v, const Team& team) {
+    const auto in = [&](int i) { return xla::in<float>(call, i); };
+    convolve(v, team, xla::in<uint8_t>(call, 1), in(2), {in(3), in(4)}, xla::out<float>(call, 0));
+  });
 }

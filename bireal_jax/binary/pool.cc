@@ -5,8 +5,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <exception>
 
 #include "conv.h"
 #include "xla.h"
@@ -98,33 +96,20 @@ void backward(const Map& v, const Team& team, const float* x, const float* g, co
   });
 }
 
-template <class Work>
-void* run(xla::Call* call, const Work& work) {
-  if (xla::answered(call)) return nullptr;
-  Map map;
-  std::memcpy(&map, call->arguments.items[0]->data, sizeof map);
-  const auto in = [&](int i) { return static_cast<const float*>(call->arguments.items[i]->data); };
-  try {
-    work(map, Team{call, map.threads}, in);
-    return nullptr;
-  } catch (const std::exception&) {
-    return xla::out_of_resources(call, "no memory for a pooling");
-  }
-}
+constexpr const char* no_memory = "no memory for a pooling";
 
 }  // namespace
 
 // Arguments: the members of Map as int32, and what the functions above have, `which` in bytes and all else in float32; the caller
 // has checked all shapes.
 extern "C" __attribute__((visibility("default"))) void* bireal_pool_largest(xla::Call* call) {
-  return run(call, [&](const Map& v, const Team& team, auto in) {
-    xla::Buffer** out = call->results.items;
-    forward(v, team, in(1), in(2), static_cast<float*>(out[0]->data), static_cast<int8_t*>(out[1]->data));
+  return answer<Map>(call, no_memory, [&](const Map& v, const Team& team) {
+    forward(v, team, xla::in<float>(call, 1), xla::in<float>(call, 2), xla::out<float>(call, 0), xla::out<int8_t>(call, 1));
   });
 }
 extern "C" __attribute__((visibility("default"))) void* bireal_pool_gradient(xla::Call* call) {
-  return run(call, [&](const Map& v, const Team& team, auto in) {
-    const auto* which = static_cast<const int8_t*>(call->arguments.items[3]->data);
-    backward(v, team, in(1), in(2), which, {in(4), in(5), in(6), in(7)}, static_cast<float*>(call->results.items[0]->data));
+  return answer<Map>(call, no_memory, [&](const Map& v, const Team& team) {
+    const auto in = [&](int i) { return xla::in<float>(call, i); };
+    backward(v, team, in(1), in(2), xla::in<int8_t>(call, 3), {in(4), in(5), in(6), in(7)}, xla::out<float>(call, 0));
   });
 }

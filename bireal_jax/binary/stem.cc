@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <exception>
 #include <vector>
 
 #include "conv.h"
@@ -123,16 +122,9 @@ void backward(const Conv& v, const Team& team, const float* x, const float* g, f
 
 template <class Work>
 void* run(xla::Call* call, const Work& work) {
-  if (xla::answered(call)) return nullptr;
-  Conv conv;
-  std::memcpy(&conv, call->arguments.items[0]->data, sizeof conv);
-  const auto in = [&](int i) { return static_cast<const float*>(call->arguments.items[i]->data); };
-  try {
-    work(conv, Team{call, conv.threads}, in(1), in(2), static_cast<float*>(call->results.items[0]->data));
-    return nullptr;
-  } catch (const std::exception&) {
-    return xla::out_of_resources(call, "no memory for the first convolution");
-  }
+  return answer<Conv>(call, "no memory for the first convolution", [&](const Conv& v, const Team& team) {
+    work(v, team, xla::in<float>(call, 1), xla::in<float>(call, 2), xla::out<float>(call, 0));
+  });
 }
 
 }  // namespace

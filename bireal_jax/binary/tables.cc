@@ -372,20 +372,7 @@ class ByInput {
   std::vector<size_t> sets_;  // where the lists of each set end
 };
 
-template <class Work>
-void* run(xla::Call* call, const Work& work) {
-  if (xla::answered(call)) return nullptr;
-  Conv conv;
-  std::memcpy(&conv, call->arguments.items[0]->data, sizeof conv);
-  const auto in = [&](int i) { return call->arguments.items[i]->data; };
-  const auto floats = [&](int i) { return static_cast<const float*>(in(i)); };
-  try {
-    work(conv, Team{call, conv.threads}, in, floats, static_cast<float*>(call->results.items[0]->data));
-    return nullptr;
-  } catch (const std::exception&) {
-    return xla::out_of_resources(call, "no memory for the gradient of a 1-bit convolution");
-  }
-}
+constexpr const char* no_memory = "no memory for the gradient of a 1-bit convolution";
 
 }  // namespace
 }  // namespace tables
@@ -393,12 +380,13 @@ void* run(xla::Call* call, const Work& work) {
 // Arguments: the members of Conv as int32, w, g and scale, or x, in bytes, and g; result: dx, or dw. float32; the caller has
 // checked all shapes.
 extern "C" __attribute__((visibility("default"))) void* bireal_tables_by_input(xla::Call* call) {
-  return tables::run(call, [](const Conv& v, const Team& team, auto, auto floats, float* dx) {
-    tables::ByInput(v, team, floats(1), floats(2), floats(3), dx).run();
+  return answer<Conv>(call, tables::no_memory, [&](const Conv& v, const Team& team) {
+    const auto in = [&](int i) { return xla::in<float>(call, i); };
+    tables::ByInput(v, team, in(1), in(2), in(3), xla::out<float>(call, 0)).run();
   });
 }
 extern "C" __attribute__((visibility("default"))) void* bireal_tables_by_kernel(xla::Call* call) {
-  return tables::run(call, [](const Conv& v, const Team& team, auto in, auto floats, float* dw) {
-    tables::ByKernel(v, team, static_cast<const uint8_t*>(in(1)), floats(2), dw).run();
+  return answer<Conv>(call, tables::no_memory, [&](const Conv& v, const Team& team) {
+    tables::ByKernel(v, team, xla::in<uint8_t>(call, 1), xla::in<float>(call, 2), xla::out<float>(call, 0)).run();
   });
 }

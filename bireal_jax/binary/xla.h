@@ -106,6 +106,16 @@ inline bool scheduled(Call* call, void (*run)(void*), void* data) {
   return false;
 }
 
+// What argument, or result, number i points at.
+template <class T>
+const T* in(const Call* call, int i) {
+  return static_cast<const T*>(call->arguments.items[i]->data);
+}
+template <class T>
+T* out(const Call* call, int i) {
+  return static_cast<T*>(call->results.items[i]->data);
+}
+
 inline void* out_of_resources(Call* call, const char* message) {
   ErrorArguments why = {sizeof(ErrorArguments), nullptr, message, resource_exhausted};
   return call->api->create_error(&why);
