@@ -5,7 +5,7 @@ All that can be wrong with it shows here, early.
 
 import dataclasses
 import runpy
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,30 @@ from bireal_jax import config as config_lib
 from bireal_jax import data, importers, models, registered
 from bireal_jax.binary import losses
 from bireal_jax.data.normalize import prepared
-from bireal_jax.errors import BadInput, first_line, lookup
+from bireal_jax.errors import BadInput, lookup
 from bireal_jax.importers import readers, zoo
 from bireal_jax.models import arch
 from bireal_jax.running import adoption, known, parallel, progress
 from bireal_jax.runtime import named
 
 
-def stages(config: ConfigDict) -> list[ConfigDict]:
+def stages(config: ConfigDict, directory: str | Path = "") -> list[ConfigDict]:
     """The validated configs of all stages; switches JAX to 64 bit if one of them computes in float64.
+
+    Args:
+      config: a recipe.
+      directory: the workdir of a training. Where it has begun it goes on with the normalization that it began with,
+        though what it has started from may be gone.
 
     Raises:
       BadInput: a value is out of its limits.
     """
     config_lib.validate(config)
     found = list(config_lib.stages(config))
+    gone = config.init_from and not zoo.is_name(config.init_from) and not Path(found[0].init_from).exists()
+    if directory and gone and (run := known.read(directory)):
+        for stage, seen in zip(found, run.sources, strict=False):  # of other stages is another config: it is refused
+            stage.data.mean, stage.data.std = seen.mean, seen.std
     if config.teacher.weights and not any(stage.loss in losses.DISTILLED for stage in found):
         raise BadInput(
             f"config.teacher.weights is {config.teacher.weights!r}, and the loss {found[-1].loss!r} asks no teacher\n"
@@ -49,10 +58,10 @@ def widen(stages):
         jax.config.update("jax_enable_x64", True)
 
 
-def source(config: ConfigDict) -> data.Source:
-    """The data set, normalized as the config says. Raises BadInput if it is not there."""
+def source(config: ConfigDict, faults: list[str] | None = None) -> data.Source:
+    """The data set, normalized as the config says; `faults` as of `data.build`. Raises BadInput if it is not there."""
     c = config.data
-    found = data.build(c.name, c.dir, c.image_size, c.resize, c.depth)
+    found = data.build(c.name, c.dir, c.image_size, c.resize, c.depth, faults)
     for field, values in (("mean", c.mean), ("std", c.std)):
         if values and len(values) != found.image_shape[-1]:
             raise BadInput(
@@ -62,16 +71,16 @@ def source(config: ConfigDict) -> data.Source:
         found = data.hold_out(found, c.held_out)
     elif not len(found.eval):
         found = data.split_off(found, c.val_share, c.val_seed)
-    found = _normalized(found, c, config.init_from)
+    found = normalized(found, c, config.init_from)
     found = data.mirrored(found) if c.mirror else found
     return data.covered(found, c.cutout) if c.cutout else found
 
 
-def _normalized(found, c, weights=""):
-    """As the config says, or as a network that came with the package wants it, or as the data set is."""
-    own = zoo.source(weights) if zoo.is_name(weights) else found
-    own = own if own.image_shape[-1] == found.image_shape[-1] else found
-    return dataclasses.replace(found, mean=tuple(c.mean) or own.mean, std=tuple(c.std) or own.std)
+def normalized(found: data.Source, c: ConfigDict, weights: str = "") -> data.Source:
+    """A data set normalized as config.data, `c`, says, or as for the weights that a run starts from, or as it is."""
+    before = known_at(weights) if weights else None
+    found = before.normalized(found, c.mean, c.std) if before else found
+    return dataclasses.replace(found, mean=tuple(c.mean) or found.mean, std=tuple(c.std) or found.std)
 
 
 def counted(config: ConfigDict) -> tuple[data.Source, bool]:
@@ -247,93 +256,3 @@ def pretrained(name: str) -> tuple[nn.Module, Any, Callable[[jax.Array], jax.Arr
     """
     module, found = zoo.network(name)
     return module, found, partial(prepared, source=zoo.source(name), dtype=module.dtype)
-
-
-@dataclasses.dataclass(frozen=True)
-class Used:
-    """Weights to evaluate or to pack, with what they were trained with.
-
-    Attributes:
-      config: of the stage that they are of.
-      source: the data set; its normalization is that of the run.
-      there: whether its examples are at hand.
-      model, variables: the network.
-      origin: where the weights are from, in words.
-    """
-
-    config: ConfigDict
-    source: data.Source
-    there: bool
-    model: nn.Module
-    variables: Any
-    origin: str
-
-
-def used(config: ConfigDict, directory: str | Path, given: Collection[str] | None = None, pack: bool = False) -> Used:
-    """config.init_from, or else the best checkpoint of a workdir, with the config and the data set of the run it is of.
-
-    An init_from that the run in the workdir has started from is not meant: its own checkpoint is.
-
-    Args:
-      config: a recipe. It counts where there is no run, and as `known.Known.again` says.
-      directory: the workdir.
-      given: fields of config that were set on purpose, on the command line; None: all that are not the schema's.
-      pack: the classes are those of the run, and its examples need not be there; or else they are compared.
-
-    Raises:
-      BadInput: the config, the data set or the weights cannot be used, or do not fit.
-    """
-    last = stages(config)[-1]
-    run = home = known.read(directory)
-    own = not last.init_from or bool(home and home.config.init_from == last.init_from)
-    if not own:
-        run = known_at(last.init_from)
-        if run:
-            run.check_network(last, run.title)
-    elif last.init_from and (given is None or "init_from" in given):
-        progress.say(
-            f"note: config.init_from is what the run in {directory} has started from; its own weights are used"
-        )
-    if run:
-        weights = last.init_from
-        last, note = run.again(last, given) if not run.name else run.adopted(last)
-        registered.check(run, last)
-        last.init_from = weights
-        widen([last])
-        if note:
-            progress.say(note)
-    found, there = _examples(last, run, pack)
-    module, shapes = model(last, found)
-    if own or (run and not run.name):
-        weights, origin = known.best_variables(run.directory if run else directory, shapes)
-        if run and not (run.directory / "result.json").exists():
-            progress.say(f"note: the training in {run.directory} has not ended; this is the best of what it has so far")
-    else:
-        weights, origin = variables(last, shapes), last.init_from
-    return Used(last, found, there, module, weights, origin)
-
-
-def _examples(config, run, pack):
-    """The data set as the run saw it, and whether its examples are at hand."""
-    try:
-        found = source(config)
-    except BadInput as error:
-        if pack and run and run.source:
-            return run.source, False
-        c = config.data
-        if run or not pack or not data.DATASETS[c.name].labels or (c.dir and Path(c.dir).exists()):
-            raise
-        progress.say(f"note: {first_line(error)}\nthe published classes and normalization of {c.name} are taken")
-        return _normalized(data.stand_in(c.name, c.image_size), c), False
-    if run is None or run.source is None:
-        if run:
-            progress.say(
-                f"note: no data.json in {run.directory}; normalization and classes are those of the data set here"
-            )
-        return found, True
-    apart = run.other_classes(found)
-    if apart and pack:
-        progress.say(f"note: the data set here has other classes: {apart}\nthe file gets those of the run")
-    elif apart:
-        run.check_classes(found, run.title)
-    return run.meant(found), True

@@ -62,7 +62,7 @@ def check(run: known.Known, config: ConfigDict | None = None) -> None:
         value, file = config_lib.get(config or run.last, field), run.registered.get(field) or "the recipe of the run"
         if value not in rows():
             raise BadInput(
-                f"the run in {run.directory} has config.{field}={value!r}, which is registered by {file}\n"
+                f"{run.title} has config.{field}={value!r}, which is registered by {file}\n"
                 f"run that first: --config=RECIPE on the command line, build.trained(RUN, recipe=RECIPE) in Python, or "
                 "main.load_recipe(Path(RECIPE)) in another recipe"
             )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small import small
 
-from bireal_jax import build, main, places, runtime
+from bireal_jax import main, places, runtime, used
 from bireal_jax.binary import packed
 from bireal_jax.checks import verify
 from bireal_jax.data import jpeg
@@ -103,7 +103,7 @@ def test_a_directory_may_be_a_string_and_a_longer_training_is_told_how(tmp_path,
     ):
         train.run(small(**SHORT | {"total_steps": 9}), run)
     train.run_eval(small(**SHORT), run)
-    assert build.used(small(**SHORT), run).there and verify.run(small(**SHORT), run) == 1
+    assert used.weights(small(**SHORT), run).there and verify.run(small(**SHORT), run) == 1
     export.run(small(**SHORT), run, str(tmp_path / "net.safetensors"))
     for place in (str(tmp_path), tmp_path):
         with pytest.raises(BadInput, match="--out=.* is a folder; it must be a file"):

@@ -1,6 +1,8 @@
 """What a run knew goes with its weights: whoever uses them takes it, or refuses and names the field."""
 
+import dataclasses
 import json
+import re
 import runpy
 import shutil
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from small import small
 
-from bireal_jax import build, importers, main, registered, runtime
+from bireal_jax import build, importers, main, registered, runtime, used
 from bireal_jax.binary import binarize, losses
 from bireal_jax.checks import doctor, verify
 from bireal_jax.data import Source, batching
@@ -110,20 +112,20 @@ def test_evaluation_and_export_need_no_override_again(trained, capsys):
 
 def test_a_training_that_has_not_ended_is_said_to_be_so(changed, capsys):
     place = changed()
-    build.used(small(), place)
+    used.weights(small(), place)
     assert "has not ended" not in capsys.readouterr().out
     (place / "result.json").unlink()
-    build.used(small(), place)
+    used.weights(small(), place)
     assert f"note: the training in {place} has not ended; " in capsys.readouterr().out
 
 
 def test_what_an_evaluation_may_set_counts(trained, capsys):
-    use = build.used(small(**{"data.held_out": 2, "data.mean": (0.7,)}), trained)
+    use = used.weights(small(**{"data.held_out": 2, "data.mean": (0.7,)}), trained)
     assert use.source.split == "held-out" and use.source.mean == (0.0,)
     assert "data.mean [0.0], not [0.7], " in (said := capsys.readouterr().out)
     assert ", but for what is asked, data.held_out 0 -> 2\n" in said
     recipe = small(batch_size=99, **{"data.held_out": 2})  # of a recipe, not of the command line
-    use = build.used(recipe, trained, given=["batch_size", "model.act"])
+    use = used.weights(recipe, trained, given=["batch_size", "model.act"])
     assert (use.config.batch_size, use.config.data.held_out, use.config.model.act) == (99, 0, "relu")
     line = ["main", "--config=configs/digits.py", "--config.optim.lr=0.5", "--noconfig.remat", "--workdir=w"]
     assert main.overridden(line) == ["optim.lr", "remat"]
@@ -144,7 +146,7 @@ def test_classes_are_those_of_the_run(changed, capsys):
 
 
 def test_a_training_that_starts_from_a_run_says_what_it_changes(changed, trained, tmp_path, capsys):
-    c = small(init_from=str(trained), **{"model.weight": "real"})
+    c = small(init_from=str(trained), **{"model.weight": "real", "data.mean": (0.5,), "data.std": (0.5,)})
     source = build.source(c)
     build.variables(c, build.model(c, source)[1], source=source)
     out = capsys.readouterr().out
@@ -160,7 +162,7 @@ def test_a_training_that_starts_from_a_run_says_what_it_changes(changed, trained
 
 def test_what_a_run_has_started_from_is_not_what_is_evaluated(changed, capsys):
     place = changed(config_json=lambda stored: stored.update(init_from="gone.npz"))
-    assert "stage_0, step 4" in build.used(small(init_from="gone.npz"), place).origin
+    assert "stage_0, step 4" in used.weights(small(init_from="gone.npz"), place).origin
     assert "is what the run in" in capsys.readouterr().out
 
 
@@ -193,7 +195,7 @@ def test_a_run_that_was_cut_off_in_its_first_stage_is_of_that_stage(changed):
 
     place = changed(staged, lambda stored: stored["stages"].append(stored["stages"][0]))
     assert build.trained(place)[0].activation(2.0) == 2.0
-    assert build.used(small(), place).config.model.act == "relu"
+    assert used.weights(small(), place).config.model.act == "relu"
 
 
 def test_the_recipe_that_registers_an_estimator_is_named(changed, tmp_path, monkeypatch):
@@ -210,7 +212,7 @@ def test_the_recipe_that_registers_an_estimator_is_named(changed, tmp_path, monk
     with workdir.claim(place, c, [build.source(c)], registered.fields([c])):
         pass
     del binarize.REAL["half"]
-    uses = (lambda: build.trained(place), lambda: build.used(small(), place), lambda: Plan(student(place)))
+    uses = (lambda: build.trained(place), lambda: used.weights(small(), place), lambda: Plan(student(place)))
     for use in uses:
         with pytest.raises(BadInput, match=rf"config.model.act='half', which is registered by {recipe}\n"):
             use()
@@ -227,6 +229,67 @@ def test_doctor_says_how_a_teacher_sees_the_images(trained, changed, tmp_path):
     visit.data_set()
     with pytest.raises(BadInput, match="other classes"):
         visit.weights()
+
+
+@pytest.fixture
+def exported(trained, tmp_path):
+    """An .npz that the command wrote of that run."""
+    importers.main([str(trained), str(tmp_path / "of_run.npz")])
+    return tmp_path / "of_run.npz"
+
+
+@pytest.mark.parametrize("of", ["trained", "exported"])
+def test_a_start_takes_the_normalization_of_its_weights(of, request, tmp_path, capsys):
+    place = request.getfixturevalue(of)
+    c = small(init_from=str(place), **{"model.act": "relu", "model.weight": "real"})
+    source, plain = build.source(c), build.source(small())
+    assert (source.mean, source.std) == ((0.0,), (0.05,)) != (plain.mean, plain.std)
+    said = f"note: images are normalized as for .* {place}, by mean .0., std .0.05.\n"
+    assert re.fullmatch(said, source.note) and not plain.note
+    c.data.mean = (0.25,)
+    source = build.source(c)
+    assert (source.mean, source.std) == ((0.25,), (0.05,)) and "by std (0.05)\n" in source.note
+    c.data.name, c.data.dir, c.data.mean = "arrays", str(tmp_path / "rgb.npz"), ()
+    np.savez(c.data.dir, images=np.ones((9, 8, 8, 3), np.uint8), labels=np.arange(9) % 3)
+    assert build.source(c).std == (1.0, 1.0, 1.0), "other colours"
+    capsys.readouterr()
+    result = json.loads((request.getfixturevalue("trained") / "result.json").read_text())
+    assert train.run_eval(small(init_from=str(place), **{"data.mean": (0.5,)}), tmp_path)["top1"] == result["best_top1"]
+    out = capsys.readouterr().out
+    assert "arrays alone" not in out and ("std (0.05)" in out if of == "exported" else "std [0.05]" in out)
+
+
+def test_a_file_of_weights_knows_what_it_is(exported, trained, tmp_path):
+    found, run = known.read(exported), known.read(trained)
+    assert (
+        found.source == dataclasses.replace(run.source, prepare=found.source.prepare) and found.last.model.act == "relu"
+    )
+    module, shapes, seen = teacher.network(student(exported), build.source(small()))
+    assert module.activation(2.0) == 2.0 and seen.mean == (0.0,) and teacher.variables(student(exported), shapes)
+    with np.load(exported) as stored:
+        arrays = dict(stored)
+    text = str(arrays.pop(known.KNOWN))
+    assert str(tmp_path.parent) not in text, "no path of this machine"
+    for wrong in ("{", "[]", text.replace("model.act", "model.atc"), text.replace("mean", "men")):
+        np.savez(tmp_path / "wrong.npz", **arrays, **{known.KNOWN: np.array(wrong)})
+        with pytest.raises(BadInput, match="wrong.npz: bireal_jax, which says what its weights are, is damaged"):
+            known.read(tmp_path / "wrong.npz")
+    importers.main([str(exported), str(tmp_path / "again.npz")])
+    assert (tmp_path / "again.npz").read_bytes() == exported.read_bytes()
+    np.savez(tmp_path / "alone.npz", **arrays)
+    use = used.weights(small(init_from=str(tmp_path / "alone.npz")), trained)
+    assert use.source.mean == (0.0,), "as the workdir that it is looked at in"
+
+
+def test_a_run_goes_on_where_what_it_started_from_is_gone(changed, tmp_path, monkeypatch):
+    start, place = changed(), tmp_path / "on"
+    c = small(init_from=str(start), **{"model.act": "relu", "model.weight": "real"}, **SHORT)
+    with workdir.claim(place, c, [build.source(c)]):
+        start.rename(tmp_path / "elsewhere")
+    assert "1,438 training" in doctor.Visit(c, place).data_set()
+    monkeypatch.setattr(train.Stage, "run", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # what is there was compared before
+        train.run(c, place)
 
 
 def test_arrays_alone_are_said_to_be_so(trained, tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from small import small
 
-from bireal_jax import build, data, main
+from bireal_jax import build, data, main, used
 from bireal_jax.data import batching
 from bireal_jax.data.source import Arrays
 from bireal_jax.errors import BadInput
@@ -224,6 +224,6 @@ def test_a_data_set_that_a_recipe_registers_works_in_every_mode(tmp_path, capsys
     del data.DATASETS["stripes"]
     build.trained(run)  # needs no data set
     with pytest.raises(BadInput, match=rf"config.data.name='stripes', .* by {tmp_path / 'mine.py'}\nrun that first"):
-        build.used(small(), run, given=())
+        used.weights(small(), run, given=())
     runpy.run_path(str(tmp_path / "mine.py"))
-    assert known.read(run).source.label_names == ("one", "two", "three") and build.used(small(), run, given=()).there
+    assert known.read(run).source.label_names == ("one", "two", "three") and used.weights(small(), run, given=()).there

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small import small
 
-from bireal_jax import build, data, main, models, runtime
+from bireal_jax import build, data, main, models, runtime, used
 from bireal_jax.binary import binarize
 from bireal_jax.errors import BadInput
 from bireal_jax.training import train
@@ -46,7 +46,7 @@ def test_width_and_depth_are_fields(tmp_path):
     assert narrow.widths == (8, 16, 24, 32) and narrow.blocks == (2, 2, 2, 2)
     train.run(config, tmp_path)
     assert build.trained(tmp_path)[0].widths == (8, 16, 24), "known from the run"
-    assert build.used(small(), tmp_path, given=()).model.blocks == (2, 2, 2)
+    assert used.weights(small(), tmp_path, given=()).model.blocks == (2, 2, 2)
 
 
 def test_sizes_that_cannot_be_are_named():

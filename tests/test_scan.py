@@ -1,15 +1,18 @@
 """The data check: what is put into a folder is found there, and nothing else."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 from small import small
 
-from bireal_jax import data
+from bireal_jax import build, data
 from bireal_jax.checks import scan
 from bireal_jax.data.source import Arrays
+from bireal_jax.errors import BadInput
+from bireal_jax.training import train
 
 
 @pytest.fixture
@@ -47,6 +50,59 @@ def test_what_is_broken_is_named_and_counted(folder, capsys):
     assert f"{val / 'b' / '1.jpg'} cannot be decoded" in files
     assert "1 of 3 without a training image: c;" in classes
     assert "1 of 12" not in twice and f"1 of 8 training images are test images: {train / 'b' / '2.jpg'} = " in twice
+    assert f"{val / 'c' / '0.jpg'}, of another class; take them" in twice
+
+
+def test_all_that_is_wrong_is_named_at_once(folder, capsys):
+    """Empty folders of classes, which stop a training, stop no look at the rest."""
+    (folder / "train" / "d").mkdir()
+    (folder / "val" / "e").mkdir()
+    (folder / "val" / "e" / "0.jpg").write_bytes((folder / "val" / "a" / "0.jpg").read_bytes())
+    (folder / "train" / "b" / "9.jpg").write_bytes((folder / "train" / "a" / "1.jpg").read_bytes())
+    (folder / "train" / "a" / "2.jpg").write_bytes(b"")
+    config = small(**{"data.name": "folder", "data.dir": str(folder), "data.image_size": 16})
+    assert scan.run(config) == 3
+    out = capsys.readouterr().out
+    assert (
+        f"FIX  classes           2 of 5 without a training image: {folder / 'val'} has classes that train lacks: e, "
+        in out
+    )
+    assert f"the class {folder / 'train' / 'd'} has no image that is read; add JPEG" in out
+    assert f"1 of 20 broken: {folder / 'train' / 'a' / '2.jpg'}" in out
+    assert "2 of 20 images lie in two classes" in out
+    assert f"{folder / 'val' / 'e' / '0.jpg'} = {folder / 'val' / 'a' / '0.jpg'}, " in out
+    assert f"{folder / 'train' / 'b' / '9.jpg'} = {folder / 'train' / 'a' / '1.jpg'}; leave each in its right" in out
+    with pytest.raises(BadInput, match="classes that train lacks: e"):
+        build.source(config)
+
+
+def test_a_class_without_an_image_to_judge_and_one_alone(folder, tmp_path, capsys):
+    for path in (folder / "val" / "b").iterdir():
+        path.unlink()
+    config = small(**{"data.name": "folder", "data.dir": str(folder), "data.image_size": 16})
+    assert scan.run(config) == 0
+    said = "note: no test image is of class b, which the accuracy leaves out\n"
+    assert said in capsys.readouterr().out and build.source(config).note == said
+    config.data.dir = str(folder / "val")  # a and c with two each, and b with none
+    (folder / "val" / "b").rmdir()
+    (folder / "val" / "c" / "1.jpg").unlink()
+    assert scan.run(config) == 0
+    said = (
+        "note: no held-out image is of class c, which the accuracy leaves out: a class with one photo has none to hold"
+    )
+    assert said in capsys.readouterr().out and said in build.source(config).note
+    config.data.val_share = 1.0
+    assert scan.run(config) == 0, "what is evaluated alone"
+    assert build.source(config).note == ""
+    shutil.rmtree(folder / "val" / "c")
+    config.data.val_share, config.batch_size = 0.5, 8
+    assert scan.run(config) == 1
+    assert (
+        "FIX  one class         1 class alone, of which no network learns anything: a; put" in capsys.readouterr().out
+    )
+    with pytest.raises(BadInput, match="training images of folder are of one class, .*\nput images of another"):
+        train.run(config, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
 
 
 def test_photos_that_are_to_be_turned_are_counted(folder, capsys):

@@ -8,7 +8,7 @@ import pytest
 from flax import traverse_util
 from small import small
 
-from bireal_jax import build
+from bireal_jax import build, used
 from bireal_jax.errors import BadInput
 from bireal_jax.importers import unfold, zoo
 from bireal_jax.runtime import named
@@ -115,7 +115,7 @@ def test_it_is_evaluated_and_packed_by_its_name(kept, tmp_path, capsys, request)
     scores = train.run_eval(config, tmp_path / "none")
     assert round(scores["top1"], 2) == named.rows()["digits"].top1
     assert "note: used as the network digits is, with another model.act ste -> approx_sign" in capsys.readouterr().out
-    made, wanted = export.packed(build.used(config, tmp_path / "none", pack=True)), zoo.program("digits")
+    made, wanted = export.packed(used.weights(config, tmp_path / "none", pack=True)), zoo.program("digits")
     assert made.spec["ops"] == wanted.spec["ops"]
     assert all(np.array_equal(made.tensors[name], array) for name, array in wanted.tensors.items())
 

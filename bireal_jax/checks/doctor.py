@@ -68,7 +68,7 @@ class Visit:
 
     def __init__(self, config: ConfigDict, directory: str | Path):
         self.config, self.directory = config, Path(directory)
-        self.stages = build.stages(config)
+        self.stages = build.stages(config, directory)
         self.last = self.stages[-1]
         # until the data set is found; steps and rates follow from the number of images
         self.source = dataclasses.replace(

@@ -11,8 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from bireal_jax import build, models, places
 from bireal_jax import config as config_lib
+from bireal_jax import models, places, used
 from bireal_jax._version import __version__
 from bireal_jax.binary import losses
 from bireal_jax.checks import figures, layers, versions
@@ -32,7 +32,7 @@ def run(config: ConfigDict, directory: Path, out: Path | None = None, given: Col
     """Writes the page of a run: report.html in its workdir, or `out`.
 
     Args:
-      config, given: as of `build.used`.
+      config, given: as of `used.weights`.
       directory: the workdir.
       out: the file.
 
@@ -43,7 +43,7 @@ def run(config: ConfigDict, directory: Path, out: Path | None = None, given: Col
       BadInput: no weights there, or the data set is not at hand; matplotlib is missing; it cannot be written.
     """
     out = out or directory / "report.html"
-    use, before = build.used(config, directory, given), known.read(directory)
+    use, before = used.weights(config, directory, given), known.read(directory)
     rows, task = figures.lines(directory), metrics.task(use.source.depth_range)
     supernet = use.config.model.name in models.SUPERNETS
     packed = b"" if supernet else container.dump(export.packed(use))

@@ -1,8 +1,9 @@
 """A data set, looked at whole before a run: broken files, wrong labels, empty classes, test images among training."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -39,6 +40,25 @@ class Look(NamedTuple):
     turned: bool = False
 
 
+@dataclass
+class Tally:
+    """What all of them are together.
+
+    Attributes:
+      counts: images of each class that are whole, int [2, classes], of the evaluation and of the training.
+      broken, mislabelled: what is wrong with the others.
+      twice: training images that are evaluation images, too; both: other images that lie in two classes.
+      turned: how many files say that they are to be shown turned.
+    """
+
+    counts: np.ndarray
+    broken: list[str] = field(default_factory=list)
+    mislabelled: list[str] = field(default_factory=list)
+    twice: list[str] = field(default_factory=list)
+    both: list[str] = field(default_factory=list)
+    turned: int = 0
+
+
 def run(config: ConfigDict) -> int:
     """Reads every example of the data sets of all stages, and says OK or FIX, with what mends it.
 
@@ -52,56 +72,82 @@ def run(config: ConfigDict) -> int:
       BadInput: there is no data set.
     """
     stages = build.stages(config)
-    places = {(stage.data.name, stage.data.dir): stage for stage in stages}
-    return sum(check(build.source(stage), stage.data.threads) for stage in places.values())
+    places, count = {(stage.data.name, stage.data.dir): stage for stage in stages}, 0
+    for stage in places.values():
+        faults: list[str] = []
+        source = build.source(stage, faults)
+        count += check(source, stage.data.threads, [first_line(fault) for fault in faults])
+    return count
 
 
-def check(source: Source, threads: int = 4) -> int:
-    """The same for one data set; `threads` decode."""
-    broken, mislabelled, twice = [], [], []
+def check(source: Source, threads: int = 4, faults: Sequence[str] = ()) -> int:
+    """The same for one data set; `threads` decode. `faults` are what its files tell of classes without images."""
     if not jpeg.available():
         progress.say("JPEG files that are grey in part are not found: jpeg.cc was not compiled with the package")
-    turned = 0
-    counts = np.zeros((2, source.num_classes), np.int64)
-    test: dict[bytes, str] = {}
-    for part, split in enumerate(("test", "train")):
-        for look in _looks(source, split, threads, broken):
-            if look.broken or look.mislabelled:
-                (broken if look.broken else mislabelled).append(look.broken or look.mislabelled)
-                continue
-            counts[part, look.label] += 1
-            turned += look.turned
-            if split == "test":
-                test[look.digest] = look.name
-            elif look.digest in test:
-                twice.append(f"{look.name} = {test[look.digest]}")
+    found = _tally(source, threads)
     names = source.label_names or tuple(map(str, range(source.num_classes)))
-    empty = [] if source.depth_range else [names[label] for label in np.flatnonzero(counts[1] == 0)]
+    whole = len(source.train) and not source.depth_range  # what is evaluated alone may lack classes
+    untaught, unjudged = (np.flatnonzero(row == 0).tolist() if whole else [] for row in found.counts[::-1])
+    empty = [*faults] or [names[label] for label in untaught]
+    if len(source.eval) and (labels := sorted({*unjudged} - {*untaught})):
+        progress.say(source.unjudged(labels))
     total = len(source.train) + len(source.eval)
     checks = (
-        ("files", broken, f"of {total:,} broken", "replace them, or take them out of the data set"),
-        ("labels", mislabelled, f"of {total:,} out of range", "correct them, or the number of classes"),
-        ("classes", empty, f"of {source.num_classes:,} without a training image", "add images, or remove the classes"),
+        ("files", found.broken, f"of {total:,} broken", "replace them, or take them out of the data set"),
+        ("labels", found.mislabelled, f"of {total:,} out of range", "correct them, or the number of classes"),
+        (
+            "classes",
+            empty,
+            f"of {source.num_classes:,} without a training image",
+            "add JPEG or PNG files, or remove the classes",
+        ),
         (
             "duplicates",
-            twice,
+            found.twice,
             f"of {len(source.train):,} training images are {source.split} images",
-            "take them out of one split",
+            "leave one of each" if source.split == "held-out" else "take them out of one split",
         ),
     )
+    if whole and len(names) - len(untaught) == 1:
+        alone = [name for label, name in enumerate(names) if label not in untaught]
+        way_out = "put images of another class beside it"
+        checks += (("one class", alone, "class alone, of which no network learns anything", way_out),)
+    if found.both:
+        checks += (
+            ("two classes", found.both, f"of {total:,} images lie in two classes", "leave each in its right one"),
+        )
     if source.left_out:
         left_out = [listing.shown(path) for path in source.left_out]
         way_out = "convert them to JPEG or PNG and put them into the folders of their classes, or take them away"
         checks += (("left out", left_out, "images are not read", way_out),)
-    if turned:
+    if found.turned:
         progress.say(
-            f"note: {turned:,} of {total:,} files say in EXIF that the photo is to be turned\n"
+            f"note: {found.turned:,} of {total:,} files say in EXIF that the photo is to be turned\n"
             "training ignores that, and so do evaluation and bireal-run"
         )
-    for what, found, limit, way_out in checks:
-        some = ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else "")
-        progress.verdict(not found, what, f"{len(found):,} {limit}" + (f": {some}; {way_out}" if found else ""))
-    return sum(bool(found) for _, found, _, _ in checks)
+    for what, bad, limit, way_out in checks:
+        some = ", ".join(bad[:SHOWN]) + (f" and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else "")
+        progress.verdict(not bad, what, f"{len(bad):,} {limit}" + (f": {some}; {way_out}" if bad else ""))
+    return sum(bool(bad) for _, bad, _, _ in checks)
+
+
+def _tally(source, threads):
+    """What all looks together say."""
+    found = Tally(np.zeros((2, source.num_classes), np.int64))
+    first: dict[bytes, tuple[str, str, int]] = {}  # digest -> split, name and class of the first such image
+    for part, split in enumerate(("test", "train")):
+        for look in _looks(source, split, threads, found.broken):
+            if look.broken or look.mislabelled:
+                (found.broken if look.broken else found.mislabelled).append(look.broken or look.mislabelled)
+                continue
+            found.counts[part, look.label] += 1
+            found.turned += look.turned
+            before, name, label = first.setdefault(look.digest, (split, look.name, look.label))
+            if before != split:
+                found.twice.append(f"{look.name} = {name}" + ("" if label == look.label else ", of another class"))
+            elif label != look.label:
+                found.both.append(f"{look.name} = {name}")
+    return found
 
 
 def _looks(source, split, threads, broken) -> Iterator[Look]:

@@ -12,7 +12,7 @@ from bireal_jax.data.arrays import mirrored
 from bireal_jax.data.cutout import covered
 from bireal_jax.data.held_out import hold_out, split_off
 from bireal_jax.data.images import short_side
-from bireal_jax.data.source import IMAGENET_MEAN, IMAGENET_STD, Source
+from bireal_jax.data.source import IMAGENET_MEAN, IMAGENET_STD, Faulty, Source
 from bireal_jax.errors import BadInput, lookup
 
 __all__ = [
@@ -60,8 +60,9 @@ OURS = frozenset(DATASETS)  # before a recipe adds any
 
 
 def build(
-    name: str, directory: str = "", image_size: int = 224, resize: int = 0, rules: Mapping[str, Any] | None = None
-) -> Source:
+    name: str, directory: str = "", image_size: int = 224, resize: int = 0, rules: Mapping[str, Any] | None = None,
+    faults: list[str] | None = None,
+) -> Source:  # fmt: skip
     """The data set of that name.
 
     Args:
@@ -70,6 +71,7 @@ def build(
       image_size: side of the square input, in pixels.
       resize: short side before the centre crop of evaluation, in pixels; 0 for 8/7 of `image_size`.
       rules: fields of `depth.Rules` for a data set with depth; others do not use them.
+      faults: takes what keeps it from being trained on, a message each, so that it can be looked at; None: an error.
 
     Raises:
       BadInput: unknown name, nothing usable in `directory`, or sizes that do not fit.
@@ -83,7 +85,13 @@ def build(
             f"config.data.resize is {resize}, smaller than the crop config.data.image_size={image_size}; "
             f"leave it at 0, for {short_side(image_size, 0)}"
         )
-    return row.build(directory, image_size, resize)
+    try:
+        return row.build(directory, image_size, resize)
+    except Faulty as error:
+        if faults is None:
+            raise
+        faults += error.faults
+        return error.source
 
 
 def stand_in(name: str, image_size: int) -> Source:

@@ -3,8 +3,10 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from bireal_jax.data.images import augment_file, prepare_file
-from bireal_jax.data.source import Source
+from bireal_jax.data.source import Faulty, Source
 from bireal_jax.errors import BadInput
 from bireal_jax.pixels import listing
 
@@ -23,6 +25,11 @@ class Files:
     def __len__(self):
         return len(self.pairs)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Of all files, which are not read for it."""
+        return np.array([label for _, label in self.pairs], int)
+
     def label(self, index: int) -> int:
         """Of one file, which is not read for it."""
         return self.pairs[index][1]
@@ -40,24 +47,35 @@ def build(directory: str, image_size: int, resize: int) -> Source:
     """The folder as a data set; classes are numbered in order of their names. ImageNet's crops and normalization.
 
     Without train/ and val/ all images are training images, to be split; with val/ alone there are none of these.
+
+    Raises:
+      Faulty: folders of classes without images, or in val/ alone.
+      BadInput: nothing there to look at.
     """
     if not directory:
         raise BadInput(f"config.data.dir is empty: {HOW}")
     places = _places(Path(directory))
-    names = _classes(next(iter(places.values())))
-    if strangers := sorted({name for place in places.values() for name in _classes(place)} - set(names)):
-        raise BadInput(f"{places['val']} has classes that train lacks: {', '.join(strangers[:4])}")
+    there = {split: _classes(place) for split, place in places.items()}
+    names = sorted({name for found in there.values() for name in found})
+    strangers = [name for name in names if name not in there.get("train", names)]
+    faults = [f"{places['val']} has classes that train lacks: {', '.join(strangers[:4])}"] if strangers else []
     found, left = {}, []
     for split, place in places.items():
         found[split], left_here = _list(place, names)
         left += left_here
+        if not found[split]:
+            nothing = f"no image files below {place}: {HOW}" + ("\n" + listing.note(left) if left else "")
+            raise BadInput(faults[0] if faults else nothing)
     if "train" in found:
-        _check_classes(places["train"], names, found["train"], found.get("val", []), left)
-    return Source(
+        faults += _empty_classes(places["train"], there["train"], names, found, left)
+    source = Source(
         train=Files(found.get("train", [])), eval=Files(found.get("val", [])),
         augment=partial(augment_file, size=image_size), prepare=partial(prepare_file, size=image_size, resize=resize),
         image_shape=(image_size, image_size, 3), num_classes=len(names), label_names=tuple(names), left_out=tuple(left),
     )  # fmt: skip
+    if faults:
+        raise Faulty(source, faults)
+    return source
 
 
 def _places(root):
@@ -90,19 +108,19 @@ def _list(root, names):
                 pairs.append((file.path, labels[entry.name]))
             else:
                 left += listing.images(file)
-    if not pairs:
-        raise BadInput(f"no image files below {root}: {HOW}" + ("\n" + listing.note(left) if left else ""))
     return pairs, left
 
 
-def _check_classes(folder, names, train, val, left):
-    """A folder without images would be a class that no image has, and shift the numbers of the others."""
-    trained, judged = ({label for _, label in pairs} for pairs in (train, val))
-    for label in sorted(set(range(len(names))) - trained):
-        place = folder / names[label]
+def _empty_classes(folder, classes, names, found, left):
+    """A folder without images would be a class that no image has, and shift the numbers of others: a message each."""
+    trained, judged = ({label for _, label in found.get(split, [])} for split in ("train", "val"))
+    faults = []
+    for name in classes:
+        label, place = names.index(name), folder / name
         lost = [path for path in left if place in Path(path).parents]
-        if lost or label not in judged:
-            raise BadInput(
+        if label not in trained and (lost or label not in judged):
+            faults.append(
                 f"the class {place} has no image that is read\n{listing.note(lost) or 'the folder is empty'}\n"
                 "put JPEG or PNG files (.jpg, .jpeg, .png) into it, not into folders below it; or remove the folder"
             )
+    return faults

@@ -21,6 +21,12 @@ class Part:
     def __getitem__(self, index):
         return self.examples[int(self.indices[index])]
 
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Of all examples, or None where they are read for it."""
+        labels = getattr(self.examples, "labels", None)
+        return None if labels is None else labels[self.indices]
+
     def label(self, index: int) -> int:
         """Of one example."""
         return _label(self.examples, int(self.indices[index]))
@@ -36,7 +42,9 @@ def split_off(source: Source, share: float, seed: int) -> Source:
       seed: of the choice, which depends on nothing else.
     """
     train: Any = source.train
-    labels = np.array([0 if source.depth_range else _label(train, i) for i in range(len(train))], int)
+    labels = getattr(train, "labels", None)
+    if source.depth_range or labels is None:
+        labels = np.array([0 if source.depth_range else _label(train, i) for i in range(len(train))], int)
     check_labels(labels, source.num_classes, "a training image")
     rng, held = np.random.default_rng(seed), []
     for indices in np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1]):

@@ -14,6 +14,19 @@ from bireal_jax.pixels import listing
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+class Faulty(BadInput):
+    """A data set that can be looked at, and that nobody trains on.
+
+    Args:
+      source: it is.
+      faults: what is wrong with it, a message each. The first one is that of the error.
+    """
+
+    def __init__(self, source: "Source", faults: Sequence[str]):
+        super().__init__(faults[0])
+        self.source, self.faults = source, tuple(faults)
+
+
 class Examples(Protocol):
     """Random access to so many examples."""
 
@@ -38,6 +51,7 @@ class Source:
       depth_range: labels are maps in metres within this range, 0 where there is no depth; None for classes.
       split: what the evaluation examples are called.
       left_out: paths of images that lie there and are none of the examples.
+      normalized: a line that says whose mean and std these are, where they are not the data set's own, or "".
 
     Raises:
       BadInput: mean, deviation or names of another number than channels or classes.
@@ -56,6 +70,7 @@ class Source:
     depth_range: tuple[float, float] | None = None
     split: str = "test"
     left_out: tuple[str, ...] = ()
+    normalized: str = ""
 
     def __post_init__(self):
         for name in ("mean", "std"):
@@ -69,14 +84,39 @@ class Source:
 
     @property
     def note(self) -> str:
-        """Lines, with their ends, that name what is left out, and classes without a training image; "" for none."""
-        lines = [listing.note(self.left_out)] if self.left_out else []
-        if isinstance(self.train, Arrays) and len(self.train) and not self.depth_range:
-            there = np.bincount(self.train.labels.reshape(-1), minlength=self.num_classes)
-            if none := np.flatnonzero(there == 0).tolist():
-                named = ", ".join(map(str, none[:6])) + (", ..." if none[6:] else "")
-                lines.append(f"note: no training image has label {named}, of {self.num_classes}; the first class is 0")
+        """Lines, with their ends: whose normalization it is, what is left out, classes without images; "" for none."""
+        lines = [self.normalized] if self.normalized else []
+        lines += [listing.note(self.left_out)] if self.left_out else []
+        untaught = self.lacking(self.train)
+        if untaught and self.label_names:
+            lines.append(f"note: no training image is of class {self.classes(untaught)}, of {self.num_classes}")
+        elif untaught:
+            said = f"note: no training image has label {self.classes(untaught)}, of {self.num_classes}"
+            lines.append(f"{said}; the first class is 0")
+        if unjudged := [label for label in self.lacking(self.eval) if label not in untaught]:
+            lines.append(self.unjudged(unjudged))
         return "".join(f"{line}\n" for line in lines)
+
+    def lacking(self, examples: Any) -> list[int]:
+        """Classes that none of some examples has; [] where that is not known before they are read, or there are none.
+
+        Args:
+          examples: `train` or `eval`.
+        """
+        labels = getattr(examples, "labels", None)
+        if labels is None or not len(labels) or self.depth_range:
+            return []
+        return sorted({*range(self.num_classes)} - {*np.unique(labels).tolist()})
+
+    def unjudged(self, labels: Sequence[int]) -> str:
+        """A line that says that classes have no image in the evaluation."""
+        one = ": a class with one photo has none to hold out" if self.split == "held-out" else ""
+        return f"note: no {self.split} image is of class {self.classes(labels)}, which the accuracy leaves out{one}"
+
+    def classes(self, labels: Sequence[int]) -> str:
+        """The names of some classes, or their numbers, at most six."""
+        named = [self.label_names[label] if self.label_names else str(label) for label in labels[:6]]
+        return ", ".join(named) + (", ..." if labels[6:] else "")
 
 
 class Arrays:

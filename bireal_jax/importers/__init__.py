@@ -96,13 +96,18 @@ def _look(model_name, path, claims):
         raise BadInput(f"its arrays are to have {claimed:,} numbers; {model_name} has {has:,}")
 
 
-def save(variables: dict, path: Path) -> None:
+def save(variables: dict, path: Path, run: known.Known | None = None) -> None:
     """Writes variables as an .npz under our names, whole or not at all.
+
+    Args:
+      variables: the network.
+      path: the file.
+      run: that they are of. What it knew, such as the normalization of its images, goes with them: `known.read`.
 
     Raises:
       BadInput: it cannot be written.
     """
-    _write({"/".join(names): leaf for names, leaf in leaves(variables)}, path)
+    _write({"/".join(names): leaf for names, leaf in leaves(variables)} | (known.written(run) if run else {}), path)
 
 
 def _write(arrays: dict[str, Any], path: Path) -> None:
@@ -161,7 +166,7 @@ def convert(
     """What the command does: reads, checks, writes, and says what it wrote.
 
     Args:
-      model_name: a key of FAMILIES; "" for that of a run.
+      model_name: a key of FAMILIES; "" for that of a run, or of a file that says it.
       weights: a file, or the workdir of a run, whose best checkpoint is taken.
       out: the file to write.
       turn: as of `load`.
@@ -177,22 +182,23 @@ def convert(
         raise BadInput(f"{out} is no name of an .npz file; --to-torch writes {', '.join(WRITTEN)}")
     if out.exists() and not force:
         raise BadInput(f"{out} exists; --force overwrites it")
+    run = known.read(weights)
     if weights.is_dir():
-        model_name, variables = _of_run(weights, model_name)
-    elif model_name:
+        variables = _of_run(weights, run, model_name)
+        model_name = run.last.model.name
+    elif model_name := model_name or (run.last.model.name if run else ""):
         variables = load(model_name, weights, turn)
     else:
         raise BadInput("a file of weights does not say what network it is of: --model=NAME; --list shows all")
     if torch:
         _write(to_torch(model_name, variables, widths_of_its_own=weights.is_dir()), out)
     else:
-        save(variables, out)
+        save(variables, out, run)
     print(f"{out}: {model_name}, {summary(variables)}")
 
 
-def _of_run(directory, model_name):
-    """The name of the network of a run, and its variables."""
-    run = known.read(directory)
+def _of_run(directory, run, model_name):
+    """The variables of a run."""
     if run is None or not run.source:
         raise BadInput(f"no run in {directory}: there is no {'data' if run else 'config'}.json")
     c = run.last.model
@@ -201,4 +207,4 @@ def _of_run(directory, model_name):
     lookup(FAMILIES, c.name, "model with an importer")
     module = models.build(c.name, run.source.num_classes, decoder=c.decoder, blocks=c.blocks, widths=c.widths)
     shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, *run.source.image_shape), np.float32))
-    return c.name, known.best_variables(directory, shapes)[0]
+    return known.best_variables(directory, shapes)[0]

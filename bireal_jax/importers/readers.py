@@ -21,6 +21,7 @@ from bireal_jax.data.stored import Claim, Npz
 from bireal_jax.errors import BadInput, first_line, lookup
 from bireal_jax.importers import values
 from bireal_jax.importers.values import named_once
+from bireal_jax.running import known
 
 MOST = 1 << 30  # bytes of the arrays of a file; ResNet-152 has 60 million numbers
 # keys below which training loops store a state_dict, beside epoch and optimizer
@@ -82,8 +83,9 @@ def _numbers(array, what) -> np.ndarray:
 
 def _read_npz(path, look):
     with Npz(path) as stored:
-        look(stored.claims)
-        return {name: stored.read(name) for name in stored.claims}
+        claims = {name: claim for name, claim in stored.claims.items() if name != known.KNOWN}
+        look(claims)
+        return {name: stored.read(name) for name in claims}
 
 
 def _read_safetensors(path, look):

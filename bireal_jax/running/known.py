@@ -11,20 +11,25 @@ Arrays alone mean nothing. The rule for whoever uses those of a run stands here:
 - What the weights answer to (MEANT, and the normalization of the images) is the run's wherever the network is used as
   it is: evaluated, packed, as a teacher, as a supernet. A training that starts from it may change it, as stages do; a
   line says so.
+- A training that starts from the weights sees images normalized as they were there, unless config.data.mean and
+  config.data.std say otherwise; a line says what is taken where the data set's own are others.
 - How an evaluation looks at the network (AGAIN) is what the command line says, or else what the run had.
-- A file of arrays has none of this; a line says so.
+- An .npz that `importers` wrote of a run has this in it (`written`). Other files of arrays have none; a line says so.
 """
 
 import dataclasses
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from bireal_jax import config as config_lib
 from bireal_jax import places
 from bireal_jax.data import Source
+from bireal_jax.data.stored import Npz
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.running import checkpoint, settings
 
@@ -35,6 +40,8 @@ AGAIN = (
     "data.resize", "data.held_out", "data.val_share", "data.val_seed", "data.depth.unit", "data.depth.crop",
 )  # fmt: skip
 SEEN = ("model.", "arch", "data.", "batch_size", "loss")  # what an evaluation depends on
+KNOWN = "bireal_jax"  # in an .npz of weights, beside their arrays: what is known of them
+LONGEST = 1 << 22  # bytes of that
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Known:
     """What the run in a workdir knew.
 
     Attributes:
-      directory: the workdir.
+      directory: the workdir, or the file.
       config: of the whole run; fields that are newer than the run have their defaults.
       sources: the data set of each stage, everything but the examples; () where data.json is missing.
       index: the stage whose checkpoints are used, the last one that has any.
@@ -103,6 +110,14 @@ class Known:
         names = ("mean", "std", "num_classes", "label_names")
         return dataclasses.replace(source, **{name: getattr(self.source, name) for name in names})
 
+    def normalized(self, source: Source, mean: Sequence[float], std: Sequence[float]) -> Source:
+        """`source` as a training from these weights sees it, but for a mean or std that the config sets."""
+        own = self.source if self.source and self.source.image_shape[-1] == source.image_shape[-1] else source
+        taken = {name: getattr(own, name) for name, given in (("mean", mean), ("std", std)) if not given}
+        said = [f"{name} {_rounded(v)}" for name, v in taken.items() if v != getattr(source, name)]
+        note = f"note: images are normalized as for {self.title}, by {', '.join(said)}" if said else ""
+        return dataclasses.replace(source, **taken, normalized=note)
+
     def take(self, config: ConfigDict) -> list[str]:
         """Sets what the weights answer to in a config of the same network; gives what that changes."""
         pairs = {field: (config_lib.get(config, field), config_lib.get(self.last, field)) for field in MEANT}
@@ -137,6 +152,11 @@ class Known:
         """A config to evaluate what has none of its own, as `again`: what the weights answer to is set in `config`."""
         config = ConfigDict(config.to_dict())
         apart = self.take(config)
+        for name in ("mean", "std") if self.source else ():
+            ours, theirs = tuple(config.data[name]), getattr(self.source, name)
+            if ours and ours != theirs:
+                apart.append(f"data.{name} {ours} -> {theirs}")
+                config.data[name] = theirs
         return config, f"note: used as {self.title} is, with another {shown(apart)}" if apart else ""
 
     def start(self, config: ConfigDict, source: Source) -> str:
@@ -183,12 +203,14 @@ def check_order(before: Source, after: Source, what: str) -> None:
 
 
 def read(directory: str | Path) -> Known | None:
-    """What the run in a workdir knew; None where none lives.
+    """What the run in a workdir knew, or an .npz that was written of one; None where there is neither.
 
     Raises:
       BadInput: config.json or data.json is damaged, or has a field that there is no more.
     """
     directory = Path(directory)
+    if directory.suffix == ".npz" and directory.is_file():
+        return _of_file(directory)
     path = directory / "config.json"
     if not path.exists():
         return None
@@ -207,6 +229,36 @@ def read(directory: str | Path) -> Known | None:
     path = directory / "registered.json"
     registered = _json(path) if path.exists() else {}
     return Known(directory, config, sources, begun[-1] if begun else count - 1, registered)
+
+
+def written(run: Known) -> dict[str, np.ndarray]:
+    """What goes into an .npz of the weights of a run, beside them, for `read`; nothing where data.json is missing.
+
+    No path of this machine is in it: such files are passed on.
+    """
+    if not run.source:
+        return {}
+    fields = {field: config_lib.get(run.last, field) for field in (*NETWORK, *MEANT)}
+    files = {field: Path(file).name for field, file in run.registered.items()}
+    return {KNOWN: np.array(json.dumps({"fields": fields, "data": row(run.source), "registered": files}))}
+
+
+def _of_file(path):
+    try:
+        with Npz(path) as stored:
+            claim = stored.claims.get(KNOWN)
+            if claim is None or claim.shape or claim.dtype.kind != "U" or claim.dtype.itemsize > LONGEST:
+                return None
+            text = str(stored.read(KNOWN))
+    except Exception:  # whoever reads the arrays says what is wrong with the file
+        return None
+    try:
+        found, config = json.loads(text), config_lib.default()
+        config.update_from_flattened_dict(found["fields"])
+        source, files = _described(found["data"]), dict(found["registered"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadInput(f"{path}: {KNOWN}, which says what its weights are, is damaged: {first_line(error)}") from None
+    return Known(path, config, (source,), 0, files, f"the weights {path}")
 
 
 def best_variables(directory: str | Path, shapes: Any, newest: bool = False) -> tuple[Any, str]:
@@ -259,13 +311,18 @@ def _described(stored):
     )  # fmt: skip
 
 
+def _rounded(values):
+    return f"({', '.join(f'{value:.4g}' for value in values)})"
+
+
 def _first(theirs, ours):
     """The first class of another name."""
     if not theirs or not ours or theirs == ours:
         return ""
     pairs = zip([*theirs, *[None] * len(ours)], [*ours, *[None] * len(theirs)], strict=True)
     index, (a, b) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
-    return f"; class {index} is {b!r}, of the run {a!r}"
+    here, there = ("not there" if name is None else repr(name) for name in (b, a))
+    return f"; class {index} is {here}, of the run {there}"
 
 
 def _json(path):

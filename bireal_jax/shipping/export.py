@@ -8,7 +8,7 @@ import flax.linen as nn
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, models, places, runtime
+from bireal_jax import models, places, runtime, used
 from bireal_jax._version import __version__
 from bireal_jax.binary import losses
 from bireal_jax.data import DATASETS, Source, imagenet, short_side
@@ -28,10 +28,10 @@ def run(
     """Writes the best checkpoint of a workdir, or config.init_from, as a packed file, checked against the model before.
 
     Args:
-      config: the recipe, as of `build.used`: what the run had counts.
+      config: the recipe, as of `used.weights`: what the run had counts.
       directory: the workdir of the run; what it says of its data set is enough where the data set is not at hand.
       out: the file, by default net.safetensors in the workdir, or net with the suffix of the format.
-      given: fields of config that were set on purpose, as of `build.used`.
+      given: fields of config that were set on purpose, as of `used.weights`.
       style: "packed", or a key of `formats.FORMATS`: the file is then of that format instead, also checked.
 
     Returns:
@@ -46,7 +46,7 @@ def run(
     out = out or directory / f"net{formats.FORMATS[style].suffixes[0] if foreign else '.safetensors'}"
     if foreign:
         formats.named(style, out)
-    use = build.used(config, directory, given, pack=True)
+    use = used.weights(config, directory, given, pack=True)
     last, source, module, variables = use.config, use.source, use.model, use.variables
     if last.model.name in models.SUPERNETS:
         raise BadInput(
@@ -88,8 +88,8 @@ def _scores(use, packed):
     return found
 
 
-def packed(use: build.Used) -> container.Program:
-    """The packed network of weights that are used, as of `build.used`, in memory. Raises BadInput as `program`."""
+def packed(use: used.Weights) -> container.Program:
+    """The packed network of weights that are used, as of `used.weights`, in memory. Raises BadInput as `program`."""
     c = use.config
     resize = short_side(c.data.image_size, c.data.resize) if DATASETS[c.data.name].cropped else 0
     return program(c.model.name, use.model, use.variables, use.source, resize)

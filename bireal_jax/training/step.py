@@ -252,6 +252,12 @@ class Plan:
         """Raises BadInput where so many devices would train on one image twice, or batch norms on one value, or could
         not compute the same bits again that the config asks for."""
         size, count = self.config.batch_size, len(self.source.train)
+        taught = self.source.num_classes - len(self.source.lacking(self.source.train))
+        if taught < 2 and not self.source.depth_range:
+            raise BadInput(
+                f"the training images of {self.config.data.name} are of one class, and so there is nothing to learn\n"
+                "put images of another class beside them"
+            )
         if size > count:
             raise BadInput(
                 f"config.batch_size={size} is more than the {count:,} training images of {self.config.data.name}, so "

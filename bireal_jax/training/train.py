@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bireal_jax import build, places, registered
+from bireal_jax import build, places, registered, used
 from bireal_jax import config as config_lib
 from bireal_jax.binary import losses
 from bireal_jax.data import batching
@@ -54,7 +54,8 @@ def run(
       BadInput: the config or what it points to cannot work; before anything is compiled, where possible.
       preempt.Stopped: `signals` asked for it, and the state is saved.
     """
-    configs, directory = build.stages(config), places.workdir(directory)
+    directory = places.workdir(directory)
+    configs = build.stages(config, directory)
     finished = workdir.finished(directory, config)
     if finished:
         on = f"Another --workdir trains again, or on: --config.init_from={directory}"
@@ -92,7 +93,7 @@ def _judged(scores):
 
 
 def run_eval(config: ConfigDict, directory: str | Path, given: Collection[str] | None = None) -> dict[str, float]:
-    """Evaluates config.init_from, or else the best checkpoint of the workdir, as `build.used` says.
+    """Evaluates config.init_from, or else the best checkpoint of the workdir, as `used.weights` says.
 
     Returns:
       The metrics, which eval.json in the workdir holds as well.
@@ -101,7 +102,7 @@ def run_eval(config: ConfigDict, directory: str | Path, given: Collection[str] |
       BadInput: the config, the data set or the weights cannot be used.
     """
     directory = places.workdir(directory)
-    use = build.used(config, directory, given)
+    use = used.weights(config, directory, given)
     last, source, model, variables, origin = use.config, use.source, use.model, use.variables, use.origin
     replica = division.part_size(last, jax.device_count()) if last.deterministic else 0
     step = make_eval_step(model, losses.evaluation(last.loss), source, replica)
