@@ -102,6 +102,10 @@ def _examples(config, run, pack):
                 f"note: no data.json in {run.directory}; normalization and classes are those of the data set here"
             )
         return found, True
+    theirs, ours = run.source.label_names, found.label_names
+    if ours and {*ours} < {*theirs}:
+        progress.say(f"note: the data set here has {len(ours)} of the {len(theirs)} classes of {run.title}")
+        found = data.numbered(found, theirs)
     apart = run.other_classes(found)
     if apart and pack:
         progress.say(f"note: the data set here has other classes: {apart}\nthe file gets those of the run")

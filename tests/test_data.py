@@ -343,6 +343,19 @@ def test_missing_data_says_how_to_get_it(tmp_path):
         data.build("folder", "", 24, 32)
     with pytest.raises(BadInput, match="no folder"):
         data.build("folder", str(tmp_path), 24, 32)
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8), np.uint8), labels=[0, 1])
+    (tmp_path / "a.jpg").write_bytes(b"")
+    for name in ("folder", "imagenet2012"):
+        for file, message in (
+            ("a.npz", "--config.data.name=arrays reads .npz"),
+            ("a.jpg", "name the folder; an archive"),
+        ):
+            with pytest.raises(BadInput, match=f"a file, and config.data.name={name} reads a folder\n{message}"):
+                data.build(name, str(tmp_path / file), 24)
+    with pytest.raises(BadInput, match="a file, and config.data.name=depth_folder reads a folder\nname"):
+        data.build("depth_folder", str(tmp_path / "a.npz"), 24)
+    with pytest.raises(BadInput, match="no folder /nowhere: config.data.dir must hold"):
+        data.build("folder", "/nowhere", 24)
     (tmp_path / "train").mkdir()
     (tmp_path / "val").mkdir()
     with pytest.raises(BadInput, match="no image files below"):

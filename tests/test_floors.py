@@ -16,7 +16,7 @@ HOUSE = [
     {
         "binary": ["rule", "binarize conv pool", "losses packed", "norm stem tables", "layers"],
         "data": [
-            "augment pickled stored", "jpeg source", "batching cutout held_out images normalize official",
+            "augment pickled stored", "jpeg source", "batching cutout held_out images normalize numbered official",
             "arrays depth digits folder imagenet", "cifar", "__init__", "prepare",
         ],
         "config": [],

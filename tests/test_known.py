@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small import small
 
-from bireal_jax import build, importers, main, registered, runtime, used
+from bireal_jax import build, data, importers, main, registered, runtime, used
 from bireal_jax.binary import binarize, losses
 from bireal_jax.checks import doctor, verify
 from bireal_jax.data import Source, batching
@@ -143,6 +143,29 @@ def test_classes_are_those_of_the_run(changed, capsys):
     fix = doctor.Visit(small(**OWN, **SHORT), place)
     with pytest.raises(BadInput, match="stages.0.labels .'1', '0'"):
         fix.data_set()
+
+
+def test_an_evaluation_may_have_some_of_the_classes(trained, tmp_path, capsys):
+    digits = data.build("digits", image_size=8).eval
+    kept = np.isin(digits.labels, (3, 7))
+    images, truth = digits.images[kept], digits.labels[kept]
+    arrays = {"images": images, "labels": np.where(truth == 7, 0, 1), "label_names": ["7", "3"]}
+    fields = {"data.name": "arrays", "data.dir": str(tmp_path / "two.npz"), "data.val_share": 1.0}
+    np.savez(fields["data.dir"], **arrays)
+    capsys.readouterr()
+    top1 = train.run_eval(small(**fields), trained, given=fields)["top1"]
+    assert f"note: the data set here has 2 of the 10 classes of the run in {trained}\n" in capsys.readouterr().out
+    module, variables, prepare = build.trained(trained)
+    assert top1 == pytest.approx(100 * np.mean(module.apply(variables, prepare(images)).argmax(-1) == truth))
+    use = used.weights(small(**fields), trained, given=fields, pack=True)
+    assert use.source.num_classes == 10 and use.source.note == ""
+    np.savez(fields["data.dir"], **arrays | {"label_names": ["7", "x"]})
+    with pytest.raises(BadInput, match="2 classes, of the run 10; class 0 is '7', of the run '0'"):
+        train.run_eval(small(**fields), trained, given=fields)
+    pairs = [{"image": image, "label": label} for image, label in zip(images, arrays["labels"], strict=True)]
+    some = Source(pairs, (), dict, (8, 8, 1), 2, (0.5,), (0.5,), label_names=("7", "3"))
+    seen = data.numbered(some, tuple("0123456789")).train
+    assert [seen[i]["label"] for i in range(len(seen))] == truth.tolist() and seen[1]["image"] is pairs[1]["image"]
 
 
 def test_a_training_that_starts_from_a_run_says_what_it_changes(changed, trained, tmp_path, capsys):

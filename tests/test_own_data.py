@@ -136,13 +136,26 @@ def test_arrays_set_apart_with_names_and_mirrored(tmp_path):
 WRONG = {
     "none": ({}, "is not a file of images: there is no x_train with y_train, nor .*, but nothing\nwrite"),
     "other names": ({"a": 1}, "nor images with labels, but a\nwrite"),
-    "floats": ({"images": images(4) / 255, "labels": range(4)}, r"images is float64 \(4, 12, 12\), wanted uint8"),
+    "floats": (
+        {"images": images(4) / 255, "labels": range(4)},
+        r"images is float64 \(4, 12, 12\), wanted uint8 .*\npixels are whole numbers from 0 to 255; .*round.255 ",
+    ),
+    "wide": ({"images": images(4).astype(int), "labels": range(4)}, r"wanted uint8 .*\nwhere its pixels go from"),
+    "counts": ({"images": images(4), "labels": range(3)}, "images has 4 images and labels 3 labels; each"),
+    "texts": ({"images": images(4), "labels": list("abcd")}, r"wanted integers \(4,\)\nlabel_names, labels = numpy"),
+    "name twice": ({"images": images(4), "labels": range(4), "label_names": list("abca")}, "label_names has 'a' twice"),
+    "one name": ({"images": images(4), "labels": range(4), "label_names": "a"}, r"label_names is an array \(\); it"),
     "channels first": ({"images": images(4)[:, None], "labels": range(4)}, r"images is uint8 \(4, 1, 12, 12\), wanted"),
     "oblong": ({"images": images(4)[:, :8], "labels": range(4)}, r"wanted uint8 \(4, size, size, channels\)"),
-    "one hot": ({"images": images(4), "labels": np.eye(4)}, r"labels is float64 \(4, 4\), wanted integers \(4,\)"),
+    "one hot": (
+        {"images": images(4), "labels": np.eye(4)}, r"labels is float64 \(4, 4\), wanted integers \(4,\)\nLABELS.argmax"
+    ),
     "negative": ({"images": images(4), "labels": [0, 1, -1, 2]}, "label -1 is not in 0..2"),
     "ids": ({"images": images(4), "labels": [0, 1, 2, 900]}, "labels go up to 900, .* 4 images; count from 0"),
-    "names": ({"images": images(4), "labels": [0, 1, 2, 3], "label_names": ["a", "b"]}, "label 2 is not in 0..1"),
+    "names": (
+        {"images": images(4), "labels": [0, 1, 2, 3], "label_names": ["a", "b"]},
+        "label 2 is not in 0..1: label_names has 2 names, and labels go up to 3\ngive each class a name",
+    ),
     "size": ({"images": images(4, 14), "labels": [0] * 4}, "14 pixels wide, .* is 12\nset config.data.image_size=14"),
     "objects": ({"images": np.array([{}], object), "labels": [0]}, "Python objects, which are never unpickled"),
     "two sizes": (

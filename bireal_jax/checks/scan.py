@@ -76,7 +76,7 @@ def run(config: ConfigDict) -> int:
     for stage in places.values():
         faults: list[str] = []
         source = build.source(stage, faults)
-        count += check(source, stage.data.threads, [first_line(fault) for fault in faults])
+        count += check(source, stage.data.threads, [fault.splitlines()[0] for fault in faults])
     return count
 
 

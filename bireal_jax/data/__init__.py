@@ -3,6 +3,7 @@
 Import this for data sets, `batching` for batches, `normalize` for what a network is given. Nothing here knows a config.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,11 +13,13 @@ from bireal_jax.data.arrays import mirrored
 from bireal_jax.data.cutout import covered
 from bireal_jax.data.held_out import hold_out, split_off
 from bireal_jax.data.images import short_side
+from bireal_jax.data.numbered import numbered
 from bireal_jax.data.source import IMAGENET_MEAN, IMAGENET_STD, Faulty, Source
 from bireal_jax.errors import BadInput, lookup
 
 __all__ = [
-    "DATASETS", "Dataset", "Source", "build", "covered", "hold_out", "mirrored", "short_side", "split_off", "stand_in",
+    "DATASETS", "Dataset", "Source", "build", "covered", "hold_out", "mirrored", "numbered", "short_side", "split_off",
+    "stand_in",
 ]  # fmt: skip
 
 
@@ -30,6 +33,7 @@ class Dataset(NamedTuple):
         0 classes: the files alone say it.
       cropped: evaluation takes the middle of a picture that was resized.
       depth: labels are depth maps.
+      is_folder: what config.data.dir names is one, never a file.
       labels, mean, std: names of the classes and normalization where these are the same for everybody, or ().
     """
 
@@ -41,6 +45,7 @@ class Dataset(NamedTuple):
     labels: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    is_folder: bool = False
 
 
 # name -> row. A recipe may add some.
@@ -49,12 +54,18 @@ DATASETS = {
     "cifar10": Dataset(cifar.build, 10, 3, False, False, *cifar.KINDS["cifar10"][1:]),
     "cifar100": Dataset(partial(cifar.build, name="cifar100"), 100, 3, False, False, *cifar.KINDS["cifar100"][1:]),
     "digits": Dataset(digits.build, 10, 1),
-    "folder": Dataset(folder.build, cropped=True),
+    "folder": Dataset(folder.build, cropped=True, is_folder=True),
     "imagenet2012": Dataset(
-        imagenet.build, 1000, cropped=True, labels=imagenet.NAMES, mean=IMAGENET_MEAN, std=IMAGENET_STD
+        imagenet.build,
+        1000,
+        cropped=True,
+        labels=imagenet.NAMES,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        is_folder=True,
     ),
-    "depth_folder": Dataset(depth.folder, 1, depth=True),
-    "nyu_depth_v2": Dataset(depth.nyu, 1, depth=True),
+    "depth_folder": Dataset(depth.folder, 1, depth=True, is_folder=True),
+    "nyu_depth_v2": Dataset(depth.nyu, 1, depth=True, is_folder=True),
 }
 OURS = frozenset(DATASETS)  # before a recipe adds any
 
@@ -77,6 +88,16 @@ def build(
       BadInput: unknown name, nothing usable in `directory`, or sizes that do not fit.
     """
     row = lookup(DATASETS, name, "data set")
+    if row.is_folder and os.path.isfile(directory):
+        npz = directory.endswith(".npz") and not row.depth
+        raise BadInput(
+            f"config.data.dir={directory} is a file, and config.data.name={name} reads a folder\n"
+            + (
+                "--config.data.name=arrays reads .npz files"
+                if npz
+                else "name the folder; an archive is unpacked before"
+            )
+        )
     if row.depth:
         return row.build(directory, image_size, **(rules or {}))
     resize = short_side(image_size, resize)

@@ -17,6 +17,17 @@ MOST = 600_000 * 3072  # bytes of the images of a split, ten times those of CIFA
 # Names of images and of labels that are read: Keras', MedMNIST's, plain ones. Of either split the first pair counts.
 TRAIN = (("x_train", "y_train"), ("train_images", "train_labels"), ("images", "labels"))
 TEST = (("x_test", "y_test"), ("test_images", "test_labels"), ("x_val", "y_val"), ("val_images", "val_labels"))
+# What makes of arrays of another kind those that are wanted, by the kind of their dtype.
+PIXELS = {
+    "f": "pixels are whole numbers from 0 to 255; of floats in 0..1: numpy.uint8(numpy.round(255 * IMAGES))",
+    "i": "where its pixels go from 0 to 255: numpy.uint8(IMAGES)",
+}
+PIXELS["u"] = PIXELS["i"]
+LABELS = {
+    "f": "numpy.int64(LABELS), if they are whole numbers from 0",
+    "U": "label_names, labels = numpy.unique(LABELS, return_inverse=True), and store both",
+    "one hot": "LABELS.argmax(-1), if each row has one 1",
+}
 HOW = (
     "write it so: numpy.savez(FILE, images=IMAGES, labels=LABELS), uint8 [n, size, size, channels], integers [n]\n"
     "a part is held out for evaluation, unless there are x_train, y_train, x_test and y_test"
@@ -38,6 +49,12 @@ def build(directory: str, image_size: int, resize: int) -> Source:
     try:
         labels = [arrays[name] for name in ("y_train", "y_test") if name in arrays]
         highest = max(int(y.max()) for y in labels)
+        if names and highest >= len(names):
+            first = min(int(y[y >= len(names)].min()) for y in labels if y.max() >= len(names))
+            raise BadInput(
+                f"label {first} is not in 0..{len(names) - 1}: label_names has {len(names)} names, and labels go up to "
+                f"{highest}\ngive each class a name, in the order of the labels, or leave label_names out"
+            )
         if not names and highest >= sum(map(len, labels)):
             raise BadInput(f"labels go up to {highest}, and there are {sum(map(len, labels)):,} images; count from 0")
         images = arrays["x_train" if "x_train" in arrays else "x_test"]
@@ -130,12 +147,22 @@ def read(
                     f"x_{split}": images[..., None] if images.ndim == 3 else images,
                     f"y_{split}": stored.read(y),
                 }
-            names = stored.read("label_names") if "label_names" in stored.claims else ()
+            names = _names(stored.read("label_names")) if "label_names" in stored.claims else ()
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
     except Exception as error:  # files hold anything, and zipfile, zlib and numpy raise anything for it
         raise BadInput(f"{path} is not {what}: {first_line(error)}\n{HOW}") from None
-    return arrays, tuple(map(str, names))
+    return arrays, names
+
+
+def _names(stored):
+    """The names of classes that an array has."""
+    names = tuple(stored.astype(str).ravel().tolist())
+    if stored.ndim != 1 or len(set(names)) != len(names):
+        twice = next((name for name in names if names.count(name) > 1), "")
+        wrong = f"is an array {stored.shape}" if stored.ndim != 1 else f"has {twice!r} twice"
+        raise BadInput(f"label_names {wrong}; it must be a list with one name for each class")
+    return names
 
 
 def check(x: str, images: Any, y: str, labels: Any, wanted: tuple[int, ...] = ()) -> None:
@@ -144,15 +171,19 @@ def check(x: str, images: Any, y: str, labels: Any, wanted: tuple[int, ...] = ()
     `wanted` is as of `read`.
     """
     count = labels.shape[0] if labels.shape else 0
+    if images.shape and count != images.shape[0]:
+        raise BadInput(f"{x} has {images.shape[0]:,} images and {y} {count:,} labels; each image needs its own")
     shape, number = tuple(images.shape), count or "n"
     fits = (
         shape == (count, *wanted) if wanted else len(shape) in (3, 4) and shape[0] == count and 0 < shape[1] == shape[2]
     )
     if images.dtype != np.uint8 or not fits or not count or 0 in shape:
         sizes = ", ".join(map(str, wanted)) or "size, size, channels"
-        raise BadInput(f"{x} is {images.dtype} {shape}, wanted uint8 ({number}, {sizes})")
+        way_out = PIXELS.get(images.dtype.kind, "") if images.dtype != np.uint8 else ""
+        raise BadInput(f"{x} is {images.dtype} {shape}, wanted uint8 ({number}, {sizes})\n{way_out}".strip())
     if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "iu":  # Keras stores (n, 1)
-        raise BadInput(f"{y} is {labels.dtype} {tuple(labels.shape)}, wanted integers ({count},)")
+        way_out = LABELS.get(labels.dtype.kind if len(labels.shape) == 1 else "one hot", "")
+        raise BadInput(f"{y} is {labels.dtype} {tuple(labels.shape)}, wanted integers ({count},)\n{way_out}".strip())
     if count > (most := MOST // math.prod(shape[1:])):
         raise BadInput(f"{x} has {count:,} images, at most {most:,} are read; store them as a folder")
 

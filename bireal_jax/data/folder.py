@@ -84,7 +84,7 @@ def _places(root):
     if not places and root.is_dir() and any(entry.is_dir() for entry in listing.entries(root)):
         return {"train": root}
     if not places:
-        raise BadInput(f"no folder {root / 'train'}: {HOW}")
+        raise BadInput(f"no folder {root / 'train' if root.is_dir() else root}: {HOW}")
     if "val" not in places:
         raise BadInput(f"no folder {root / 'val'}: config.data.dir={root / 'train'} holds a part of train out instead")
     return places

@@ -93,7 +93,8 @@ class Source:
         elif untaught:
             said = f"note: no training image has label {self.classes(untaught)}, of {self.num_classes}"
             lines.append(f"{said}; the first class is 0")
-        if unjudged := [label for label in self.lacking(self.eval) if label not in untaught]:
+        unjudged = [label for label in self.lacking(self.eval) if label not in untaught]
+        if unjudged and len(self.train):  # what is evaluated alone may have some classes
             lines.append(self.unjudged(unjudged))
         return "".join(f"{line}\n" for line in lines)
 

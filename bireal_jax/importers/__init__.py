@@ -184,8 +184,7 @@ def convert(
         raise BadInput(f"{out} exists; --force overwrites it")
     run = known.read(weights)
     if weights.is_dir():
-        variables = _of_run(weights, run, model_name)
-        model_name = run.last.model.name
+        model_name, variables = _of_run(weights, run, model_name)
     elif model_name := model_name or (run.last.model.name if run else ""):
         variables = load(model_name, weights, turn)
     else:
@@ -198,7 +197,7 @@ def convert(
 
 
 def _of_run(directory, run, model_name):
-    """The variables of a run."""
+    """The name of the network of a run, and its variables."""
     if run is None or not run.source:
         raise BadInput(f"no run in {directory}: there is no {'data' if run else 'config'}.json")
     c = run.last.model
@@ -207,4 +206,4 @@ def _of_run(directory, run, model_name):
     lookup(FAMILIES, c.name, "model with an importer")
     module = models.build(c.name, run.source.num_classes, decoder=c.decoder, blocks=c.blocks, widths=c.widths)
     shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, *run.source.image_shape), np.float32))
-    return known.best_variables(directory, shapes)[0]
+    return c.name, known.best_variables(directory, shapes)[0]

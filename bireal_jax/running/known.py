@@ -3,11 +3,11 @@
 Arrays alone mean nothing. The rule for whoever uses those of a run stands here:
 
 - The network (NETWORK) is the one that is asked for, or it is refused.
-- The classes are the same, in the same order, or it is refused. A packed file has those of the run, whatever folder
-  lies there now. A training that starts from the weights may learn other classes: another number of them by a new
-  head, as many by the head that is there, or by a new one (config.new_head). It is refused where that would be a
-  surprise: where a class that both know has another number, for then the head says one thing and the labels another,
-  and where classes that the head knows would be lost with it.
+- The classes are the same, in the same order, or it is refused; an evaluation may have some of them alone, by their
+  names. A packed file has those of the run, whatever folder lies there now. A training that starts from the weights may
+  learn other classes: another number of them by a new head, as many by the head that is there, or by a new one
+  (config.new_head). It is refused where that would be a surprise: where a class that both know has another number, for
+  then the head says one thing and the labels another, and where classes that the head knows would be lost with it.
 - What the weights answer to (MEANT, and the normalization of the images) is the run's wherever the network is used as
   it is: evaluated, packed, as a teacher, as a supernet. A training that starts from it may change it, as stages do; a
   line says so.
