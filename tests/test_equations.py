@@ -14,8 +14,8 @@ from bireal_jax import models
 from bireal_jax.binary import layers, losses, norm
 from bireal_jax.data import Source
 from bireal_jax.models import bireal
-from bireal_jax.running import parallel
-from bireal_jax.training import optim
+from bireal_jax.running import health, parallel
+from bireal_jax.training import flat, optim
 from bireal_jax.training.step import make_state, make_train_step
 
 
@@ -47,8 +47,9 @@ def test_only_the_branch_of_the_platform_counts():
     assert (equations(traced, "cpu"), equations(traced, "cuda")) == (2, 1)
 
 
-@pytest.mark.parametrize(("pooled", "most"), [(False, 61), (True, 171)])
+@pytest.mark.parametrize(("pooled", "most"), [(False, 65), (True, 175)])
 def test_of_a_batch_norm(pooled, most):
+    """Four more than with the mean of an image taken off, and three kernels less: that mean was a reduction."""
     x, c = jnp.ones((4, 8, 8, 16), jnp.bfloat16), jnp.ones(16)
     found = there_and_back(lambda x, s, b: norm.normalize_batch(x, s, b, 1e-5, None, pooled)[0].sum(), x, c, c)
     assert found <= most
@@ -63,19 +64,24 @@ def test_of_a_block():
     x = jnp.ones((4, 8, 8, 16), jnp.bfloat16)
     variables = block.init(jax.random.key(0), x, True)
     run = lambda x, params: block.apply(variables | {"params": params}, x, True, mutable=["batch_stats"])[0].sum()
-    assert there_and_back(run, x, variables["params"]) <= 135
+    assert there_and_back(run, x, variables["params"]) <= 139
 
 
-@pytest.mark.parametrize(("name", "most"), [("bireal_tiny", 1971), ("bireal20", 4180), ("bireal18", 3935)])
-def test_of_a_step(name, most):
+@pytest.mark.parametrize(
+    ("name", "most", "flat_most"), [("bireal_tiny", 1955, 1702), ("bireal20", 4137, 3276), ("bireal18", 3909, 3276)]
+)
+def test_of_a_step(name, most, flat_most):
+    """By itself, and guarded and with the state flat, as in calls of several steps: apart, bireal20 had 4,985."""
     shape = (32, 32, 3)
     source = Source(train=(), eval=(), augment=lambda *_: {}, prepare=dict, image_shape=shape, num_classes=10)
     model = models.build(name, 10, jnp.bfloat16)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
     variables = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), variables)
-    tx = optim.make("adam", lambda _: 1e-3, variables["params"])
-    step = make_train_step(model, losses.cross_entropy, tx, source)
-    state = make_state(variables, tx, 0, False, jnp.float32)
     batch = {"image": np.zeros((8, *shape), np.uint8), "label": np.zeros(8, np.int32), "mask": np.ones(8, bool)}
-    traced = jax.make_jaxpr(step, axis_env=[(parallel.AXIS, 1)])(state, batch)
-    assert equations(traced.jaxpr) <= most
+    for form, bound in ((flat.APART, most), (flat.Form(variables.values()), flat_most)):
+        tx = optim.make("adam", lambda _: 1e-3, form.flat(variables["params"]))
+        step = make_train_step(model, losses.cross_entropy, tx, source, form=form)
+        step = step if form is flat.APART else health.guard(step, 0)
+        state = form.flat(make_state(variables, tx, 0, False, jnp.float32))
+        traced = jax.make_jaxpr(step, axis_env=[(parallel.AXIS, 1)])(state, batch)
+        assert equations(traced.jaxpr) <= bound

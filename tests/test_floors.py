@@ -36,7 +36,7 @@ HOUSE = [
     {"registered": [], "importers": ["unfold values", "readers", "larq pytorch zoo", "__init__", "__main__"]},
     {"build": []},
     {"used": []},
-    {"training": ["bop division evaluate ovsw pictures teacher", "calls optim", "step", "seeds train"]},
+    {"training": ["bop division evaluate flat ovsw pictures teacher", "calls optim", "step", "seeds train"]},
     {
         "shipping": [
             "constants ops buffers walk", "operations to_c to_onnx to_openvino", "graph to_qonnx",

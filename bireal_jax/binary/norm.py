@@ -60,7 +60,7 @@ def moments(x: jax.Array, dtype: Any, axis: str | None = None) -> tuple[jax.Arra
     """Mean and biased variance [c] of x [n, ..., c] in `dtype`, also over the devices of a pmapped axis.
 
     The tiny latent initialization leaves variances of 1e-4, for which E[x²] - E[x]² cancels in float32. So CPUs read x
-    twice or, compiled, a block at a time (norm.cc); others once, less the mean of the first image. Devices have as many
+    twice or, compiled, a block at a time (norm.cc); others once, less the mean of two pixels. Devices have as many
     images each, and are joined by Chan's formula.
     """
     on_cpu = _counted_moments if _compiled(x, dtype) else partial(_two_passes, dtype=dtype)
@@ -79,22 +79,37 @@ def _two_passes(x, dtype):
 
 
 def _shifted(x, dtype):
-    rest, wide = tuple(range(x.ndim - 1)), x.astype(dtype)
-    near = jnp.mean(wide[0], rest[:-1])
-    off, squares = jnp.mean(wide - near, rest), jnp.mean(jnp.square(wide - near), rest)
-    return near + off, jnp.maximum(0, squares - jnp.square(off))
+    # Two pixels, not an image, whose mean would be a reduction of its own, and on a GPU a kernel or three.
+    middle = [size // 2 for size in x.shape[1:-1]]
+    pixel = lambda i: lax.slice(x, [i, *middle, 0], [i + 1, *(m + 1 for m in middle), x.shape[-1]])  # noqa: E731
+    near = (pixel(0).astype(dtype) + pixel(len(x) // 2).astype(dtype)) / 2
+    off = x.astype(dtype) - near
+    off, squares = (total / (x.size // x.shape[-1]) for total in _at_once(off, jnp.square(off)))
+    return near.reshape(-1) + off, jnp.maximum(0, squares - jnp.square(off))
+
+
+def _at_once(a, b):
+    """Sums [c] of a and of b, of images, then over them: two by themselves take a GPU a kernel more."""
+    zero = jnp.zeros((), a.dtype)
+    add = lambda x, y: (x[0] + y[0], x[1] + y[1])  # noqa: E731
+    of_images = lax.reduce((a, b), (zero, zero), add, tuple(range(1, a.ndim - 1)))
+    return lax.reduce(of_images, (zero, zero), add, (0,))
 
 
 def _sums(x, g, mean):
     """Sums [c] of g, and of g (x - mean)."""
-    if _compiled(x, mean.dtype):
-        return lax.platform_dependent(x, g, mean, cpu=_counted_sums, default=_plain_sums)
-    return _plain_sums(x, g, mean)
+    on_cpu = _counted_sums if _compiled(x, mean.dtype) else _plain_sums
+    return lax.platform_dependent(x, g, mean, cpu=on_cpu, default=lambda *a: _at_once(*_terms(*a)))
 
 
 def _plain_sums(x, g, mean):
-    rest, g = tuple(range(x.ndim - 1)), g.astype(mean.dtype)
-    return jnp.sum(g, rest), jnp.sum(g * (x.astype(mean.dtype) - mean), rest)
+    rest = tuple(range(x.ndim - 1))
+    return tuple(jnp.sum(terms, rest) for terms in _terms(x, g, mean))
+
+
+def _terms(x, g, mean):
+    g = g.astype(mean.dtype)
+    return g, g * (x.astype(mean.dtype) - mean)
 
 
 def _compiled(x, dtype):

@@ -18,8 +18,9 @@ from bireal_jax.data import Source, batching
 from bireal_jax.data.augment import gather
 from bireal_jax.data.source import Arrays, check_labels
 from bireal_jax.errors import BadInput
-from bireal_jax.running import parallel, preempt, progress
+from bireal_jax.running import health, parallel, preempt, progress
 from bireal_jax.training.evaluate import score
+from bireal_jax.training.flat import APART, Form
 
 AUTO = 100  # steps of a call on an accelerator: a fifth of a second of a small network, against 1 ms to begin a call
 SHARE = 4  # examples may take so much of the memory of an accelerator, a quarter
@@ -117,16 +118,19 @@ class Training:
     """The calls of a stage.
 
     Args:
-      step: (state, batch, *frozen) -> (state, report), guarded.
+      plan: the `step.Plan` of the stage.
+      skip: as of `health.guard`.
       most: steps of a call at most; examples that stream have one.
       held: the training examples, None if they stream.
       frozen: what a step takes behind the batch.
     """
 
-    def __init__(self, step: parallel.Step, most: int, held: Held | None, frozen: tuple[Any, ...] = ()):
+    def __init__(self, plan: Any, skip: int, most: int, held: Held | None, frozen: tuple[Any, ...] = ()):
         self.held, self.frozen, self.most = held, frozen, most if held else 1
-        self._one = parallel.pmap(step, donate=True, more=len(frozen))
-        self._some: Any = held and parallel.pmap(loop(step, held, self.most), donate=True, more=1 + len(frozen))
+        self._one = parallel.pmap(health.guard(plan.train_step, skip), donate=True, more=len(frozen))
+        if held:
+            some = loop(health.guard(plan.loop_step, skip), held, self.most, plan.form)
+            self._some = parallel.pmap(some, donate=True, more=1 + len(frozen))
 
     def inputs(self, source: Source, batch_size: int, seed: int, start: int, stops: Iterator[int],
                asked: Callable[[], bool], **loading) -> Generator[Any]:  # fmt: skip
@@ -174,13 +178,14 @@ def some(rows: Iterator[np.ndarray], start: int, stops: Iterator[int], most: int
         start = stop
 
 
-def loop(step: Callable, held: Held, most: int) -> Callable:
+def loop(step: Callable, held: Held, most: int, form: Form = APART) -> Callable:
     """Some steps as one program, whose number is an argument: so it is compiled once, and the same for every call.
 
     Args:
       step: (state, batch, ...) -> (state, (whether it was finite, whether a host is asked to stop)).
       held: the examples.
       most: steps at most.
+      form: in which `step` takes the state and gives it.
 
     Returns:
       (state, given, held.data, ...) -> (state, report); given holds "rows" [most, n, ...], of which as many are used
@@ -200,9 +205,9 @@ def loop(step: Callable, held: Held, most: int) -> Callable:
             return index + 1, state, fine.at[index - 1].set(ok), report
 
         zero = jnp.zeros((), jnp.int32)
-        carry = (zero, state, jnp.ones(most, bool), (jnp.asarray(True), zero))
+        carry = (zero, form.flat(state), jnp.ones(most, bool), (jnp.asarray(True), zero))
         index, state, fine, (ok, said) = lax.while_loop(lambda carry: carry[0] < given["count"], one, carry)
-        return state, (fine.at[index - 1].set(ok), said)
+        return form.apart(state), (fine.at[index - 1].set(ok), said)
 
     return call
 

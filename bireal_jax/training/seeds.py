@@ -223,7 +223,8 @@ class Programs:
         if self.train:
             self._gather = parallel.networks(self.train.batch, count, (True, False))
             shared = (False, {"rows": False, "count": True}, True, *more)
-            self._some = parallel.networks(calls.loop(self._step, self.train, self.most), count, shared, donate=True)
+            some = calls.loop(self._step, self.train, self.most, plan.form)
+            self._some = parallel.networks(some, count, shared, donate=True)
         if held := self.eval:
             self._pick = jax.jit(held.batch)
             sums = lambda variables, rows, data: lax.map(lambda r: plan.eval_step(variables, held.batch(data, r)), rows)  # noqa: E731
@@ -231,7 +232,7 @@ class Programs:
 
     def _step(self, state, batch, *frozen):
         """For `calls.loop`: nothing is withheld."""
-        return self.plan.train_step(state, batch, *frozen)[0], (jnp.asarray(True), jnp.zeros((), jnp.int32))
+        return self.plan.loop_step(state, batch, *frozen)[0], (jnp.asarray(True), jnp.zeros((), jnp.int32))
 
     def inputs(self, seeds: Sequence[int], start: int, stops: Iterator[int]) -> Generator[Any]:
         """What `call` takes, call by call: batches, or the rows of some; fetched in a thread.

@@ -21,7 +21,7 @@ from bireal_jax.data import Source
 from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput
 from bireal_jax.running import bits, metrics, parallel
-from bireal_jax.training import bop, division, optim
+from bireal_jax.training import bop, division, flat, optim
 from bireal_jax.training import teacher as teacher_lib
 from bireal_jax.training.evaluate import make_eval_step
 
@@ -100,6 +100,7 @@ def make_train_step(
     replica: int = 0,
     remat: bool = False,
     teacher_source: Source | None = None,
+    form: flat.Form = flat.APART,
 ) -> parallel.Step:
     """(state, batch) -> (state, loss), to be pmapped; with a teacher (state, batch, its variables).
 
@@ -114,11 +115,13 @@ def make_train_step(
       parts, replica: how a batch is divided, as of `parallel.Step`.
       remat: keep only what convolutions give for the backward pass, which computes the rest again.
       teacher_source: whose mean and std normalize the images for the teacher; None: those of `source`.
+      form: in which the state comes and goes; `tx` is of such parameters.
     """
     task = metrics.task(source.depth_range, source.num_classes)
 
     def part(state, batch, teacher_variables: Any = None):
         """What some images contribute: (gradients, batch statistics, sums)."""
+        state = form.apart(state)
         progress = state.step.astype(jnp.promote_types(model.dtype, jnp.float32)) / total_steps
         images = normalize(batch["image"], source, model.dtype)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)  # the same for all
@@ -138,7 +141,7 @@ def make_train_step(
         if remat:
             objective = jax.checkpoint(objective, policy=jax.checkpoint_policies.save_only_these_names(CONV))
         (_, (sums, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-        return grads, batch_stats, sums
+        return form.flat((grads, batch_stats, sums))
 
     def finish(state, total, count):
         *means, sums = total
@@ -196,6 +199,7 @@ class Plan:
       total, log_every, eval_every, save_every: in steps.
       rate, tx: learning rate by the step, and the optimizer.
       train_step, eval_step: from `make_train_step` and `evaluate.make_eval_step`.
+      form, loop_step: how the steps of a call keep the state, and one that takes it so.
       loading: arguments of the functions of `batching`.
       latents: how many binary weights there are, 0 while they are real-valued.
       teacher, teacher_shapes, teacher_source: the module that a loss asks, the shapes of its variables, and the data
@@ -221,12 +225,12 @@ class Plan:
         epoch_steps = len(source.train) / config.batch_size
         self.rate = optim.schedule(c.schedule, c.lr, self.total, epoch_steps, c.milestones, warmup, c.lr_end)
         _check_binary(c.binary, config.model.weight, config.model.latent_init)
-        self.tx = optim.make(
+        make_tx = partial(
+            optim.make,
             c.name,
             self.rate,
-            self.shapes["params"],
-            c.weight_decay,
-            c.decay_on,
+            weight_decay=c.weight_decay,
+            decay_on=c.decay_on,
             binary_lr=c.binary_lr,
             latent_clip=c.latent_clip,
             frozen=c.frozen,
@@ -234,16 +238,20 @@ class Plan:
             silent_decay=c.silent_decay,
             binary=bop.make(c.binary, **c.bop, total_steps=self.total, epoch_steps=epoch_steps) if c.binary else None,
         )
+        self.tx = make_tx(params=self.shapes["params"])
+        self.form = flat.form(c, self.shapes)
         self.task = metrics.task(source.depth_range, source.num_classes)
         asks = config.loss in losses.DISTILLED
         taught = teacher_lib.network(config, source) if asks else (None, None, None)
         self.teacher, self.teacher_shapes, self.teacher_source = taught
         loss = losses.get(config.loss, config.label_smoothing, config.teacher.temperature, config.teacher.share)
         replica = config.batch_size // (division.REPLICAS * config.accumulate) if config.deterministic else 0
-        self.train_step = make_train_step(
-            self.model, loss, self.tx, source, config.ema_decay, self.total, self.teacher,
-            config.accumulate, replica, config.remat, self.teacher_source,
+        make_step = lambda tx, form: make_train_step(  # noqa: E731
+            self.model, loss, tx, source, config.ema_decay, self.total, self.teacher,
+            config.accumulate, replica, config.remat, self.teacher_source, form,
         )  # fmt: skip
+        self.train_step = make_step(self.tx, flat.APART)
+        self.loop_step = make_step(make_tx(params=jax.eval_shape(self.form.flat, self.shapes["params"])), self.form)
         self.eval_step = make_eval_step(self.model, losses.evaluation(config.loss), source, replica)
         self.loading = {"threads": config.data.threads, "workers": config.data.workers}
         self.latents = 0 if config.model.weight == "real" else optim.count_latents(self.shapes["params"])

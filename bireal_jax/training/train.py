@@ -161,7 +161,6 @@ class Stage(Plan):
         self.index, self.name, self.directory, self.offset = index, name, directory, offset
         self.reports = health.Reports(self.train_step, config.skip_nonfinite)
         self.most = calls.longest(config)
-        self.guarded = health.guard(self.train_step, config.skip_nonfinite)
         self.close_window = parallel.on_all(close_window, donate=True)
 
     def run(self, variables: Any, teacher: tuple[Any, ...] = ()) -> tuple[Any, dict[str, Any]]:
@@ -197,7 +196,7 @@ class Stage(Plan):
     def _place(self, frozen):
         """Puts the data set on the devices, if it can lie there; of it depends what a call is."""
         held = calls.hold(self.source)
-        self.training = calls.Training(self.guarded, self.most, held.get("train"), frozen)
+        self.training = calls.Training(self, self.config.skip_nonfinite, self.most, held.get("train"), frozen)
         self.evaluation = calls.Evaluation(
             self.eval_step, self.source, self.config.batch_size, self.most, held.get("eval"), **self.loading
         )

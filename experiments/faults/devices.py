@@ -19,7 +19,7 @@ import numpy as np
 
 from bireal_jax import config, output
 from bireal_jax.data import batching
-from bireal_jax.running import checkpoint, parallel
+from bireal_jax.running import checkpoint, health, parallel
 from bireal_jax.training import calls, train
 from bireal_jax.training.step import State
 
@@ -60,7 +60,7 @@ class Run(train.Stage):
         """The state after step `stop`, from that after step `start`."""
         with shown(self.count):
             batches = batching.train_batches(self.source, 32, 0, start, devices=self.count)
-            state, step = parallel.replicate(state), parallel.pmap(self.guarded, donate=True)
+            state, step = parallel.replicate(state), parallel.pmap(health.guard(self.train_step, 0), donate=True)
             for _, batch in zip(range(start, stop), parallel.prefetch(batches), strict=False):
                 state, _ = step(state, batch)
             return parallel.fetch(state)

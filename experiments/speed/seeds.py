@@ -41,12 +41,12 @@ def one_seed(plan, most):
     import jax
 
     from bireal_jax.data import batching
-    from bireal_jax.running import health, parallel
+    from bireal_jax.running import parallel
     from bireal_jax.training import calls
 
     if most > 1:
         held = calls.hold(plan.source)["train"]
-        training = calls.Training(health.guard(plan.train_step, 0), most, held)
+        training = calls.Training(plan, 0, most, held)
         inputs = training.inputs(plan.source, plan.config.batch_size, 0, 0, iter([most]), lambda: False)
         return training, parallel.replicate(plan.fresh(plan.initial(0), 0)), next(inputs), 1
     # a step on the first device; with XLA's threads it has the whole machine
