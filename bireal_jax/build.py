@@ -4,7 +4,6 @@ All that can be wrong with it shows here, early.
 """
 
 import dataclasses
-import runpy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from ml_collections import ConfigDict
 
 from bireal_jax import config as config_lib
 from bireal_jax import data, importers, models, registered
+from bireal_jax import recipe as recipe_lib
 from bireal_jax.binary import losses
 from bireal_jax.data.normalize import prepared
 from bireal_jax.errors import BadInput, lookup
@@ -227,7 +227,7 @@ def trained(directory: str | Path, recipe: str | Path = "") -> tuple[nn.Module, 
     if recipe and not Path(recipe).is_file():
         raise BadInput(f"no recipe {recipe}")
     if recipe:
-        runpy.run_path(str(recipe))
+        recipe_lib.execute(Path(recipe))
     run = known.read(directory)
     if run is None or run.source is None:
         missing = "config.json" if run is None else "data.json"

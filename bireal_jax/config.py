@@ -179,11 +179,32 @@ def get(config: ConfigDict, field: str) -> Any:
 
 def check_field(field: str, config: ConfigDict, where: str = "") -> None:
     """Raises BadInput, with the nearest field there is, unless config.<field> exists."""
-    known = list(flat(config.to_dict()))
-    if field not in known:
-        last = field.split(".")[-1]
-        close = [k for k in known if k.split(".")[-1] == last] or difflib.get_close_matches(field, known, 1)
-        raise BadInput(f"{where}no field config.{field}" + (f"; did you mean config.{close[0]}?" if close else ""))
+    if field not in flat(config.to_dict()):
+        close = nearest(field, config)
+        hint = f"; did you mean config.{close}?" if close else ""
+        if field.split(".")[-1] in CLASSES:
+            hint = "; the classes are those of the data set: config.data.name and config.data.dir"
+        raise BadInput(f"{where}no field config.{field}{hint}")
+
+
+CLASSES = ("num_classes", "n_classes", "classes", "num_labels")
+# What others call a field.
+CALLED = {
+    "epochs": "total_epochs", "num_epochs": "total_epochs", "steps": "total_steps", "num_steps": "total_steps",
+    "train_steps": "total_steps", "batch": "batch_size", "bs": "batch_size", "learning_rate": "optim.lr",
+    "optimizer": "optim.name", "wd": "optim.weight_decay", "freeze": "optim.frozen", "scheduler": "optim.schedule",
+    "dataset": "data.name", "data": "data.dir", "path": "data.dir", "root": "data.dir", "data_dir": "data.dir",
+    "size": "data.image_size", "split": "data.val_share", "val_split": "data.val_share", "num_workers": "data.workers",
+    "model": "model.name", "network": "model.name", "precision": "model.dtype", "weights": "init_from",
+    "pretrained": "init_from", "checkpoint": "init_from", "resume": "init_from", "teacher": "teacher.weights",
+}  # fmt: skip
+
+
+def nearest(field: str, config: ConfigDict) -> str:
+    """The field that is meant by a name that is none, mistyped or another program's, or ""."""
+    known, last = list(flat(config.to_dict())), field.split(".")[-1]
+    same = [name for name in known if name.split(".")[-1] == last]
+    return CALLED.get(last) or (same or difflib.get_close_matches(field, known, 1) or [""])[0]
 
 
 def stages(config: ConfigDict) -> Iterator[ConfigDict]:

@@ -5,6 +5,7 @@ Imports nothing heavy at the top, so that --help and a wrong flag answer at once
 
 import contextlib
 import ctypes
+import difflib
 import logging
 import os
 import sys
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from bireal_jax import output, places, recipe
 from bireal_jax._version import __version__
-from bireal_jax.config import check_field, unheard
+from bireal_jax.config import check_field, nearest, unheard
 from bireal_jax.errors import BadInput, first_line, lookup
 from bireal_jax.recipe import load_recipe
 from bireal_jax.running import preempt
@@ -173,7 +174,7 @@ def main(argv: list[str]) -> None:
 
 
 def chosen_format(mode: str, style: str) -> str:
-    """The format of a mode: `style`, or the default where that is "".
+    """The format of a mode: `style`, in small letters, or the default where that is "".
 
     Raises:
       BadInput: the mode has no such format.
@@ -183,10 +184,10 @@ def chosen_format(mode: str, style: str) -> str:
     from bireal_jax.shipping import cost, formats  # heavy, hence here
 
     known = {"cost": [*cost.FORMATS], "export": ["packed", *formats.FORMATS]}
-    if style not in known.get(mode, ()):
+    if style.lower() not in known.get(mode, ()):
         others = " and ".join(f"--mode={name}: {', '.join(styles)}" for name, styles in known.items())
         raise BadInput(f"--format={style} is nothing that --mode={mode} writes\nformats of {others}")
-    return style
+    return style.lower()
 
 
 def print_cost(config: ConfigDict, style: str) -> None:
@@ -228,7 +229,7 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     workdir = flags.DEFINE_string(
         "workdir", str(Path("runs") / "_".join([Path(file).stem, *filter(None, [variant])])), "", **options
     )
-    mode = flags.DEFINE_enum("mode", "train", MODES, "", **options)
+    mode = flags.DEFINE_string("mode", "train", "", **options)
     said = load_recipe(Path(file), variant) if file else _of_workdir(rest)
     for field in overridden(rest):
         check_field(field, said)
@@ -243,11 +244,27 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
             config.value.arch = arch.inline(config.value.arch)
         for note in unheard(config.value, overridden(rest)):
             print(note, file=sys.stderr)
-        return config.value, places.workdir(workdir.value), mode.value
+        return config.value, places.workdir(workdir.value), chosen_mode(mode.value)
     except flags.UnrecognizedFlagError as error:
-        raise BadInput(f"{error}; flags: --config --config.FIELD --workdir --mode --format --out --help") from None
+        raise BadInput(_unknown(error.flagname, said)) from None
     except (flags.Error, TypeError, AttributeError, KeyError) as error:
         raise BadInput(" ".join(str(error).split())[:300]) from None
+
+
+def chosen_mode(name: str) -> str:
+    """A key of MODES, in whatever letters. Raises BadInput for another one."""
+    return lookup({mode: mode for mode in MODES}, name.lower(), "mode")
+
+
+FLAGS = ("config", "workdir", "mode", "format", "out", "coordinator", "num_processes", "process_id", "version", "help")
+
+
+def _unknown(flag, config):
+    """What is said of a flag that there is not: a mistyped one, or a field of the recipe without its --config."""
+    field = nearest(flag.partition(".")[2] or flag, config)
+    close = difflib.get_close_matches(flag, FLAGS, 1) or ([f"config.{field}"] if field else [])
+    hint = f"; did you mean --{close[0]}?" if close else ""
+    return f"Unknown command line flag {flag!r}{hint}\nflags: --config.FIELD, " + ", ".join(f"--{f}" for f in FLAGS)
 
 
 def _of_workdir(argv):
@@ -257,8 +274,7 @@ def _of_workdir(argv):
     mode = flags.DEFINE_string("mode", "train", "", flag_values=values)
     with contextlib.suppress(flags.Error):  # said when all flags are known
         values(argv, known_only=True)
-    lookup(dict.fromkeys(MODES), mode.value, "mode")
-    if not workdir.value or mode.value not in OF_A_RUN:
+    if chosen_mode(mode.value) not in OF_A_RUN or not workdir.value:
         raise BadInput(f"--config is missing; {recipe.HOW}")
     from bireal_jax.running import known  # with JAX
 

@@ -7,6 +7,7 @@ import runpy
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -56,8 +57,15 @@ def find(name: str) -> Path:
     return path
 
 
+def execute(path: Path) -> dict[str, Any]:
+    """The names that a file has when it was run. `from configs import digits` works in it, from any folder."""
+    if str(OWN.parent) not in sys.path:
+        sys.path.append(str(OWN.parent))
+    return runpy.run_path(str(path))
+
+
 def load_recipe(path: Path, variant: str = "") -> ConfigDict:
-    """What get_config() of a recipe file returns, or get_config(variant). `from configs import digits` works in it.
+    """What get_config() of a recipe file returns, or get_config(variant). It is run as of `execute`.
 
     Raises:
       BadInput: no such file, no such variant, or it fails; the message has file, line and reason.
@@ -68,9 +76,7 @@ def load_recipe(path: Path, variant: str = "") -> ConfigDict:
         hint = f"did you mean {close[0]}?" if close else f"recipes there: {', '.join(known[:8]) or 'none'}"
         raise BadInput(f"no recipe {path}; {hint}")
     try:
-        if str(OWN.parent) not in sys.path:
-            sys.path.append(str(OWN.parent))
-        names = runpy.run_path(str(path))
+        names = execute(path)
         if "get_config" not in names:
             raise BadInput(f"{path} has no get_config(); see configs/digits.py for a recipe")
         if variant and not inspect.signature(names["get_config"]).parameters:

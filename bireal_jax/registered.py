@@ -22,18 +22,18 @@ PACKAGES = ("bireal_jax", "jax", "flax", "builtins")  # rows whose code is in no
 
 
 def fields(configs: list[ConfigDict], recipe: str = "") -> dict[str, str]:
-    """Fields that name what a recipe has registered, in any stage, and the file of its code.
+    """Fields that name what a recipe has registered, in any stage, and the file that does.
 
     Args:
       configs: of the stages.
-      recipe: the file that the run was started with, for rows that have no code of their own, such as another width.
+      recipe: the file that the run was started with, which registers them; "": the file of their code is named.
     """
     found = {}
     for field, rows in TABLES.items():
         for name in {config_lib.get(c, field) for c in configs}:
             file = _file(rows().get(name))
             if file or name not in OURS.get(field, (name,)):
-                found[field] = str(Path(file or recipe).absolute()) if file or recipe else ""
+                found[field] = str(Path(recipe or file).absolute()) if file or recipe else ""
     return found
 
 
@@ -59,10 +59,10 @@ def check(run: known.Known, config: ConfigDict | None = None) -> None:
     for field, rows in TABLES.items():
         if config is None and field == "data.name":
             continue
-        value, file = config_lib.get(config or run.last, field), run.registered.get(field) or "the recipe of the run"
+        value, file = config_lib.get(config or run.last, field), run.registered.get(field, "")
         if value not in rows():
             raise BadInput(
-                f"{run.title} has config.{field}={value!r}, which is registered by {file}\n"
-                f"run that first: --config=RECIPE on the command line, build.trained(RUN, recipe=RECIPE) in Python, or "
-                "main.load_recipe(Path(RECIPE)) in another recipe"
+                f"{run.title} has config.{field}={value!r}, which is registered by {file or 'the recipe of the run'}\n"
+                f"run that first: --config={file or 'RECIPE'} on the command line; in Python build.trained(RUN, "
+                "recipe=FILE), in another recipe main.load_recipe(Path(FILE))"
             )

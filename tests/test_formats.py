@@ -162,6 +162,15 @@ def test_c_adds_bits_exactly(tmp_path):
 
 
 @pytest.mark.skipif(not COMPILER, reason="needs a C compiler")
+@pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
+def test_each_file_that_is_written_is_named_with_its_size(tmp_path, capsys):
+    program = SEEDS["bireal"]()
+    found = formats.write(program, tmp_path / "net.c", "c", pixels(program), "images of noise")
+    sizes = {path: path.stat().st_size for path in (tmp_path / "net.c", tmp_path / "net.h")}
+    assert ", ".join(f"{path}: {size:,} bytes" for path, size in sizes.items()) + "; " in capsys.readouterr().out
+    assert found["bytes"] == sum(sizes.values())
+
+
 def test_c_is_checked_by_a_relative_path_with_a_hyphen(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path, program = Path("my-net.c"), packed.program("bireal_tiny")

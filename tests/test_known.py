@@ -5,6 +5,8 @@ import json
 import re
 import runpy
 import shutil
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -232,15 +234,20 @@ def test_the_recipe_that_registers_an_estimator_is_named(changed, tmp_path, monk
     runpy.run_path(str(recipe))
     c = small(**OWN | {"model.act": "half"}, **SHORT)
     assert registered.fields([small(), c]) == {"model.act": str(recipe)}
+    assert registered.fields([c], "other.py") == {"model.act": str(Path("other.py").absolute())}, "what is to be run"
     with workdir.claim(place, c, [build.source(c)], registered.fields([c])):
         pass
     del binarize.REAL["half"]
     uses = (lambda: build.trained(place), lambda: used.weights(small(), place), lambda: Plan(student(place)))
     for use in uses:
-        with pytest.raises(BadInput, match=rf"config.model.act='half', which is registered by {recipe}\n"):
+        with pytest.raises(BadInput, match=rf"config.model.act='half', which is registered by {recipe}\n") as caught:
             use()
+        assert f"--config={recipe} on the command line" in str(caught.value)
     with pytest.raises(BadInput, match="no recipe"):
         build.trained(place, recipe="nowhere.py")
+    recipe.write_text(f"from configs import digits\n{recipe.read_text()}")
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if not (Path(p) / "configs" / "digits.py").exists()])
+    monkeypatch.delitem(sys.modules, "configs", raising=False)  # as in a folder of one's own
     assert build.trained(place, recipe=recipe)[0].activation(2.0) == 1.0
 
 

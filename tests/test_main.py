@@ -44,7 +44,17 @@ def command(*arguments, **options):
         ([DIGITS, "--config.lr=0.1"], "no field config.lr; did you mean config.optim.lr?"),
         ([DIGITS, "--config.total_steps=many"], "config.total_steps"),
         ([DIGITS, "--config.batch_size=1.5"], "config.batch_size"),
-        ([DIGITS, "--workdri=x"], "Unknown command line flag 'workdri'"),
+        ([DIGITS, "--workdri=x"], "Unknown command line flag 'workdri'; did you mean --workdir?"),
+        ([DIGITS, "--lr=0.1"], "Unknown command line flag 'lr'; did you mean --config.optim.lr?"),
+        ([DIGITS, "--confg.optim.rl=1"], "; did you mean --config.optim.lr?"),
+        (
+            [DIGITS, "--config.num_classes=5"],
+            "no field config.num_classes; the classes are those of the data set: config.da",
+        ),
+        ([DIGITS, "--config.epochs=5"], "no field config.epochs; did you mean config.total_epochs?"),
+        ([DIGITS, "--config.model.pretrained=x"], "did you mean config.init_from?"),
+        ([DIGITS, "--mode=trian"], "train, verify; did you mean train?"),
+        ([DIGITS, "--mode=cost", "--format=Onyx"], "--format=Onyx is nothing that --mode=cost writes"),
         ([DIGITS, "--mode=trian"], "mode"),
         ([DIGITS, "extra"], "unexpected argument 'extra'"),
         ([f"{DIGITS}:x"], "configs/digits.py has no variants; leave out :x"),
@@ -55,6 +65,19 @@ def test_mistakes_are_named_in_three_lines(arguments, message):
     with pytest.raises(BadInput) as error:
         main.main(["main", *arguments])
     assert message in str(error.value) and len(str(error.value).splitlines()) <= 3 and len(str(error.value)) < 500
+
+
+def test_modes_and_formats_in_whatever_letters(capsys):
+    main.main(["main", DIGITS, "--mode=Cost", "--format=CSV"])
+    assert capsys.readouterr().out.startswith("layer,kind,")
+    assert main.chosen_format("export", "C") == "c"
+
+
+def test_every_word_of_others_is_a_field_of_ours():
+    for word, field in config_lib.CALLED.items():
+        config_lib.check_field(field, config_lib.default())
+        with pytest.raises(BadInput, match=rf"no field config.x.{word}; did you mean config.{field}\?"):
+            config_lib.check_field(f"x.{word}", config_lib.default())
 
 
 @pytest.mark.parametrize("mode", ["train", "doctor"])

@@ -97,6 +97,20 @@ def test_runs_are_grouped_by_what_differs_and_intervals_are_students(trained, tm
     assert lines[0].startswith("run,differs in,seed") and len(lines) == 4 and "label_smoothing=0.1" in lines[3]
     assert np.isnan(compare.interval([3.0])), "one run has no interval"
     assert "2  label_smoothing=0.1" in page, "beside its curve"
+    more = [
+        other(
+            trained,
+            tmp_path / f"m{i}",
+            label_smoothing=0.1,
+            batch_size=8 * i,
+            skip_nonfinite=i,
+            eval_steps=i,
+            save_steps=1,
+        )
+        for i in (1, 2, 3)
+    ]
+    page = compare.run([*map(str, more)], out).read_text()
+    assert "1  batch_size=8<" in page and "label_smoothing" not in page[: page.index("</svg")], "what tells them apart"
     twins = [other(trained, tmp_path / f"long{i}", init_from=f"{'runs/' * 15}{i}") for i in range(2)]
     page = compare.run([str(trained), *map(str, twins)], out).read_text()
     for i in range(2):

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from bireal_jax import build, runtime
 from bireal_jax.errors import BadInput
@@ -113,6 +114,39 @@ def test_each_network_of_cifar_10_to_the_digit(shared, tmp_path, capsys):
     for name in CIFAR:
         command.main([name, f"--evaluate={data}", "--threads=2", "--format=jsonl"])
         assert round(100 * json.loads(capsys.readouterr().out)["top1"], 2) == named.rows()[name].top1
+
+
+@needs_engine
+def test_a_name_is_evaluated_on_folders_and_arrays_of_anybody(tmp_path, capsys):
+    """Of classes that it knows; what is neither these nor its data set is told in the words of the command."""
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    for folder in ("photos/bird", "photos/dog", "empty"):
+        (tmp_path / folder).mkdir(parents=True)
+        if folder != "empty":
+            Image.fromarray(image).save(tmp_path / folder / "a.png")
+    np.savez(tmp_path / "own.npz", images=np.stack([image[:32, :32]] * 3), labels=[0, 1, 2])
+
+    def said(place, status=0):
+        try:
+            command.main([CIFAR[0], f"--evaluate={tmp_path / place}"])
+        except SystemExit as left:
+            assert left.code == status
+        return "".join(capsys.readouterr()).removeprefix("\n")
+
+    assert " images 2  top-1 " in said("photos") and " images 3  top-1 " in said("own.npz")
+    (tmp_path / "photos" / "cow").mkdir()
+    wrong = said("photos", 2)
+    assert "a folder 'cow', which is no class of the network; its folders: bird, cow, dog\n" in wrong
+    assert "classes of the network: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck\n" in wrong
+    for place, message in (
+        ("none", f"error: --evaluate={tmp_path / 'none'}: there is no such file or folder\n"),
+        (
+            "empty",
+            "has no photos in folders of classes, CLASS/*.jpg, and it is not cifar10 as\npublished, the archive or",
+        ),
+    ):
+        wrong = said(place, 2)
+        assert message in wrong and "config." not in wrong and "FileFormat" not in wrong
 
 
 def test_list_and_unknown_names(capsys, tmp_path, monkeypatch):

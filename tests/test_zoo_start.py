@@ -114,6 +114,7 @@ def test_it_is_evaluated_and_packed_by_its_name(kept, tmp_path, capsys, request)
     config = small(init_from="digits", **{"model.act": "ste"})
     scores = train.run_eval(config, tmp_path / "none")
     assert round(scores["top1"], 2) == named.rows()["digits"].top1
+    assert not (tmp_path / "none").exists(), "nothing is left of what is no run"
     assert "note: used as the network digits is, with another model.act ste -> approx_sign" in capsys.readouterr().out
     made, wanted = export.packed(used.weights(config, tmp_path / "none", pack=True)), zoo.program("digits")
     assert made.spec["ops"] == wanted.spec["ops"]

@@ -102,12 +102,24 @@ def _groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
     found: dict[str, list[Run]] = {}
     for run, text in zip(runs, texts, strict=True):
         flat = config_lib.flat(text)
-        run["differs in"] = (
-            ", ".join(f"{name.removeprefix('model.')}={flat[name]}" for name in fields if name in flat)
-            or "nothing but the seed"
-        )
+        run["fields"] = {name: flat[name] for name in fields if name in flat}
+        run["differs in"] = _named(run["fields"]) or "nothing but the seed"
         found.setdefault(run["differs in"], []).append(run)
     return found
+
+
+def _brief(groups: Sequence[dict[str, Any]]) -> list[str]:
+    """A name for each group, of the fields in which they differ, as few as tell them apart; "" where one is long."""
+    tells, kept = lambda fields: len({tuple(map(str, map(group.get, fields))) for group in groups}), []
+    while tells(kept) < len(groups):
+        fields = sorted(set().union(*groups), key=lambda name: (not name.startswith("model."), name))
+        kept.append(max(fields, key=lambda name: tells([*kept, name])))
+    found = [_named({name: group[name] for name in kept if name in group}) for group in groups]
+    return found if max(map(len, found)) <= SHORT else [""] * len(found)
+
+
+def _named(fields):
+    return ", ".join(f"{name.removeprefix('model.')}={value}" for name, value in fields.items())
 
 
 def interval(values: Sequence[float]) -> float:
@@ -125,20 +137,18 @@ def _row(name, group):
     return name, ", ".join(str(run["seed"]) for run in group), form.format(np.mean(last)), between, best
 
 
-SHORT = (
-    30  # characters of a group's name that have room beside its curve; of a longer one the number stands there alone
-)
+SHORT = 44  # characters of a group's name that have room beside its curve; of longer ones the numbers stand there
 LINES = ("-", "--", ":", "-.")
 
 
 def _curves(groups, task):
-    brief = all(len(name) <= SHORT for name in groups)
+    brief = _brief([group[0]["fields"] for group in groups.values()])
 
     def draw(axes):
-        for number, (name, group) in enumerate(groups.items()):
+        for number, group in enumerate(groups.values()):
             line, colour = divmod(number, len(figures.COLOURS))
             look = {"color": figures.COLOURS[colour], "ls": LINES[line % len(LINES)], "lw": 1.4, "ms": 3}
-            look["label"] = f"{number + 1}  {name}" if brief else f"{number + 1}"
+            look["label"] = f"{number + 1}  {brief[number]}".strip()
             for axis, split, metric in ((axes[0], "train", "loss"), (axes[1], "eval", task.metric)):
                 found = [figures.curve(run["lines"], split, metric) for run in group]
                 shared = sorted(set.intersection(*({*map(int, steps)} for steps, _ in found)))

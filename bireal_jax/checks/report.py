@@ -217,19 +217,14 @@ def _confusion(truth, said, names):
     def draw(axes):
         share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         apart = share - np.diag(np.diag(share))
-        largest = max(0.05, 1.2 * float(apart.max()))
-        axes[0].imshow(np.ma.masked_equal(apart, 0), cmap="Oranges", vmin=-0.3 * largest, vmax=largest)
+        depth = np.where(
+            apart > 0, 0.15 + 0.55 * apart / max(0.05, float(apart.max())), 0
+        )  # below 1: any paper, any ink
+        colour = np.broadcast_to([int(figures.ORANGE[i : i + 2], 16) / 255 for i in (1, 3, 5)], (*apart.shape, 3))
+        axes[0].imshow(np.concatenate([colour, depth[..., None]], -1))
         for (a, b), count in np.ndenumerate(matrix):
             if count and len(names) <= 12:
-                axes[0].text(
-                    b,
-                    a,
-                    count,
-                    ha="center",
-                    va="center",
-                    size=6,
-                    color=figures.INK if a == b or share[a, b] < 0.03 else "#40200a",
-                )
+                axes[0].text(b, a, count, ha="center", va="center", size=6)
         axes[0].set_xticks(range(len(names)), names, rotation=90, size=6)
         axes[0].set_yticks(range(len(names)), names, size=6)
         axes[0].set(xlabel="taken for", ylabel="class")

@@ -73,6 +73,8 @@ def build(directory: str, image_size: int, resize: int, name: str = "cifar10") -
 
 
 def _from_tfds(directory, name):
+    if not any(Path(directory).glob(f"{name}/*/dataset_info.json")):
+        raise BadInput(f"no {KINDS[name].title} in {directory}: {HOW}")
     import tensorflow_datasets as tfds
 
     try:

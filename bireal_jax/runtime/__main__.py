@@ -49,7 +49,7 @@ def _parser():
         default=[],  # or the usage would call them required
         help="of any size: made smaller, the middle cut out; folders, with all below; patterns",
     )
-    parser.add_argument("--format", default="text", choices=answers.FORMATS, help="default: text")
+    parser.add_argument("--format", type=str.lower, default="text", choices=answers.FORMATS, help="default: text")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="so many classes of each; default: 5")
     parser.add_argument("--upright", action="store_true", help="turn photos as EXIF says; training ignores that")
     parser.add_argument("--time", action="store_true", help="print the latency of one image, with quartiles")
@@ -121,8 +121,8 @@ def _latency(net, arguments) -> dict[str, Any]:
 def _evaluate(net, arguments, said):
     broken: list[str] = []
     if catalogue.is_own(arguments.net, arguments.evaluate):
-        if arguments.format == "text":
-            output.deliver(catalogue.example(str(arguments.net), net))
+        if arguments.format == "text" and (drawn := catalogue.example(str(arguments.net), net)):
+            output.deliver(drawn)
         said.rows([catalogue.evaluated(str(arguments.net), net, arguments.evaluate)])
         return
     place = places.local(arguments.evaluate, "--evaluate")

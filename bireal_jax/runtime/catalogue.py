@@ -1,12 +1,13 @@
 """What the command says of the networks that came with the package: which there are, and what each gets right."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bireal_jax import runtime
-from bireal_jax.errors import BadInput
+from bireal_jax.errors import BadInput, first_line
 from bireal_jax.runtime import measure, named
 
 NEEDS_NO_FILES = "digits"
@@ -28,6 +29,8 @@ def listed() -> str:
 def is_own(net: Any, place: str) -> bool:
     """Whether a network is to be evaluated on the data set of its row: it has a name, and `place` is its files.
 
+    Photos in folders of classes and .npz files are of anybody, and of the data set only what its authors publish.
+
     Raises:
       BadInput: no place, and no network that needs none.
     """
@@ -37,7 +40,9 @@ def is_own(net: Any, place: str) -> bool:
             f"{net} is evaluated on images: --evaluate=PLACE, DIR/CLASS/*.jpg or an .npz file"
             + (f"\nor the {row.data} archive as published, or its folder" if row else "")
         )
-    return row is not None and (row.data != NEEDS_NO_FILES or not place)
+    if row is None or not place:
+        return row is not None
+    return row.data != NEEDS_NO_FILES and not place.endswith(".npz") and not measure.of_classes(Path(place))
 
 
 def evaluated(name: str, net: runtime.Network, place: str) -> dict[str, Any]:
@@ -64,7 +69,17 @@ def _examples(row, place) -> Any:
             "pip install -e . in the checkout has it; or give images: --evaluate=PLACE, DIR/CLASS/*.jpg or an .npz file"
         ) from None
 
-    return data.build(row.data, place, 8 if row.data == NEEDS_NO_FILES else 32).eval
+    if not place:
+        return data.build(row.data, place, 8).eval
+    if not Path(place).exists():
+        raise BadInput(f"--evaluate={place}: there is no such file or folder")
+    try:
+        return data.build(row.data, place, 32).eval
+    except BadInput as error:
+        raise BadInput(
+            f"--evaluate={place} has no photos in folders of classes, CLASS/*.jpg, and it is not {row.data} as\n"
+            f"published, the archive or its folder: {first_line(error).split(': set config')[0]}"
+        ) from None
 
 
 def _batches(examples) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -87,18 +87,36 @@ def evaluated(place: Path) -> Path:
     return place / "val" if (place / "val").is_dir() else place
 
 
+def _folders(place):
+    """The names of the folders in a folder, sorted."""
+    return sorted(p.name for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def of_classes(place: Path) -> bool:
+    """Whether it is a folder of folders of which one has a photo."""
+    if not place.is_dir():
+        return False
+    place = evaluated(place)
+    return any(p.suffix.lower() in photos.SUFFIXES for name in _folders(place) for p in (place / name).iterdir())
+
+
+def _some(names):
+    return ", ".join(names[:10]) + (f", ... ({len(names)})" if names[10:] else "")
+
+
 def _labelled(net, place):
     """(path, label) of every photo in a folder of classes."""
-    folders = sorted(p.name for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
+    folders = _folders(place)
     names = list(net.labels if set(folders) <= set(net.labels) else net.ids)
     names = names or (folders if len(folders) == net.num_classes else [])
     if not folders:
         raise BadInput(f"{place} has no folders of classes; it must hold CLASS/*.jpg, named as in the network")
     if strangers := [name for name in folders if name not in names]:
-        known = f"{', '.join(names[:4])}, ... ({len(names)})" if names else f"{net.num_classes}, without names"
+        more = f" and {len(strangers) - 1} more" if strangers[1:] else ""
         raise BadInput(
-            f"{place} has a folder {strangers[0]!r}, which is no class of the network; its classes: {known}\n"
-            "name the folders so"
+            f"{place} has a folder {strangers[0]!r}{more}, which is no class of the network; its folders: "
+            f"{_some(folders)}\nclasses of the network: {_some(names) or f'{net.num_classes}, without names'}\n"
+            "name the folders so, and leave out those that it does not know"
         )
     return [(path, names.index(name)) for name in folders for path in photos.named(str(place / name))]
 

@@ -184,7 +184,7 @@ def picture(
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise BadInput("the picture needs matplotlib; pip install -e '.[search]' where the package is") from None
+        raise BadInput("the picture needs matplotlib, which is missing; pip install matplotlib") from None
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes: Any = figure.subplots()
     kept = front(candidates)

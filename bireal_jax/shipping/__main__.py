@@ -20,7 +20,9 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("net", type=Path, help="a packed network, which --mode=export wrote")
     parser.add_argument("out", type=Path, help="the file to write: .onnx, .xml (OpenVINO) or .c")
-    parser.add_argument("--format", choices=formats.FORMATS, help="default: as the file's suffix says; .onnx is onnx")
+    parser.add_argument(
+        "--format", type=str.lower, choices=formats.FORMATS, help="default: as the file's suffix says; .onnx is onnx"
+    )
     arguments = parser.parse_args(argv)
     with output.command():
         net, out = places.local(arguments.net, "NET", "file"), places.local(arguments.out, "OUT", "file")

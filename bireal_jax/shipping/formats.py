@@ -93,7 +93,7 @@ def write(program: Program, path: Path, style: str, images: np.ndarray, what: st
                     f"{row.engine} computes something else from the {style} file than the numpy reference: half of the "
                     f"images\nare off by {found['middle']:.1%} of the largest output and more; {path} is not written"
                 )
-            size = sum(made.with_suffix(suffix).stat().st_size for suffix in row.suffixes)
+            sizes = {path.with_suffix(suffix): made.with_suffix(suffix).stat().st_size for suffix in row.suffixes}
             for suffix in reversed(row.suffixes):  # the file itself last
                 os.replace(made.with_suffix(suffix), path.with_suffix(suffix))
     except OSError as error:
@@ -101,12 +101,12 @@ def write(program: Program, path: Path, style: str, images: np.ndarray, what: st
     same = f"{found['same_top1']} times the same class;" if "same_top1" in found else ""
     rounding = f"{found['flipped']} with signs that rounding flipped, the others within {found['difference']:.1e}"
     print(
-        f"{path}: {size:,} bytes, {said}\n"
+        f"{', '.join(f'{file}: {size:,} bytes' for file, size in sizes.items())}; {said}\n"
         f"checked with {row.engine} against the numpy reference on {len(images)} {what}: {same}\n"
         f"{rounding} of the largest output",
         flush=True,
     )
-    return {"bytes": size, "images": len(images), **found}
+    return {"bytes": sum(sizes.values()), "images": len(images), **found}
 
 
 def _outputs(row, path, images):

@@ -17,6 +17,7 @@ from bireal_jax.binary import losses
 from bireal_jax.data import batching
 from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput
+from bireal_jax.importers import zoo
 from bireal_jax.running import (
     adoption,
     bits,
@@ -96,7 +97,7 @@ def run_eval(config: ConfigDict, directory: str | Path, given: Collection[str] |
     """Evaluates config.init_from, or else the best checkpoint of the workdir, as `used.weights` says.
 
     Returns:
-      The metrics, which eval.json in the workdir holds as well.
+      The metrics, which eval.json in the workdir holds as well, unless a network of the package was evaluated.
 
     Raises:
       BadInput: the config, the data set or the weights cannot be used.
@@ -110,7 +111,7 @@ def run_eval(config: ConfigDict, directory: str | Path, given: Collection[str] |
     evaluation = calls.Evaluation(step, source, last.batch_size, calls.longest(last), held, **loading)
     scores = evaluation(parallel.replicate(variables))
     progress.say(f"{source.split} {task_of(scores).report.format(**scores)}  ({len(source.eval)} images)  {origin}")
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and not zoo.is_name(last.init_from):
         text = workdir.to_json(scores, 1) + "\n"
         try:
             workdir.write(directory / "eval.json", text)
