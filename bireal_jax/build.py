@@ -176,8 +176,6 @@ def variables(
     ours = zoo.is_name(path)
     if before is None and not path.exists() and named.is_name(path):
         lookup(named.rows(), str(path), "run, file or network of the package")
-    if before is None and path.exists():
-        progress.say(f"note: {path} has arrays alone; normalization, classes and config.model are those given here")
     if before and source:
         if ours:
             zoo.check(str(path), config.model.name, source.image_shape[-1])
@@ -192,6 +190,8 @@ def variables(
         found = zoo.network(str(path))[1]
     elif path.is_file() or (path.suffix in readers.FORMATS and not path.is_dir()):
         found = importers.load(config.model.name, path)
+        if before is None:
+            progress.say(f"note: {path} has arrays alone; normalization, classes and config.model are those given here")
     elif (config.model.decoder and not (before and before.last.model.decoder)) or (
         fresh and source and known_classes not in (0, source.num_classes)
     ):

@@ -322,6 +322,13 @@ def test_a_run_goes_on_where_what_it_started_from_is_gone(changed, tmp_path, mon
         train.run(c, place)
 
 
+def test_a_part_of_a_run_names_the_run(trained, tmp_path, capsys):
+    for place in (trained / "stage_0", trained / "stage_0" / "checkpoints" / "4"):
+        with pytest.raises(BadInput, match=f"{place} is a part of the run in {trained}, .*: name {trained}$"):
+            used.weights(small(init_from=str(place)), tmp_path / "w")
+    assert "arrays alone" not in capsys.readouterr().out
+
+
 def test_arrays_alone_are_said_to_be_so(trained, tmp_path, capsys):
     importers.save(build.trained(trained)[1], tmp_path / "net.npz")
     c = small(init_from=str(tmp_path / "net.npz"), **{"model.weight": "real"})

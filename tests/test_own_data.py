@@ -54,6 +54,13 @@ def test_a_folder_of_classes_is_split_by_a_seed(classes):
     assert batch["image"].shape == (1, 4, 16, 16, 3) and batch["mask"].sum() == 3
 
 
+def test_a_folder_of_one_class_is_told_to_be_none(classes):
+    with pytest.raises(
+        BadInput, match=f"config.data.dir={classes / 'a'} has images, .*\nif it is a class, name the fo"
+    ):
+        build.source(photos(classes / "a"))
+
+
 def test_what_is_set_apart_is_never_split(classes):
     (classes / "train").mkdir()
     with pytest.raises(BadInput, match=r"no folder .*/val: config.data.dir=.*/train holds a part of train out"):

@@ -83,6 +83,11 @@ def _places(root):
     places = {split: root / split for split in ("train", "val") if (root / split).is_dir()}
     if not places and root.is_dir() and any(entry.is_dir() for entry in listing.entries(root)):
         return {"train": root}
+    if not places and root.is_dir() and any(listing.is_read(entry) for entry in listing.entries(root)):
+        raise BadInput(
+            f"config.data.dir={root} has images, and no folders of classes with images in them\n"
+            f"if it is a class, name the folder above; if it is all there is, make a folder for each class in it"
+        )
     if not places:
         raise BadInput(f"no folder {root / 'train' if root.is_dir() else root}: {HOW}")
     if "val" not in places:

@@ -258,7 +258,7 @@ def _of_file(path):
         source, files = _described(found["data"]), dict(found["registered"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f"{path}: {KNOWN}, which says what its weights are, is damaged: {first_line(error)}") from None
-    return Known(path, config, (source,), 0, files, f"the weights {path}")
+    return Known(path, config, (source,), 0, files, f"the file {path}")
 
 
 def best_variables(directory: str | Path, shapes: Any, newest: bool = False) -> tuple[Any, str]:
@@ -282,6 +282,8 @@ def best_variables(directory: str | Path, shapes: Any, newest: bool = False) -> 
                         f"damaged checkpoint: {error}\n--mode=verify tells which ones are sound; without "
                         f"{place / str(step)} the best of the others is taken"
                     ) from None
+    if run := next((above for above in Path(directory).parents if (above / "config.json").exists()), None):
+        raise BadInput(f"{directory} is a part of the run in {run}, of which the best checkpoint is taken: name {run}")
     raise BadInput(f"no checkpoint in {directory}; train first (--mode=train), or set --config.init_from=WEIGHTS")
 
 
