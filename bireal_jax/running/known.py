@@ -282,7 +282,8 @@ def best_variables(directory: str | Path, shapes: Any, newest: bool = False) -> 
                         f"damaged checkpoint: {error}\n--mode=verify tells which ones are sound; without "
                         f"{place / str(step)} the best of the others is taken"
                     ) from None
-    if run := next((above for above in Path(directory).parents if (above / "config.json").exists()), None):
+    stage = next((p for p in (Path(directory), *Path(directory).parents) if p.name.startswith("stage_")), None)
+    if stage and (run := stage.parent) and (run / "config.json").exists():
         raise BadInput(f"{directory} is a part of the run in {run}, of which the best checkpoint is taken: name {run}")
     raise BadInput(f"no checkpoint in {directory}; train first (--mode=train), or set --config.init_from=WEIGHTS")
 
