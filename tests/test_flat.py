@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small import small
+from test_calls import ask_at
 
-from bireal_jax.running import health
+from bireal_jax.running import health, preempt
 from bireal_jax.training import flat, train
 from bireal_jax.training.step import Plan
 
@@ -76,10 +77,15 @@ def test_a_cpu_keeps_what_it_computed():
 
 @pytest.mark.slow
 def test_calls_of_flat_steps_train_as_others(tmp_path, monkeypatch):
-    """Rounding differs with what is compiled together; a run that was cut off has the same bits, and its files too."""
-    fields = {"call_steps": "4", "optim.name": "sgd", "optim.lr": 0.01, "total_steps": 8, "log_steps": 4}
-    results = [train.run(small(**fields), tmp_path / "apart")]
+    """Rounding differs with what is compiled together; a run that was cut off has the same bits."""
+    c = small(call_steps="4", total_steps=8, log_steps=4, **{"optim.name": "sgd", "optim.lr": 0.01})
+    results = [train.run(c, tmp_path / "apart")]
     monkeypatch.setattr(flat, "pays", lambda: True)
-    results.append(train.run(small(**fields), tmp_path / "flat"))
+    results.append(train.run(c, tmp_path / "flat"))
     np.testing.assert_allclose(results[0]["loss"], results[1]["loss"], rtol=1e-4)
-    assert results[0]["top1"] == pytest.approx(results[1]["top1"], abs=1)
+    with monkeypatch.context() as patch, preempt.Signals() as signals:
+        ask_at(patch, 4)
+        with pytest.raises(preempt.Stopped, match="stopped at step 4 of 8"):
+            train.run(c, tmp_path / "cut", signals)
+    assert train.run(c, tmp_path / "cut") == results[1]
+    assert (tmp_path / "cut/metrics.jsonl").read_bytes() == (tmp_path / "flat/metrics.jsonl").read_bytes()
