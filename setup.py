@@ -20,6 +20,11 @@ STRIP = ["-Wl,--strip-all"] if sys.platform == "linux" else []
 class Libraries(build_ext):
     """Libraries that ctypes opens: they know nothing of Python, so one name and one wheel serve every version."""
 
+    def finalize_options(self):
+        """The two large ones are compiled side by side."""
+        super().finalize_options()
+        self.parallel = 2
+
     def get_ext_filename(self, fullname):
         """Without the version of Python."""
         return f"{fullname.replace('.', '/')}.so"

@@ -80,7 +80,7 @@ def default() -> ConfigDict:
     c.optim.warmup_epochs = 0.0
     c.optim.warmup_steps = 0
     c.optim.weight_decay = 0.0
-    c.optim.decay_on = ("binary", "decay")  # which labels weight decay acts on
+    c.optim.decay_on = ("binary", "decay")  # labels (optim.LABELS) that weight decay acts on
     c.optim.binary_lr = 1.0  # the rate of binary weights is so many times lr
     c.optim.gradient_floor = 0.0  # a binary filter's gradient is at least so many times as long as it (OvSW: 0.04)
     c.optim.silent_decay = 0.0  # decay of binary weights alone that have hardly flipped of late (OvSW: 9e-4)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bireal_jax import models
 from bireal_jax.errors import BadInput
 from bireal_jax.training import optim
 
@@ -15,6 +16,18 @@ PARAMS = {
 def test_labels():
     assert optim.labels(PARAMS) == {"a": {"latent": "binary"}, "b": {"kernel": "decay", "bias": "no_decay"}}
     assert optim.count_latents(PARAMS) == 4
+
+
+@pytest.mark.parametrize("name", ["prelu20", "rprelu20", "maxout20"])
+def test_slopes_are_apart_from_what_else_is_no_kernel(name):
+    network = models.build(name, 10, latent_init="he")
+    params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    found = jax.tree_util.tree_leaves_with_path(optim.labels(params))
+    slopes = [path[-1].key for path, label in found if label == "slope"]
+    assert len(slopes) == 19 * (2 if name == "maxout20" else 1)  # behind the stem and 18 sums
+    assert all(
+        label == "no_decay" for path, label in found if path[-1].key in ("scale", "bias", "shift_in", "shift_out")
+    )
 
 
 def test_linear_falls_to_zero_by_the_step():

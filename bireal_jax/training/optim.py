@@ -14,17 +14,19 @@ from bireal_jax.training import ovsw
 
 # Schedules count their step from the end of the warmup; total_steps and milestones count from the very start.
 
-LABELS = ("binary", "decay", "no_decay")
+LABELS = ("binary", "decay", "slope", "no_decay")
+KINDS = {"latent": "binary", "kernel": "decay", "slope": "slope", "positive": "slope", "negative": "slope"}
 
 
 def labels(params):
-    """A tree of labels: "binary" for latent weights, "decay" for real-valued kernels, "no_decay" for all the rest.
+    """A tree of labels.
 
-    One explicit rule on the leaf's name, in one place. The authors' rule, "decay what is four-dimensional", misses
-    their own binary weights, which they store as two-dimensional.
+    "binary" for latent weights, "decay" for real-valued kernels, "slope" for the slopes of (R)PReLU, "no_decay" for all
+    the rest. One explicit rule on the leaf's name, in one place. The authors' rule, "decay what is four-dimensional",
+    misses their own binary weights, which they store as two-dimensional. Slopes are apart from the rest, since decay
+    makes a ReLU of a PReLU, behind which a sign is +1 everywhere: such a channel carries nothing.
     """
-    kinds = {"latent": "binary", "kernel": "decay"}
-    return jax.tree_util.tree_map_with_path(lambda path, _: kinds.get(path[-1].key, "no_decay"), params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: KINDS.get(path[-1].key, "no_decay"), params)
 
 
 def linear(lr, total_steps, epoch_steps, milestones, warmup):
