@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from bireal_jax.binary import binarize
+from bireal_jax.checks import intervals
 from bireal_jax.errors import BadInput
 from bireal_jax.training import seeds
 from experiments.estimators import plot, rows, run, table
@@ -172,7 +173,7 @@ def rows_of(values):
 
 
 def test_interval_is_students():
-    mean, half = table.interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    mean, half = intervals.interval([1.0, 2.0, 3.0, 4.0, 5.0])
     assert mean == 3 and half == pytest.approx(2.7764451 * np.sqrt(2.5 / 5))
     assert table.shown([50.0, 52.0]) == "51.0 ± 12.7 (2)" and table.shown([7.0]) == "7.0 (1)"
     assert table.shown([1.0, 3.0]) == "2.0, 0.0 to 14.7 (2)", "no accuracy is below 0"

@@ -44,7 +44,7 @@ HOUSE = [
         ],
         "search": ["evolve spaces", "latency pareto record", "run"],
     },
-    {"checks": ["figures layers page seen sizes stand_in versions", "doctor report scan verify", "compare"]},
+    {"checks": ["figures intervals layers page seen sizes stand_in versions", "doctor report scan verify", "compare"]},
     {"main": []},
 ]  # fmt: skip
 WING_FLOOR = {wing: floor for floor, row in enumerate(HOUSE) for wing in row}

@@ -11,7 +11,7 @@ import pytest
 from small import small
 
 from bireal_jax import build, main
-from bireal_jax.checks import compare, figures, layers, report
+from bireal_jax.checks import compare, figures, intervals, layers, report
 from bireal_jax.errors import BadInput
 from bireal_jax.runtime import container
 from bireal_jax.training import train
@@ -84,18 +84,23 @@ def test_runs_are_grouped_by_what_differs_and_intervals_are_students(trained, tm
     one = other(trained, tmp_path / "one", seed=1)
     two = other(trained, tmp_path / "two", label_smoothing=0.1)
     rows = (one / "metrics.jsonl").read_text().splitlines()
-    last = json.loads(rows[-1]) | {"top1": 7.0}
-    (one / "metrics.jsonl").write_text("\n".join([*rows[:-1], json.dumps(last)]) + "\n")
-    out = tmp_path / "page.html"
-    main.main(["main", "--mode=compare", str(trained), str(one), str(two), f"--out={out}"])
-    assert "2 groups of 3 runs" in capsys.readouterr().out
     top1 = json.loads((trained / "result.json").read_text())["top1"]
-    half = 12.7062 * abs(top1 - 7.0) / 2  # t of one degree of freedom; deviation over sqrt(2) is half the distance
-    page = out.read_text()
-    assert f"± {half:.2f}" in page and f"{(top1 + 7.0) / 2:.2f} %" in page
+    out = tmp_path / "page.html"
+
+    def page_where(other_top1):
+        last = json.loads(rows[-1]) | {"top1": other_top1}
+        (one / "metrics.jsonl").write_text("\n".join([*rows[:-1], json.dumps(last)]) + "\n")
+        main.main(["main", "--mode=compare", str(trained), str(one), str(two), f"--out={out}"])
+        return out.read_text()
+
+    assert "0.00 to 100.00" in page_where(top1 - 50), "no accuracy is above 100 %"
+    page = page_where(top1 - 0.1)
+    assert "2 groups of 3 runs" in capsys.readouterr().out
+    half = 12.7062 * 0.1 / 2  # t of one degree of freedom; deviation over sqrt(2) is half the distance
+    assert f"± {half:.2f}" in page and f"{top1 - 0.05:.2f} %" in page
     lines = out.with_suffix(".csv").read_text().splitlines()
     assert lines[0].startswith("run,differs in,seed") and len(lines) == 4 and "label_smoothing=0.1" in lines[3]
-    assert np.isnan(compare.interval([3.0])), "one run has no interval"
+    assert np.isnan(intervals.interval([3.0])[1]), "one run has no interval"
     assert "2  label_smoothing=0.1" in page, "beside its curve"
     more = [
         other(

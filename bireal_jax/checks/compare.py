@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from bireal_jax import config as config_lib
 from bireal_jax import places
 from bireal_jax.checks import figures
+from bireal_jax.checks.intervals import bounds, interval
 from bireal_jax.checks.page import PAGE, section, table
 from bireal_jax.errors import BadInput
 from bireal_jax.running import known, metrics, progress, settings, workdir
@@ -110,11 +110,15 @@ def _groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def _brief(groups: Sequence[dict[str, Any]]) -> list[str]:
     """A name for each group, of the fields in which they differ, as few as tell them apart; "" where one is long."""
-    tells, kept = lambda fields: len({tuple(map(str, map(group.get, fields))) for group in groups}), []
-    while tells(kept) < len(groups):
+
+    def named(kept):
+        return [_named({name: group[name] for name in kept if name in group}) for group in groups]
+
+    kept: list[str] = []
+    while len({*named(kept)}) < len(groups):
         fields = sorted(set().union(*groups), key=lambda name: (not name.startswith("model."), name))
-        kept.append(max(fields, key=lambda name: tells([*kept, name])))
-    found = [_named({name: group[name] for name in kept if name in group}) for group in groups]
+        kept.append(max(fields, key=lambda name: len({*named([*kept, name])})))
+    found = named(kept)
     return found if max(map(len, found)) <= SHORT else [""] * len(found)
 
 
@@ -122,19 +126,18 @@ def _named(fields):
     return ", ".join(f"{name.removeprefix('model.')}={value}" for name, value in fields.items())
 
 
-def interval(values: Sequence[float]) -> float:
-    """Half of the 95 % interval of the mean of some values, by Student's t; NaN for one."""
-    if len(values) < 2:
-        return float("nan")
-    return float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
-
-
 def _row(name, group):
-    last = [run["last"] for run in group]
-    form, half = group[0]["task"].form, interval(last)
-    between = "-" if np.isnan(half) else f"± {half:.2f}"
+    last, form, between = [run["last"] for run in group], group[0]["task"].form, "-"
+    if len(group) > 1:
+        half, (_, low, high) = interval(last)[1], bounds(last)
+        cut = _percent(group[0]["task"]) and not np.isclose(high - low, 2 * half)
+        between = f"{low:.2f} to {high:.2f}" if cut else f"± {half:.2f}"
     best = form.format(np.mean([run["best"] for run in group]))
     return name, ", ".join(str(run["seed"]) for run in group), form.format(np.mean(last)), between, best
+
+
+def _percent(task):
+    return task.title.startswith("top")
 
 
 SHORT = 44  # characters of a group's name that have room beside its curve; of longer ones the numbers stand there
@@ -158,9 +161,9 @@ def _curves(groups, task):
                 mark = "o" if len(shared) < 30 else None
                 axis.plot(shared, values.mean(0), marker=mark, **look)
                 if len(group) > 1:
-                    half = np.array([interval(column) for column in values.T])
+                    half = np.array([interval(column)[1] for column in values.T])
                     low, high = values.mean(0) - half, values.mean(0) + half
-                    if task.title.startswith("top") and metric != "loss":
+                    if metric != "loss" and _percent(task):
                         low, high = np.clip(low, 0, 100), np.clip(high, 0, 100)
                     axis.fill_between(shared, low, high, color=look["color"], alpha=0.15, lw=0)
         axes[0].set(title="training loss", xlabel="step", yscale="log")

@@ -16,7 +16,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from bireal_jax import output
-from experiments.estimators.table import AXES, bounds, ordered
+from bireal_jax.checks.intervals import bounds
+from experiments.estimators.table import AXES, ordered
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999", "#000000")  # Okabe and Ito
 MARKERS = "osD^vPX*"

@@ -13,24 +13,10 @@ import numpy as np
 from scipy import stats
 
 from bireal_jax import output
+from bireal_jax.checks.intervals import bounds, interval
 
 AXES = ("arch", "init", "weight", "act", "optimizer")
 ALPHA = 0.05
-
-
-def interval(values):
-    """(mean, half of the 95 % interval) by Student's t; the half is nan for a single value."""
-    values = np.asarray(values, float)
-    if len(values) < 2:
-        return values.mean(), np.nan
-    return values.mean(), stats.t.ppf(1 - ALPHA / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-
-
-def bounds(values):
-    """(mean, low, high) of accuracies in percent: the 95 % interval, cut to [0, 100]; for one value that value."""
-    mean, half = interval(values)
-    half = 0.0 if np.isnan(half) else half
-    return mean, max(0.0, mean - half), min(100.0, mean + half)
 
 
 def shown(values):
