@@ -80,6 +80,9 @@ STEPS = ("configs/digits_two_step.py", ONE_EPOCH)
 JOBS = [
     _sgd("r20"), _sgd("r18"), _sgd("vgg"),
     *(_sgd(name, seed) for seed in (1, 2) for name in ("r20", "r18", "vgg")),
+    # What the recipe's rate of binary weights and Hardtanh are worth, one at a time
+    *(Job(f"r20_rate{rate}", f"{SGD}:r20", (*CARD, f"optim.binary_lr={rate}.0")) for rate in (1, 10)),
+    Job("r20_prelu", f"{SGD}:r20", (*CARD, "model.name=prelu20")),
     *(_sgd(f"{name}_quick") for name in ("r20", "r18", "vgg")),
     Job("binarynet_bop", "configs/bop_binarynet.py", CARD, ("", (*TINY, *DIRECT))),
     Job("xnor", f"{RECIPE}:xnor", CARD), Job("plain", f"{RECIPE}:plain", CARD),
@@ -94,8 +97,8 @@ JOBS = [
     # The paper's grid on bireal20: 2 derivatives, 3 weight rules, 2 optimizers, 3 seeds, 50 epochs
     *(
         Job(f"grid_{act}_{weight}_{optimizer}_{seed}", f"{SGD}:r20", (
-                *CARD, f"model.act={act}", f"model.weight={weight}", f"optim.name={optimizer}", f"optim.lr={lr}",
-                "optim.binary_lr=1.0", "total_epochs=50.0"),
+                *CARD, "model.name=bireal20", f"model.act={act}", f"model.weight={weight}", f"optim.name={optimizer}",
+                f"optim.lr={lr}", "optim.binary_lr=1.0", "total_epochs=50.0"),
             ("", (*TINY, f"model.act={act}", f"model.weight={weight}", f"optim.name={optimizer}", f"optim.lr={lr}")),
             seed=seed)
         for seed in (0, 1, 2) for optimizer, lr in (("sgd", 0.1), ("adam", 0.001))
