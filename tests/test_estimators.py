@@ -223,6 +223,33 @@ def test_table_and_figures_are_written(tmp_path):
     }  # fmt: skip
 
 
+def test_every_network_is_in_the_range_of_the_axis_and_two_seeds_have_no_interval(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plot, "save", lambda figure, path: drawn.append(figure))
+    found = rows_of({"sign": [90.0, 91.0]})
+    found += [row | {"cell": row["cell"] | {"arch": "b"}, "top1": row["top1"] - 50} for row in found]
+    plot.accuracy(found, None)
+    low, high = drawn[0].axes[0].get_ylim()
+    assert low < 40 and 91 < high < 100 and not drawn[0].legends, "one rule needs no legend"
+    assert not any(axis.containers for axis in drawn[0].axes)
+    plot.accuracy([*found, *({**row, "seed": 2} for row in found[:1])], None)
+    assert [len(axis.containers) for axis in drawn[1].axes] == [1, 0], "of three seeds there is one"
+
+
+def test_derivatives_share_a_panel_where_there_is_one_rule(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plot, "save", lambda figure, path: drawn.append(figure))
+    one = rows_of({"sign": [50.0, 52.0]})
+    acts = [*one, *({**row, "cell": row["cell"] | {"act": "approx_sign"}} for row in one)]
+    rules = [*acts, *({**row, "cell": row["cell"] | {"weight": "released"}} for row in acts)]
+    for found in (acts, rules):
+        plot.flip_rates(found, None)
+        plot.latents(found, None)
+    legends = [[text.get_text() for text in figure.legends[0].get_texts()] for figure in drawn]
+    assert legends == [["ste", "approx_sign"]] * 2 + [["sign", "released"]] * 2
+    assert [len(figure.axes) for figure in drawn] == [1, 1, 2, 2]
+
+
 @pytest.mark.slow
 def test_the_command_trains_for_real(tmp_path, monkeypatch):
     args = [*ARGS, "--init", "clip", "--seeds", "2", "--pretrain-epochs", "0.1", "0.1", "0.1", "--out", str(tmp_path)]

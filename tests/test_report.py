@@ -11,8 +11,9 @@ import pytest
 from small import small
 
 from bireal_jax import build, main
-from bireal_jax.checks import compare, figures, intervals, layers, report
+from bireal_jax.checks import compare, figures, intervals, layers, page, report
 from bireal_jax.errors import BadInput
+from bireal_jax.running import checkpoint
 from bireal_jax.runtime import container
 from bireal_jax.training import train
 
@@ -69,7 +70,29 @@ def test_flips_are_the_signs_that_differ():
 
     a, b = np.array([1.0, -1.0, 0.0, 2.0]), np.array([-1.0, -1.0])
     assert layers.flips(tree(a, b), tree(np.array([1.0, 1.0, -0.5, 3.0]), b)) == {"one": 0.5, "two": 0.0}
-    assert layers.newest(packed.written("res_tiny").parent, jax.eval_shape(lambda: {})) == []
+    assert layers.ends(packed.written("res_tiny").parent, jax.eval_shape(lambda: {})) == []
+
+
+@pytest.mark.parametrize(("steps", "said"), [((784, 896, 899), "784 to 899"), ((896, 899), ""), ((899,), "")])
+def test_flips_are_of_checkpoints_that_are_apart(tmp_path, steps, said):
+    place = tmp_path / "stage_0" / "checkpoints"
+    with checkpoint.Checkpoints(place, keep_last=9) as checkpoints:
+        for step in steps:
+            tree = {"params": {"one": {"latent": np.array([1.0, step - 850.0], np.float32)}}}
+            checkpoints.save(step, {"variables": tree}, {"top1": 1.0})
+    shapes = {"params": {"one": {"latent": np.zeros(2, np.float32)}}}
+    assert [step for step, _ in layers.ends(tmp_path, shapes)] == [*dict.fromkeys((steps[0], steps[-1]))]
+    assert report.flips(tmp_path, shapes, epoch_steps=22.5) == (({"one": 0.5}, said) if said else ({}, ""))
+
+
+def test_columns_of_words_begin_at_the_left_and_a_curve_is_shown_where_it_is():
+    found = page.table(("", "what", "number"), [(1, "a", "± 1.0"), (2, "b", "-"), ("", "", "+3 %")])
+    assert "<th>number</th>" in found and '<th class="text">what</th>' in found and '<td class="text">b</td>' in found
+    for better, edge in ((1, 90.0), (-1, 10.0)):
+        values = np.array([*(50 - better * np.array([40.0, 20.0])), *np.linspace(edge, edge + better * 9, 18), np.nan])
+        low, high = figures.limits(values, better)
+        assert low < min(values[3:-1]) <= max(values[3:-1]) < high and not (low < values[0] < high)
+    assert figures.limits(np.array([]), 1) is None
 
 
 def other(place, to, **fields):
@@ -116,6 +139,10 @@ def test_runs_are_grouped_by_what_differs_and_intervals_are_students(trained, tm
     ]
     page = compare.run([*map(str, more)], out).read_text()
     assert "1  batch_size=8<" in page and "label_smoothing" not in page[: page.index("</svg")], "what tells them apart"
+    assert "different length" not in page
+    longer = other(trained, tmp_path / "longer", total_steps=24)
+    assert "Runs of different length, 12 to 24 steps" in compare.run([str(trained), str(longer)], out).read_text()
+    assert ">share of the training, %</text>" in out.read_text()
     twins = [other(trained, tmp_path / f"long{i}", init_from=f"{'runs/' * 15}{i}") for i in range(2)]
     page = compare.run([str(trained), *map(str, twins)], out).read_text()
     for i in range(2):

@@ -55,7 +55,8 @@ def run(named: Sequence[str], out: Path | None = None) -> Path:
     head = ("", "runs", "seeds", f"{task.title}, last", "95 % interval of the mean", "best evaluation")
     rows = [(number, *_row(name, group)) for number, (name, group) in enumerate(groups.items(), 1)]
     body = [
-        f"<h1>{len(runs)} runs</h1>", _curves(groups, task), section("After the last evaluation", table(head, rows)),
+        f"<h1>{len(runs)} runs</h1>", _lengths(runs), _curves(groups, task),
+        section("After the last evaluation", table(head, rows)),
         '<p class="soft">Bands and intervals are of the mean over seeds, Student\'s t, 95 %; a single run has none. '
         "The best evaluation was picked on the images that it was measured on.</p>",
         section("Runs", table((*COLUMNS,), [[_cell(run, c) for c in COLUMNS] for run in runs])),
@@ -88,9 +89,22 @@ def _read(directory):
     best = min if task.better < 0 else max
     return {
         "run": str(directory), "seed": before.config.seed, "finished": (directory / "result.json").exists(),
-        "steps": int(steps[-1]),
+        "steps": int(steps[-1]), "length": _length(before) or int(steps[-1]),
         "last": float(values[-1]), "best": float(best(values)), "task": task, "lines": rows, "config": before.config,
     }  # fmt: skip
+
+
+def _length(before):
+    """Steps that a run is meant to have, all stages together; 0 where its data set is not known."""
+    stages = zip(config_lib.stages(before.config), before.sources, strict=False)
+    return sum(config_lib.steps(stage, "total", len(source.train)) for stage, source in stages)
+
+
+def _lengths(runs):
+    """A line that says so where runs are of different length, whose curves then lie over shares of the training."""
+    found = sorted({run["length"] for run in runs})
+    said = f"Runs of different length, {found[0]:,} to {found[-1]:,} steps: the curves lie over the share of each."
+    return f'<p class="soft">{said}</p>' if len(found) > 1 else ""
 
 
 def _groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -146,6 +160,7 @@ LINES = ("-", "--", ":", "-.")
 
 def _curves(groups, task):
     brief = _brief([group[0]["fields"] for group in groups.values()])
+    shares = len({run["length"] for group in groups.values() for run in group}) > 1
 
     def draw(axes):
         for number, group in enumerate(groups.values()):
@@ -158,16 +173,18 @@ def _curves(groups, task):
                 values = np.array([v[np.searchsorted(steps, shared)] for steps, v in found])
                 if not shared:
                     continue
+                x = np.array(shared) * (100 / group[0]["length"] if shares else 1)
                 mark = "o" if len(shared) < 30 else None
-                axis.plot(shared, values.mean(0), marker=mark, **look)
+                axis.plot(x, values.mean(0), marker=mark, **look)
                 if len(group) > 1:
                     half = np.array([interval(column)[1] for column in values.T])
                     low, high = values.mean(0) - half, values.mean(0) + half
                     if metric != "loss" and _percent(task):
                         low, high = np.clip(low, 0, 100), np.clip(high, 0, 100)
-                    axis.fill_between(shared, low, high, color=look["color"], alpha=0.15, lw=0)
-        axes[0].set(title="training loss", xlabel="step", yscale="log")
-        axes[1].set(title=f"{task.title}, evaluation", xlabel="step")
+                    axis.fill_between(x, low, high, color=look["color"], alpha=0.15, lw=0)
+        xlabel = "share of the training, %" if shares else "step"
+        axes[0].set(title="training loss", xlabel=xlabel, yscale="log")
+        axes[1].set(title=f"{task.title}, evaluation", xlabel=xlabel)
         axes[1].legend(fontsize=7)
 
     return figures.svg(draw, 2, "training loss and evaluation of the groups")

@@ -22,13 +22,17 @@ STYLE = {
 }  # fmt: skip
 
 
-def svg(draw: Callable[[Any], None], panels: int, title: str = "") -> str:
+SIZE = (11.25, 2.7)  # inches: the width of the page
+
+
+def svg(draw: Callable[[Any], None], panels: int, title: str = "", size: tuple[float, float] = SIZE) -> str:
     """An SVG element with some panels side by side.
 
     Args:
       draw: of the array of matplotlib axes.
       panels: how many.
       title: what it shows, for those who do not see it.
+      size: of all panels together, width and height in inches.
 
     Raises:
       BadInput: matplotlib is missing.
@@ -41,7 +45,7 @@ def svg(draw: Callable[[Any], None], panels: int, title: str = "") -> str:
     import matplotlib.pyplot as plt
 
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(1, panels, squeeze=False, figsize=(3.6 * panels, 2.7))
+        figure, axes = plt.subplots(1, panels, squeeze=False, figsize=size)
         for axis in axes[0]:
             axis.grid(axis="y", alpha=0.15, lw=0.6)
         draw(axes[0])
@@ -85,8 +89,26 @@ def curve(rows: Iterable[Mapping[str, Any]], split: str, name: str) -> tuple[np.
     return np.asarray(steps), np.asarray(values, float)
 
 
-def curves(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> str:
-    """Loss, the metric of the task, and how many weights flip, over the steps."""
+def dots(axis: Any, values: Sequence[float] | np.ndarray, colour: str, label: str | None = None) -> None:
+    """Values of layers, which are numbered from 1 on: no line goes from one to the next."""
+    axis.margins(y=0.1)
+    axis.plot(np.arange(1, len(values) + 1), values, "o", color=colour, ms=5, label=label)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+
+
+def limits(values: np.ndarray, better: int) -> tuple[float, float] | None:
+    """Of an axis without the worst tenth of a curve, its beginning, which would make a flat strip of the rest."""
+    values = better * values[np.isfinite(values)]
+    if not len(values):
+        return None
+    low, high = np.quantile(values, 0.1, method="lower"), values.max()
+    margin = 0.05 * (high - low) or 1.0
+    first, last = sorted((better * (low - margin), better * (high + margin)))
+    return float(first), float(last)
+
+
+def curves(rows: Sequence[Mapping[str, Any]], metric: str, title: str, better: int) -> str:
+    """Loss, the metric of the task, and how many weights flip, over the steps; `better` is 1 or -1, as of a `Task`."""
 
     def draw(axes):
         for axis, name, label in zip(
@@ -100,6 +122,8 @@ def curves(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> str:
                     axis.plot(steps, values, color=colour, lw=1.4, marker=mark, ms=3, label=split)
             axis.set(title=label, xlabel="step")
         axes[0].set_yscale("log")
+        both = np.concatenate([curve(rows, split, metric)[1] for split in ("train", "eval")])
+        axes[1].set_ylim(limits(both, better))
         if axes[0].get_legend_handles_labels()[0]:
             axes[0].legend()
 

@@ -74,18 +74,16 @@ def flips(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, floa
     return {path: float(np.mean((old[path] >= 0) != (w >= 0))) for path, w in leaves(after, "latent") if path in old}
 
 
-def newest(workdir: Path, shapes: Any, count: int = 2) -> list[tuple[int, Any]]:
-    """(step, variables) of the newest sound checkpoints of the last stage, oldest first."""
+def ends(workdir: Path, shapes: Any) -> list[tuple[int, Any]]:
+    """(step, variables) of the oldest and the newest sound checkpoint that the last stage has kept."""
     places = list(checkpoint.directories(workdir).values())
     if not places:
         return []
     found: list[tuple[int, Any]] = []
     with checkpoint.Checkpoints(places[-1], read_only=True) as checkpoints:
-        for step in reversed(checkpoints.steps()):
+        for step in checkpoints.steps():
             try:
                 found.append((step, checkpoints.restore(step, {"variables": shapes})["variables"]))
             except checkpoint.Damaged:
                 continue
-            if len(found) == count:
-                break
-    return found[::-1]
+    return found[:1] + found[1:][-1:]

@@ -1,6 +1,7 @@
 """An HTML page that needs nothing beside it, and what stands on it."""
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,10 +18,10 @@ h1 {{ font-size: 1.5rem; margin: 0 }} h2 {{ font-size: 1.1rem; margin: 2.2rem 0 
 p {{ max-width: 75ch; margin: .4rem 0 }} .soft {{ color: var(--soft) }} svg {{ max-width: 100%; height: auto }}
 table {{ border-collapse: collapse; font-size: 13px }} .wide {{ overflow-x: auto }}
 td, th {{ padding: .15rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }}
-td.long {{ text-align: left; white-space: normal; min-width: 36ch }}
-td:first-child, th:first-child {{ text-align: left; padding-left: 0 }} th {{ font-weight: 600 }}
+.text {{ text-align: left }} .long {{ text-align: left; white-space: normal; min-width: 36ch }}
+td:first-child, th:first-child {{ padding-left: 0 }} th {{ font-weight: 600 }}
 pre {{ background: var(--card); padding: .8rem 1rem; overflow-x: auto; border-radius: 6px; font-size: 13px }}
-.numbers {{ display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0 }}
+.numbers {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .8rem; margin: 1rem 0 }}
 .numbers div {{ background: var(--card); border-radius: 6px; padding: .6rem 1rem }}
 .numbers b {{ font-size: 1.3rem; display: block }}
 .mistakes {{ display: flex; flex-wrap: wrap; gap: 1rem }} figure {{ margin: 0; width: 128px; font-size: 12px }}
@@ -32,6 +33,7 @@ figure img {{ width: 128px; height: 128px; object-fit: contain; image-rendering:
 
 
 LONG = 60  # characters of a cell that is broken into lines
+NUMBER = re.compile(r"[-+±\d]|$")  # how a cell of a column of numbers begins
 
 
 def section(title: str, *parts: str) -> str:
@@ -40,11 +42,16 @@ def section(title: str, *parts: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """An HTML table of texts."""
+    """An HTML table of texts; columns of numbers end at the right, others begin at the left."""
+    rows = [[*map(str, row)] for row in rows]
+    words = [not all(map(NUMBER.match, column)) for column in zip(*rows, strict=True)] or [False] * len(head)
 
     def line(cells, tag):
-        long = [' class="long"' if len(str(cell)) > LONG else "" for cell in cells]
-        parts = [f"<{tag}{kind}>{html.escape(str(cell))}</{tag}>" for cell, kind in zip(cells, long, strict=True)]
+        kinds = ["long" if len(c) > LONG else "text" if left else "" for c, left in zip(cells, words, strict=True)]
+        parts = [
+            f'<{tag} class="{kind}">{html.escape(cell)}</{tag}>' if kind else f"<{tag}>{html.escape(cell)}</{tag}>"
+            for cell, kind in zip(cells, kinds, strict=True)
+        ]
         return "<tr>" + "".join(parts) + "</tr>"
 
     body = "\n".join(line(row, "td") for row in rows)

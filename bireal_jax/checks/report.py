@@ -5,6 +5,7 @@ import html
 import io
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -49,7 +50,7 @@ def run(config: ConfigDict, directory: Path, out: Path | None = None, given: Col
     packed = b"" if supernet else container.dump(export.packed(use))
     sections = [
         _head(use, directory, rows, task),
-        section("Training", figures.curves(rows, task.metric, task.title)) if rows else "",
+        section("Training", figures.curves(rows, task.metric, task.title, task.better)) if rows else "",
         section("Binary layers", *_layers(use, directory, packed)) if packed else "",
         section("Weights", *_weights(use)),
         *([] if use.source.depth_range else [section("Where it errs", *_mistakes(use))]),
@@ -99,37 +100,29 @@ def _head(use, directory, rows, task):
 
 
 def _layers(use, directory, packed):
-    """Inputs of the signs on images, and how many weights flipped between the two newest checkpoints."""
+    """Inputs of the signs on images, and how many weights flipped from the oldest checkpoint to the newest."""
     images = export.evenly(use.source, PROBED)
     found = layers.signs(packed, images)
     if not found:
         return ["<p>The network has no binary layers.</p>"]
-    number = np.arange(1, len(found) + 1)
-    shapes = jax.eval_shape(lambda v: v, use.variables)
-    both = layers.newest(directory, shapes)
-    flips = layers.flips(both[0][1], both[1][1]) if len(both) == 2 else {}
+    epoch_steps = len(use.source.train) / use.config.batch_size
+    flipped, between = flips(directory, jax.eval_shape(lambda v: v, use.variables), epoch_steps)
 
     def draw(axes):
         for values, label, colour in (
             ([x.inside for x in found], "inside ±1", figures.BLUE),
             ([x.dead for x in found], "dead channels", figures.ORANGE),
         ):
-            axes[0].plot(number, 100 * np.asarray(values), "o-", color=colour, ms=3, lw=1.3, label=label)
+            figures.dots(axes[0], 100 * np.asarray(values), colour, label)
         axes[0].set(title="sign's inputs, %", xlabel="sign, from the image on", ylim=(-3, 103))
         axes[0].legend()
-        axes[1].plot(number, [x.deviation for x in found], "o-", color=figures.GREEN, ms=3, lw=1.3)
+        figures.dots(axes[1], [x.deviation for x in found], figures.GREEN)
         axes[1].set(title="their standard deviation", xlabel="sign, from the image on")
-        axes[1].set_ylim(bottom=0)
-        if flips:
-            axes[2].plot(
-                np.arange(1, len(flips) + 1),
-                100 * np.asarray([*flips.values()]),
-                "o-",
-                color=figures.BLUE,
-                ms=3,
-                lw=1.3,
-            )
-            axes[2].set(title=f"weights flipped, %, steps {both[0][0]:,} to {both[1][0]:,}", xlabel="layer")
+        axes[1].set_ylim(0, axes[1].get_ylim()[1])
+        if flipped:
+            figures.dots(axes[2], 100 * np.asarray([*flipped.values()]), figures.BLUE)
+            axes[2].set(title=f"weights flipped, %, steps {between}", xlabel="binary layer, from the image on")
+            axes[2].set_ylim(0, axes[2].get_ylim()[1])
 
     text = (
         f"On {len(images)} {use.source.split} images. Gradients pass where the derivative that stands in for sign's is "
@@ -138,9 +131,20 @@ def _layers(use, directory, packed):
     )
     rows = [(x.path, f"{100 * x.inside:.1f} %", f"{x.deviation:.2f}", f"{100 * x.dead:.1f} %") for x in found]
     return [
-        f"<p>{text}</p>", figures.svg(draw, 3 if flips else 2, "inputs of the signs, layer by layer"),
+        f"<p>{text}</p>", figures.svg(draw, 3 if flipped else 2, "inputs of the signs, layer by layer"),
         details("each of them", table(("sign", "inside ±1", "deviation", "dead channels"), rows)),
     ]  # fmt: skip
+
+
+def flips(directory: Path, shapes: Any, epoch_steps: float) -> tuple[dict[str, float], str]:
+    """Share of the weights of a layer that flipped, and between which steps; none where these are near each other."""
+    both = layers.ends(directory, shapes)
+    if len(both) < 2:
+        return {}, ""
+    (old, before), (new, after) = both
+    if new - old < min(epoch_steps, new / 10):  # at the end of a training the rate is near 0: they say nothing
+        return {}, ""
+    return layers.flips(before, after), f"{old:,} to {new:,}"
 
 
 def _weights(use):
@@ -166,9 +170,8 @@ def _weights(use):
         if scales:
             values = [np.quantile(np.abs(s), (0.1, 0.5, 0.9)) for _, s in scales]
             low, middle, high = np.transpose(values)
-            number = np.arange(1, len(scales) + 1)
-            axes[1].fill_between(number, low, high, color=figures.GREEN, alpha=0.2, lw=0)
-            axes[1].plot(number, middle, "o-", color=figures.GREEN, ms=3, lw=1.3)
+            axes[1].vlines(np.arange(1, len(scales) + 1), low, high, color=figures.GREEN, alpha=0.5, lw=3)
+            figures.dots(axes[1], middle, figures.GREEN)
             axes[1].set(title="|scale| of batch norm: median, 10 to 90 %", xlabel="batch norm, from the image on")
 
     if not latents and not scales:
@@ -215,22 +218,23 @@ def _confusion(truth, said, names):
         )
 
     def draw(axes):
-        share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-        apart = share - np.diag(np.diag(share))
-        depth = np.where(
-            apart > 0, 0.15 + 0.55 * apart / max(0.05, float(apart.max())), 0
-        )  # below 1: any paper, any ink
-        colour = np.broadcast_to([int(figures.ORANGE[i : i + 2], 16) / 255 for i in (1, 3, 5)], (*apart.shape, 3))
-        axes[0].imshow(np.concatenate([colour, depth[..., None]], -1))
-        for (a, b), count in np.ndenumerate(matrix):
-            if count and len(names) <= 12:
-                axes[0].text(b, a, count, ha="center", va="center", size=6)
-        axes[0].set_xticks(range(len(names)), names, rotation=90, size=6)
-        axes[0].set_yticks(range(len(names)), names, size=6)
-        axes[0].set(xlabel="taken for", ylabel="class")
-        axes[0].grid(visible=False)
+        axis, few, count = axes[0], len(names) <= 12, len(names)
+        for (a, b), images in np.ndenumerate(matrix):
+            if not images:
+                continue
+            depth = 0.15 + 0.35 * (images / matrix[a].sum()) ** 0.5  # of the paper and the ink, light or dark
+            colour = figures.BLUE if a == b else figures.ORANGE
+            axis.broken_barh([(b - 0.5, 1)], (a - 0.5, 1), color=colour, alpha=depth, lw=0)
+            axis.text(b, a, images, ha="center", va="center", size=9 if few else 6)
+        turned = 90 if max(map(len, names)) > 2 else 0
+        axis.set_xticks(range(count), names, rotation=turned, size=9 if few else 7)
+        axis.set_yticks(range(count), names, size=9 if few else 7)
+        axis.set(xlabel="taken for", ylabel="class", aspect="equal", xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5))
+        axis.grid(visible=False)
 
-    return figures.svg(draw, 1, "confusion matrix")
+    side = 1 + (0.42 if len(names) <= 12 else 0.3) * len(names)
+    scale = '<p class="soft">The deeper a colour, the larger the share of the class.</p>'
+    return figures.svg(draw, 1, "confusion matrix", (side, side)) + scale
 
 
 def _png(image):

@@ -174,7 +174,11 @@ def write(rows, out):
     """OUT/table.md."""
     binary = [row for row in rows if row["cell"]["weight"] != "real"]
     entries = comparisons(rows)
-    parts = ["# Ablation of gradient estimators\n\nTop-1, percent: mean ± half of the 95 % interval (seeds).\n"]
+    parts = [
+        "# Ablation of gradient estimators\n\nTop-1, percent: mean ± half of the 95 % interval (seeds). Where that "
+        "would go beyond 0 or 100, as it does\nwith few seeds, the interval is written out, cut there: "
+        "mean, low to high (seeds).\n"
+    ]
     for optimizer in ordered(binary, "optimizer"):
         parts.append(f"## {optimizer}\n\n{paper_table(rows, optimizer)}")
     parts.append(
