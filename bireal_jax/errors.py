@@ -22,12 +22,12 @@ def lookup(table, name, what):
       what: what the rows are, for the message ("model", "activation derivative").
 
     Raises:
-      BadInput: `name` is no row of the table; the message lists the known names and says which one is close.
+      BadInput: `name` is no row of the table; the message says which known name is close, and lists them.
     """
     if name not in table:
         close = difflib.get_close_matches(name, table, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise BadInput(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}{hint}")
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise BadInput(f"unknown {what} {name!r}; {hint}known: {', '.join(sorted(table))}")
     return table[name]
 
 

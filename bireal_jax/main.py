@@ -18,19 +18,13 @@ from ml_collections import ConfigDict, config_flags
 
 from bireal_jax import output, places, recipe
 from bireal_jax._version import __version__
-from bireal_jax.config import check_field, nearest, unheard
+from bireal_jax.config import check_field, default, nearest, unheard
 from bireal_jax.errors import BadInput, first_line, lookup
 from bireal_jax.recipe import load_recipe
 from bireal_jax.running import preempt
 
-OF_A_RUN = (
-    "eval",
-    "export",
-    "cost",
-    "verify",
-    "data",
-    "report",
-)  # modes that need no --config where --workdir has a run
+# modes that need no --config where --workdir has a run
+OF_A_RUN = ("eval", "export", "cost", "verify", "data", "report")
 
 MODES = ("train", "eval", "cost", "export", "verify", "doctor", "data", "search", "report", "compare")
 
@@ -230,11 +224,14 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
         "workdir", str(Path("runs") / "_".join([Path(file).stem, *filter(None, [variant])])), "", **options
     )
     mode = flags.DEFINE_string("mode", "train", "", **options)
-    said = load_recipe(Path(file), variant) if file else _of_workdir(rest)
-    for field in overridden(rest):
-        check_field(field, said)
-    config = config_flags.DEFINE_config_dict("config", said, "", lock_config=True, sys_argv=rest, **options)
+    said = default()
     try:
+        if not file:  # a --config that is missing may be mistyped
+            values([arg for arg in rest if not arg.lstrip("-").removeprefix("no").startswith("config.")])
+        said = load_recipe(Path(file), variant) if file else _of_workdir(rest)
+        for field in overridden(rest):
+            check_field(field, said)
+        config = config_flags.DEFINE_config_dict("config", said, "", lock_config=True, sys_argv=rest, **options)
         left = values(rest)
         if left[1:]:
             raise BadInput(f"unexpected argument {left[1]!r}; write --FLAG=VALUE")
@@ -276,11 +273,13 @@ def _of_workdir(argv):
         values(argv, known_only=True)
     if chosen_mode(mode.value) not in OF_A_RUN or not workdir.value:
         raise BadInput(f"--config is missing; {recipe.HOW}")
-    from bireal_jax.running import known  # with JAX
+    from bireal_jax import registered  # with JAX
+    from bireal_jax.running import known
 
     run = known.read(places.workdir(workdir.value))
     if run is None:
         raise BadInput(f"--config is missing, and there is no run in --workdir={workdir.value}; name either")
+    registered.check(run)
     return run.config
 
 

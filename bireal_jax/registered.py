@@ -63,6 +63,7 @@ def check(run: known.Known, config: ConfigDict | None = None) -> None:
         if value not in rows():
             raise BadInput(
                 f"{run.title} has config.{field}={value!r}, which is registered by {file or 'the recipe of the run'}\n"
-                f"run that first: --config={file or 'RECIPE'} on the command line; in Python build.trained(RUN, "
-                "recipe=FILE), in another recipe main.load_recipe(Path(FILE))"
+                f"run that first: add --config={file or 'RECIPE'}\n"
+                f"in Python build.trained(RUN, recipe={file or 'RECIPE'!r}), in another recipe "
+                f"main.load_recipe(Path({file or 'RECIPE'!r}))"
             )

@@ -227,7 +227,10 @@ def test_own_rules_and_unknown_names():
     assert (d(1.5, 0.25), d(1.5, 0.75)) == (1.0, 0.0)
     own = binarize.weight(lambda w: (binarize.sign(w), jnp.full(w.shape[-1], 2.0)))
     np.testing.assert_array_equal(own(jnp.ones((1, 1, 2, 3)), 0.5)[1], [2, 2, 2])
-    with pytest.raises(BadInput, match=r"unknown activation derivative 'aprox'; known: approx_sign, clip, .*, ste"):
+    with pytest.raises(
+        BadInput,
+        match=r"unknown activation derivative 'aprox'; did you mean approx_sign\? known: approx_sign, clip, .*, ste",
+    ):
         binarize.activation("aprox")
     with pytest.raises(BadInput, match="unknown weight binarizer"):
         binarize.weight("paper")

@@ -210,7 +210,10 @@ def test_mistakes_are_named(tmp_path):
         ({"model.weight": "released"}, "config.model.weight is 'released'\nset it to 'direct'"),
         ({"optim.binary": ""}, "'direct' has no latent weights"),
         ({"optim.binary": "", "model.weight": "released"}, "latent_init='signs' is for optim.binary"),
-        ({"optim.binary": "bob"}, "unknown optimizer of binary weights 'bob'; known: bop, bop2, bop2_unbiased"),
+        (
+            {"optim.binary": "bob"},
+            r"unknown optimizer of binary weights 'bob'; did you mean bop\? known: bop, bop2, bop2_unbiased",
+        ),
         ({"optim.latent_clip": 1.0}, "has no latent weights; leave"),
         ({"optim.bop.gamma": ("linaer", 1.0)}, "unknown schedule in optim.bop.gamma 'linaer'"),
         (

@@ -259,7 +259,9 @@ def test_what_cannot_be_compared(tmp_path):
     with pytest.raises(BadInput, match="no line of training yet"):
         curves.main(["compare", str(place)])
     place = workdir(tmp_path / "other")
-    with pytest.raises(BadInput, match="unknown published log 'digit'; known: bireal18_cifar10, .*mean digits"):
+    with pytest.raises(
+        BadInput, match=r"unknown published log 'digit'; did you mean digits\? known: bireal18_cifar10, "
+    ):
         curves.main(["compare", str(place), "--ours=digit"])
     config = json.loads((place / "config.json").read_text()) | {"model": {"name": "vgg_small"}}
     (place / "config.json").write_text(json.dumps(config))

@@ -74,7 +74,7 @@ def test_variants_of_the_cifar_recipe():
             assert str(workdir) == c.teacher.weights
             teacher = load_recipe(path, workdir.name.removeprefix("cifar10_sgd_"))
             assert teacher.model.name == c.teacher.name and teacher.model.weight == "real"
-    with pytest.raises(BadInput, match="unknown variant .*r21.*; known: r18"):
+    with pytest.raises(BadInput, match=r"unknown variant .*'r21'; did you mean r20\? known: r18"):
         load_recipe(path, "r21")
 
 

@@ -1,3 +1,4 @@
+import argparse
 import os
 import pickle
 import subprocess
@@ -178,6 +179,13 @@ def test_nothing_is_unpickled(tmp_path):
     for name in ("a.pt", "b.pth", "c.tar"):
         with pytest.raises(BadInput, match=rf"{name}: holds Python objects.*\n.*torch.save\(model.state_dict"):
             readers.read(tmp_path / name)
+    for found, named in (
+        ({"a": argparse.Namespace(lr=0.1)}, "argparse.Namespace"),
+        (torch.nn.ReLU(), "torch.nn.*ReLU"),
+    ):
+        torch.save(found, tmp_path / "d.pt")
+        with pytest.raises(BadInput, match=rf"tensors, such as {named}; .*\nonly where you trust it.*\n.*NEW\)$"):
+            readers.read(tmp_path / "d.pt")
     assert not mark.exists()
 
 
@@ -323,12 +331,16 @@ def test_the_command(tiny, tmp_path, capsys, monkeypatch):
     binary = 4 * 9 * 32 * 32 + 9 * 32 * 64 + 3 * 9 * 64 * 64
     expected = f"{count:,} parameters, {binary:,} of them binary, {share:.1%} of those +1; 10 classes"
     assert capsys.readouterr().out == f"{out}: bireal_tiny, {expected}\n"
+    with pytest.raises(SystemExit):
+        importers.main(["--list"])
+    assert "\nreact_a         feature.0.conv1, feature.1.binary_3x3\n" in capsys.readouterr().out
     before = out.read_bytes()
     assert "exists; --force overwrites it" in fails(capsys, "--model=bireal_tiny", weights, out)
     assert "is no name of an .npz" in fails(capsys, "--model=bireal_tiny", weights, tmp_path / "out.pt")
     assert "did you mean bireal_tiny?" in fails(capsys, "--model=bireal_tiy", weights, out, "--force")
     lacking = write(tmp_path / "lacking.npz", {k: v for k, v in state.items() if k != "bn1.bias"})
-    assert "missing bn1.bias\nunexpected nothing" in fails(capsys, "--model=bireal_tiny", lacking, out, "--force")
+    said = fails(capsys, "--model=bireal_tiny", lacking, out, "--force")
+    assert said.endswith("missing bn1.bias\n") and "unexpected" not in said
     assert "lacking.npz: these are not weights of bireal18:" in fails(
         capsys, "--model=bireal18", lacking, out, "--force"
     )

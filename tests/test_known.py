@@ -239,10 +239,12 @@ def test_the_recipe_that_registers_an_estimator_is_named(changed, tmp_path, monk
         pass
     del binarize.REAL["half"]
     uses = (lambda: build.trained(place), lambda: used.weights(small(), place), lambda: Plan(student(place)))
+    uses += (lambda: main.main(["main", f"--workdir={place}", "--mode=cost"]),)
     for use in uses:
         with pytest.raises(BadInput, match=rf"config.model.act='half', which is registered by {recipe}\n") as caught:
             use()
-        assert f"--config={recipe} on the command line" in str(caught.value)
+        assert f"\nrun that first: add --config={recipe}\n" in str(caught.value)
+        assert f"build.trained(RUN, recipe='{recipe}')" in str(caught.value)
     with pytest.raises(BadInput, match="no recipe"):
         build.trained(place, recipe="nowhere.py")
     recipe.write_text(f"from configs import digits\n{recipe.read_text()}")

@@ -29,7 +29,7 @@ def command(*arguments, **options):
     ("arguments", "message"),
     [
         ([], "--config is missing; for a first run: --config=configs/digits.py"),
-        (["--workdir=runs/x", "--mode=evl"], "train, verify; did you mean eval?"),
+        (["--workdir=runs/x", "--mode=evl"], "unknown mode 'evl'; did you mean eval? known: compare, cost"),
         (["--config="], "--config is empty; for a first run: --config=configs/digits.py"),
         (["--config"], "--config is empty"),
         ([DIGITS, "--config.optim.lr="], "config.optim.lr=: could not convert"),
@@ -44,6 +44,9 @@ def command(*arguments, **options):
         ([DIGITS, "--config.lr=0.1"], "no field config.lr; did you mean config.optim.lr?"),
         ([DIGITS, "--config.total_steps=many"], "config.total_steps"),
         ([DIGITS, "--config.batch_size=1.5"], "config.batch_size"),
+        (["--confg=configs/digits.py"], "Unknown command line flag 'confg'; did you mean --config?"),
+        (["--workdri=x", "--mode=eval", "--config.optim.lr=1"], "'workdri'; did you mean --workdir?"),
+        (["--num_processes=x"], "flag --num_processes=x: invalid literal"),
         ([DIGITS, "--workdri=x"], "Unknown command line flag 'workdri'; did you mean --workdir?"),
         ([DIGITS, "--lr=0.1"], "Unknown command line flag 'lr'; did you mean --config.optim.lr?"),
         ([DIGITS, "--confg.optim.rl=1"], "; did you mean --config.optim.lr?"),
@@ -53,12 +56,12 @@ def command(*arguments, **options):
         ),
         ([DIGITS, "--config.epochs=5"], "no field config.epochs; did you mean config.total_epochs?"),
         ([DIGITS, "--config.model.pretrained=x"], "did you mean config.init_from?"),
-        ([DIGITS, "--mode=trian"], "train, verify; did you mean train?"),
+        ([DIGITS, "--mode=trian"], "unknown mode 'trian'; did you mean train? known: compare, cost"),
         ([DIGITS, "--mode=cost", "--format=Onyx"], "--format=Onyx is nothing that --mode=cost writes"),
         ([DIGITS, "--mode=trian"], "mode"),
         ([DIGITS, "extra"], "unexpected argument 'extra'"),
         ([f"{DIGITS}:x"], "configs/digits.py has no variants; leave out :x"),
-        (["--config=configs/bop_r18.py:third_order"], "known: second_order; did you mean second_order?"),
+        (["--config=configs/bop_r18.py:third_order"], "; did you mean second_order? known: second_order"),
     ],
 )
 def test_mistakes_are_named_in_three_lines(arguments, message):

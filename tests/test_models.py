@@ -185,7 +185,9 @@ def test_grouped_pairs_of_reactnet_b_are_two_grouped_convolutions_side_by_side(x
 
 
 def test_names():
-    with pytest.raises(BadInput, match="unknown model 'bireal19'; known: binary_alexnet, binarynet, bireal152"):
+    with pytest.raises(
+        BadInput, match=r"unknown model 'bireal19'; did you mean bireal18\? known: binary_alexnet, binarynet, bireal152"
+    ):
         models.build("bireal19")
     with pytest.raises(BadInput, match="unknown latent_init"):
         models.build("bireal18", latent_init="zeros")

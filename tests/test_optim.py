@@ -155,7 +155,7 @@ def test_optimizers_against_torchs_formulas_with_decay_by_label(name):
 
 
 def test_mistakes_are_named():
-    with pytest.raises(BadInput, match="unknown optimizer 'adm'; known: adam, adamw, sgd"):
+    with pytest.raises(BadInput, match=r"unknown optimizer 'adm'; did you mean adam\? known: adam, adamw, sgd"):
         optim.make("adm", lambda _: 0.1, PARAMS)
     with pytest.raises(BadInput, match="unknown label 'latent'"):
         optim.make("adam", lambda _: 0.1, PARAMS, decay_on=("latent",))

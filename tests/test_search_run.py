@@ -267,7 +267,7 @@ def test_mistakes(supernet, tmp_path):
         ("max_cost is 0; set it to the budget", {"search.max_cost": 0.0}),
         ("budget 0.001 is below the smallest network, which costs 0.004872", {"search.max_cost": 0.001}),
         ("lower limit 0.02 is above the largest", {"search.max_cost": 1.0, "search.min_cost": 0.02}),
-        ("unknown cost 'flops'; known: bops, ops", {"search.cost": "flops"}),
+        ("unknown cost 'flops'; did you mean ops. known: bops, ops", {"search.cost": "flops"}),
         ("unknown algorithm 'random'; known: evolve", {"search.algorithm": "random"}),
         ("no latency table at nowhere.yaml", {"search.latency": "nowhere.yaml"}),
     ):
@@ -317,7 +317,9 @@ def test_architectures_that_do_not_fit(text, message):
     with pytest.raises(BadInput, match=message):
         build.model(c, build.source(c))
     if "nowhere" not in text:
-        with pytest.raises(BadInput, match="unknown network that genes name 'bireal_tiny'; known: ebn, ebn_tiny"):
+        with pytest.raises(
+            BadInput, match=r"that genes name 'bireal_tiny'; did you mean ebn_tiny\? known: ebn, ebn_tiny"
+        ):
             build.model(small(arch=text), build.source(c))
 
 

@@ -56,20 +56,27 @@ def beside(tmp_path, monkeypatch):
 
 
 def _authors_file(place):
-    """model_best.pth.tar, as the authors' training writes it."""
+    """model_best.pth.tar, as the authors' training writes it, and the network in PyTorch."""
     torch = pytest.importorskip("torch", reason="needs PyTorch")
+    from experiments.speed.torch_bireal import BiReal
+
     module, rng = importers.models.build("bireal18"), np.random.default_rng(0)
     shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32))
     drawn = jax.tree.map(lambda s: rng.uniform(0.1, 1, s.shape).astype(np.float32), shapes)
     state = {name: torch.from_numpy(np.array(a)) for name, a in importers.to_torch("bireal18", drawn).items()}
+    model = BiReal("bireal18", 1000)
+    state = {
+        name: state[name].reshape(there.shape) if name in state else there for name, there in model.state_dict().items()
+    }
     torch.save({"epoch": 1, "state_dict": state}, place / "model_best.pth.tar")
+    return model
 
 
 @pytest.mark.parametrize("page", [pytest.param(p, marks=[pytest.mark.slow] if p in SLOW else []) for p in PAGES])
 def test_snippets_run(page, beside, capsys):
-    if page == "docs/pytorch.md":
-        _authors_file(beside)
     names, before = {"__name__": page}, dict(binarize.DERIVATIVES)
+    if page == "docs/pytorch.md":
+        names["model"] = _authors_file(beside)
     try:
         for number, block in enumerate(FOUND[page]):
             exec(compile(block, f"{page}, block {number + 1}", "exec"), names)
@@ -79,6 +86,8 @@ def test_snippets_run(page, beside, capsys):
         binarize.DERIVATIVES.clear()
         binarize.DERIVATIVES.update(before)
     assert "logits" not in names or np.isfinite(np.asarray(names["logits"])).all()
+    if "theirs" in names:
+        np.testing.assert_allclose(names["logits"], names["theirs"], rtol=1e-3)
 
 
 def test_what_is_run_elsewhere_is():

@@ -52,13 +52,95 @@ def test_prefixes_of_wrappers_are_known(prefix, tiny):
 def test_what_is_beside_the_network_is_not_dropped_unsaid(tiny):
     _, state = tiny
     wrapped = {f"model.{name}": array for name, array in state.items()}
-    with pytest.raises(BadInput, match="unexpected criterion.weight"):
+    with pytest.raises(BadInput, match="_tiny:\nunexpected criterion.weight\n.* --drop=criterion$"):
         importers.from_torch(NAME, wrapped | {"criterion.weight": np.ones(3, np.float32)})
     average = {f"ema.{name}": array for name, array in state.items()}
-    with pytest.raises(BadInput, match=r"holds 2 networks, under ema., model.\nstore the weights of one"):
+    with pytest.raises(
+        BadInput, match=r"holds 2 networks, under ema., model.\nstore the weights of one.*\n.* --drop=ema$"
+    ):
         importers.from_torch(NAME, wrapped | average)
     with pytest.raises(BadInput, match="holds 2 networks, under ema. and bare"):
         importers.from_torch(NAME, state | average)
+
+
+def test_what_is_to_be_left_out_is_counted(tiny, tmp_path, capsys, caplog):
+    variables, state = tiny
+    beside = {"criterion.weight": np.ones(3, np.float32), "metrics.top1.sum": np.ones(1, np.float32)}
+    average = {f"ema.{name}": array + 1 for name, array in state.items()}
+    wrapped = {f"module.model.{name}": array for name, array in state.items()}
+    safetensors.numpy.save_file(wrapped | beside | average, tmp_path / "a.safetensors")
+    options = [f"--model={NAME}", *(f"--drop={name}" for name in ("criterion", "metrics", "ema"))]
+    importers.main([*options, str(tmp_path / "a.safetensors"), str(tmp_path / "b.npz")])
+    total = 2 * len(state) + 2
+    assert f"{len(state) + 2} of {total} arrays left out: --drop=criterion --drop=metrics --drop=ema" in caplog.text
+    same(importers.load(NAME, tmp_path / "b.npz"), variables)
+    same(importers.from_torch(NAME, wrapped | average, drop=["model"]), importers.from_torch(NAME, average))
+    with pytest.raises(BadInput, match="nothing to leave out at --drop=crit; found criterion.weight, "):
+        importers.from_torch(NAME, wrapped | beside, drop=["crit"])
+    with pytest.raises(BadInput, match="b.npz: only of PyTorch's weights something can be left out"):
+        importers.load(NAME, tmp_path / "b.npz", drop=["params"])
+    with pytest.raises(SystemExit):
+        importers.main([*options, str(tmp_path), str(tmp_path / "c.npz")])
+    assert "is a run, which holds one network; leave --key and --drop out" in capsys.readouterr().err
+
+
+# what two networks lie below, in one file, as loops write them: how the second is chosen, and what is said without that
+PAIRS = {
+    ("model", "model_ema"): "model_ema",  # torchvision's
+    ("state_dict", "state_dict_ema"): "state_dict_ema",  # timm's
+    ("state_dict", "callbacks.EMA.average"): "callbacks",  # of Lightning's callbacks
+    ("student", "teacher"): "teacher",
+}
+
+
+def nested(where, value):
+    for key in reversed(where.split(".")):
+        value = {key: value}
+    return value
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_of_two_networks_in_a_file_one_is_named(pair, tiny, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    variables, state = tiny
+    one = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+    other = {f"module.{name}": tensor + 1 for name, tensor in one.items()} | {"n_averaged": torch.tensor(7)}
+    moments = {"state": {0: {"exp_avg": one["conv1.weight"]}}, "param_groups": [{"lr": 0.1}]}
+    found = nested(pair[0], one) | nested(pair[1], other) | {"epoch": 3, "optimizer": moments}
+    torch.save(found, tmp_path / "a.pt")
+    with pytest.raises(
+        BadInput, match=f"a.pt: holds two sets of weights, {pair[0]} and {pair[1]}\n.* --key={pair[1]}$"
+    ):
+        importers.load(NAME, tmp_path / "a.pt")
+    same(importers.load(NAME, tmp_path / "a.pt", key=pair[0]), variables)
+    importers.main([f"--model={NAME}", f"--key={PAIRS[pair]}", str(tmp_path / "a.pt"), str(tmp_path / "b.npz")])
+    same(importers.load(NAME, tmp_path / "b.npz"), jax.tree.map(lambda leaf: leaf + 1, variables))
+    with pytest.raises(BadInput, match=f"no weights under the key ema; keys of weights: {pair[0]}, {pair[1]}$"):
+        importers.load(NAME, tmp_path / "a.pt", key="ema")
+    with pytest.raises(BadInput, match="b.npz: only PyTorch's files have keys"):
+        importers.load(NAME, tmp_path / "b.npz", key="ema")
+
+
+def test_weights_under_a_key_that_is_not_known_are_found(tiny, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    variables, state = tiny
+    torch.save({"weights": {k: torch.from_numpy(np.array(a)) for k, a in state.items()}, "epoch": 3}, tmp_path / "a.pt")
+    with pytest.raises(BadInput, match="holds weights under the key weights, .*\n.* --key=weights$"):
+        importers.load(NAME, tmp_path / "a.pt")
+    same(importers.load(NAME, tmp_path / "a.pt", key="weights"), variables)
+    loop = {}
+    loop |= {"a": loop, "net": {"b": torch.ones(1)}}
+    torch.save(loop, tmp_path / "loop.pt")
+    assert list(readers.read(tmp_path / "loop.pt")) == ["b"]
+
+
+def test_weights_of_another_of_our_networks_are_told_so(tiny):
+    said = f"these are not weights of bireal18; these fit --model={NAME}\nmissing layer3[^\n]*$"
+    with pytest.raises(BadInput, match=said):
+        importers.from_torch("bireal18", tiny[1])
+    with pytest.raises(BadInput) as told:
+        importers.from_torch("bireal18", tiny[1] | {"fc.bias": np.full(10, np.nan, np.float32)})
+    assert "fit" not in str(told.value)
 
 
 WRAPPINGS = {

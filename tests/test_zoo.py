@@ -154,7 +154,9 @@ def test_list_and_unknown_names(capsys, tmp_path, monkeypatch):
         command.main(["--list"])
     said = capsys.readouterr().out
     assert ended.value.code == 0 and all(name in said for name in NAMES) and "88.16 %" in said
-    with pytest.raises(BadInput, match=r"unknown file or network 'digit'; known: .*bireal20_cifar10.*mean digits\?"):
+    with pytest.raises(
+        BadInput, match=r"unknown file or network 'digit'; did you mean digits\? known: .*bireal20_cifar10"
+    ):
         runtime.load("digit")
     with pytest.raises(BadInput, match="unknown file or network 'nothing'"):
         build.pretrained("nothing")

@@ -92,7 +92,7 @@ def test_a_training_from_a_packed_file_learns(folded, tmp_path):
 
 def test_what_does_not_fit_names_what_does(five, tmp_path):
     for name, message in (
-        ("digit", "unknown run, file or network of the package 'digit'; known: .*, digits, .*; did you mean digits"),
+        ("digit", r"unknown run, file or network of the package 'digit'; did you mean digits\? known: .*, digits, "),
         ("digits_react", "is a network of config.model.name='react_tiny', not 'bireal_tiny'\nthat fit: digits; for 1 "),
         ("bireal20_cifar10", "model.name='bireal20', not .*\n.* for 1 channel .*: digits .bireal_tiny., digits_react"),
     ):

@@ -12,6 +12,7 @@ has our names: a leaf's path in the tree, such as "params/stem_conv/kernel".
 import argparse
 import io
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,18 +50,20 @@ def from_flat(model_name: str, flat: dict[str, np.ndarray]) -> dict:
     return traverse_util.unflatten_dict({tuple(name.split("/")): array for name, array in flat.items()})
 
 
-def load(model_name: str, path: str | Path, turn: bool = False) -> dict:
+def load(model_name: str, path: str | Path, turn: bool = False, key: str = "", drop: Sequence[str] = ()) -> dict:
     """Our variables from a file of the authors' weights, of larq's (see `larq`), or of what `save` wrote.
 
     Args:
       model_name: a key of FAMILIES.
       path: of a format that `readers` knows.
       turn: larq's only: kernels turned by 180 degrees, for images turned likewise.
+      key: PyTorch's only: below which the weights lie in the file, such as "model_ema"; see `readers.read`.
+      drop: PyTorch's only: modules beside the network, such as "criterion", whose arrays are left out.
 
     Raises:
       BadInput: the file cannot be read, or its weights are not of that model.
     """
-    state = readers.read(path, partial(_look, model_name, path))
+    state = readers.read(path, partial(_look, model_name, path, drop), key)
     try:
         keras = larq.is_keras(state)
         if turn and not keras:
@@ -71,23 +74,27 @@ def load(model_name: str, path: str | Path, turn: bool = False) -> dict:
             if not turn:
                 log.warning("%s: larq pads otherwise at stride 2, so the outputs differ; --turn makes them equal", path)
             return from_flat(model_name, larq.renamed(state, turn))
-        ours = any(name.startswith(("params/", "batch_stats/")) for name in state)
-        return (from_flat if ours else from_torch)(model_name, state)
+        if not any(name.startswith(("params/", "batch_stats/")) for name in state):
+            return from_torch(model_name, state, drop)
+        return from_flat(model_name, state)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
 
 
-def _look(model_name, path, claims):
+def _look(model_name, path, drop, claims):
     """Raises BadInput, before an array is read, for names of no such model, and for far more numbers than it has."""
+    names = lookup(FAMILIES, model_name, "model with an importer")()
+    ours = any(name.startswith(("params/", "batch_stats/")) for name in claims)
+    if drop and (ours or larq.is_keras(claims)):
+        raise BadInput("only of PyTorch's weights something can be left out; leave --drop out")
     if larq.is_keras(claims):
         return
-    names = lookup(FAMILIES, model_name, "model with an importer")()
-    bare = pytorch.bare_names(model_name, claims)
-    found = {bare[name]: jax.ShapeDtypeStruct(c.shape, np.float32) for name, c in claims.items()}
+    bare = pytorch.bare_names(model_name, claims, drop)
+    found = {short: jax.ShapeDtypeStruct(claims[name].shape, np.float32) for name, short in bare.items()}
     claimed = sum(leaf.size for leaf in found.values())
     if claimed <= Path(path).stat().st_size:  # it is no larger than what was stored
         return
-    if any(name.startswith(("params/", "batch_stats/")) for name in claims):
+    if ours:
         target = target_shapes(model_name, found, *pytorch.KERNELS, -2, -1)
     else:
         target = target_shapes(model_name, found, names["stem_conv"][0] + ".weight", "fc.weight", 1, 0)
@@ -140,29 +147,39 @@ def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m bireal_jax.importers", description="Makes weights of PyTorch or larq ours, and ours PyTorch's.",
-        allow_abbrev=False,
+        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Then: python -m bireal_jax.main --config=RECIPE --mode=eval --config.init_from=OUT.npz",
     )  # fmt: skip
     parser.add_argument("weights", help=f"a file of weights, {', '.join(readers.FORMATS)}, or the workdir of a run")
     parser.add_argument("out", help=f"an .npz to write; with --to-torch one of {', '.join(WRITTEN)}")
     parser.add_argument("--model", default="", help="the network that these are weights of; --list shows all")
-    parser.add_argument("--list", action="version", version=" ".join(FAMILIES), help="shows the models, and exits")
+    rows = (f"{name:16s}{', '.join(pytorch.first_modules(name))}" for name in FAMILIES)
+    parser.add_argument(
+        "--list", action="version", version="\n".join(rows), help="shows the models, with names of modules, and exits"
+    )
     parser.add_argument(
         "--to-torch", action="store_true", help="write them under the names of the authors' PyTorch code"
     )
     parser.add_argument("--turn", action="store_true", help="larq: kernels turned by 180 degrees, for turned images")
+    parser.add_argument("--key", default="", help="PyTorch: the key of the weights in the file, such as model_ema")
+    parser.add_argument(
+        "--drop", action="append", default=[], metavar="MODULE",
+        help="PyTorch: what is beside the network, such as criterion, and is left out; several are given one by one",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
     arguments = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # it is asked for shapes alone; an accelerator is left to others
     with output.command():
         weights = places.local(arguments.weights, "WEIGHTS")
         out = places.local(arguments.out, "OUT", "file")
-        convert(arguments.model, weights, out, arguments.turn, arguments.force, arguments.to_torch)
+        options = (arguments.turn, arguments.force, arguments.to_torch, arguments.key, arguments.drop)
+        convert(arguments.model, weights, out, *options)
 
 
 def convert(
-    model_name: str, weights: Path, out: Path, turn: bool = False, force: bool = False, torch: bool = False
-) -> None:
+    model_name: str, weights: Path, out: Path, turn: bool = False, force: bool = False, torch: bool = False,
+    key: str = "", drop: Sequence[str] = (),
+) -> None:  # fmt: skip
     """What the command does: reads, checks, writes, and says what it wrote.
 
     Args:
@@ -172,6 +189,7 @@ def convert(
       turn: as of `load`.
       force: overwrite it.
       torch: under the names of the authors' PyTorch code instead of ours.
+      key, drop: as of `load`.
 
     Raises:
       BadInput: as `load` and `save`, or `out` has another suffix or is there already.
@@ -183,10 +201,12 @@ def convert(
     if out.exists() and not force:
         raise BadInput(f"{out} exists; --force overwrites it")
     run = known.read(weights)
+    if weights.is_dir() and (key or drop):
+        raise BadInput(f"{weights} is a run, which holds one network; leave --key and --drop out")
     if weights.is_dir():
         model_name, variables = _of_run(weights, run, model_name)
     elif model_name := model_name or (run.last.model.name if run else ""):
-        variables = load(model_name, weights, turn)
+        variables = load(model_name, weights, turn, key, drop)
     else:
         raise BadInput("a file of weights does not say what network it is of: --model=NAME; --list shows all")
     if torch:

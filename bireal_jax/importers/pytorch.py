@@ -6,8 +6,9 @@ follow from the leaf: OIHW <-> HWIO, OI <-> IO. Where one of our modules is two 
 concatenated along the output channels.
 """
 
+import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,8 @@ from bireal_jax.models.bireal import BIREAL
 from bireal_jax.models.reactnet import STEM, WIDTHS
 from bireal_jax.models.resnet import RESNET
 
+log = logging.getLogger("bireal_jax")
+
 # Our leaf -> theirs. Latent weights are apart: some of the code stores them as `weights` [size, 1].
 LEAVES = {
     "kernel": "weight",
@@ -32,6 +35,7 @@ LEAVES = {
     "latent": "weight",
 }
 KERNELS = "params/stem_conv/kernel", "params/head/linear/kernel"  # ours, the first and the last
+COUNTERS = "num_batches_tracked", "n_averaged"  # of batch norm, and of torch.optim.swa_utils.AveragedModel
 FLAT_LATENT = ("bireal18", "bireal34", "react_a")
 
 
@@ -85,6 +89,12 @@ FAMILIES |= {"react_r18": FAMILIES["bireal18"], "react_r34": FAMILIES["bireal34"
 FAMILIES |= {name: partial(_resnet_names, row) for name, row in RESNET.items()}
 
 
+def first_modules(model_name: str) -> list[str]:
+    """The authors' names of the first convolution of a model in FAMILIES, and of the first one of its blocks."""
+    names = [*FAMILIES[model_name]().values()]
+    return [names[0][0], names[3][0]]
+
+
 def _torch_keys(name, names, path):
     """The authors' keys of our leaf at `path`, a tuple of names below "params" or "batch_stats"."""
     *module, leaf = path
@@ -96,26 +106,57 @@ def _torch_keys(name, names, path):
     return [f"{theirs}.{kind}" for theirs in names["/".join(module)]]
 
 
-def from_torch(model_name: str, state: Any) -> dict:
+def from_torch(model_name: str, state: Any, drop: Sequence[str] = ()) -> dict:
     """Our variables from the authors' state.
 
     Args:
       model_name: a key of FAMILIES, e.g. "bireal18" or "react_a".
       state: arrays or PyTorch tensors under the authors' names, or the PyTorch module that has them. What wrappers add
         is ignored, `module.` (DataParallel), `_orig_mod.` (torch.compile), a prefix of the whole network such as
-        Lightning's `model.`, and so is `num_batches_tracked`; latent weights may be called `weight`, as in the authors'
-        first step, or `weights`.
+        Lightning's `model.`, and so are `num_batches_tracked` and the `n_averaged` of a moving average; latent weights
+        may be called `weight`, as in the authors' first step, or `weights`.
+      drop: modules beside the network, such as "criterion", whose arrays are left out.
 
     Returns:
       {"params": tree, "batch_stats": tree} of numpy arrays in the dtype of `state`, float32 for bfloat16.
 
     Raises:
       BadInput: the names or shapes are not those of that model, two names mean the same array, or a number cannot be.
+        The message says which of our other models they fit.
     """
-    names = lookup(FAMILIES, model_name, "model with an importer")()
+    lookup(FAMILIES, model_name, "model with an importer")
     state = state.state_dict() if hasattr(state, "state_dict") else state
-    bare = bare_names(model_name, state)
-    rows = [(bare[k], k, values.array(v)) for k, v in state.items() if not k.endswith("num_batches_tracked")]
+    try:
+        found = _from_torch(model_name, state, drop)
+    except BadInput as error:
+        if fitting := [name for name in FAMILIES if name != model_name and _fits(name, state, drop)]:
+            first, *rest = str(error).splitlines()
+            first = f"{first.rstrip(':')}; these fit --model={', '.join(fitting)}"
+            raise BadInput("\n".join([first, *rest])) from None
+        raise
+    if drop:
+        log.warning("%d of %d arrays left out: --drop=%s", len(state) - len(bare_names(model_name, state, drop)),
+                    len(state), " --drop=".join(drop))  # fmt: skip
+    return found
+
+
+def _fits(model_name, state, drop):
+    """Whether these are weights of a model. What is no name of it is seen first, since shapes take a second."""
+    modules = {name for found in FAMILIES[model_name]().values() for name in found}
+    try:
+        for name in bare_names(model_name, state, drop).values():
+            if name.rpartition(".")[0] not in modules and not name.endswith(COUNTERS):
+                return False
+        _from_torch(model_name, state, drop)
+    except BadInput:
+        return False
+    return True
+
+
+def _from_torch(model_name, state, drop):
+    names = FAMILIES[model_name]()
+    bare = bare_names(model_name, state, drop)
+    rows = [(short, k, values.array(state[k])) for k, short in bare.items() if not k.endswith(COUNTERS)]
     state = values.named_once(rows)
     target = target_shapes(model_name, state, names["stem_conv"][0] + ".weight", "fc.weight", channels=1, classes=0)
     wanted = {path: _torch_keys(model_name, names, path[1:]) for path, _ in leaves(target)}
@@ -174,13 +215,13 @@ def _sizes(model_name, tree):
     return {path: leaf.shape for path, leaf in leaves(target)}
 
 
-def bare_names(model_name: str, names: Iterable[str]) -> dict[str, str]:
-    """name -> the name without what wrappers of PyTorch add.
+def bare_names(model_name: str, names: Iterable[str], drop: Sequence[str] = ()) -> dict[str, str]:
+    """name -> the name without what wrappers of PyTorch add, of those that are not dropped.
 
     Raises:
-      BadInput: there are two networks of that model, such as one and its moving average.
+      BadInput: there are two networks of that model, such as one and its moving average; nothing is there to drop.
     """
-    bare = {name: _bare(name) for name in names}
+    bare = _without(drop, {name: _bare(name) for name in names})
     stem = lookup(FAMILIES, model_name, "model with an importer")()["stem_conv"][0] + ".weight"
     have = set(bare.values())
     prefixes = sorted(n.removesuffix(stem) for n in have if n.endswith(f".{stem}"))
@@ -189,9 +230,20 @@ def bare_names(model_name: str, names: Iterable[str]) -> dict[str, str]:
         also = " and bare" if stem in have else ""
         raise BadInput(
             f"holds {len(prefixes) + bool(also)} networks, under {', '.join(prefixes)}{also}\n"
-            "store the weights of one: torch.save(model.state_dict(), FILE)"
+            "store the weights of one: torch.save(model.state_dict(), FILE)\n"
+            f"or leave the other out: python -m bireal_jax.importers --drop={prefixes[0].rstrip('.')}"
         )
     return {name: short.removeprefix(prefixes[0]) if prefixes else short for name, short in bare.items()}
+
+
+def _without(drop, bare):
+    """Names of which none is in a module that is to be dropped."""
+    for prefix in drop:
+        kept = {name: short for name, short in bare.items() if not f"{short}.".startswith(f"{prefix}.")}
+        if len(kept) == len(bare):
+            raise BadInput(f"nothing to leave out at --drop={prefix}; found {some(bare.values())}")
+        bare = kept
+    return bare
 
 
 def _bare(name):
@@ -254,5 +306,10 @@ def target_shapes(model_name: str, state: dict, stem: str, head: str, channels: 
 def check_names(model_name: str, wanted: set[str], found: Iterable[str]) -> None:
     """Raises BadInput, with both sides, unless these are the wanted names."""
     missing, extra = wanted - set(found), set(found) - wanted
-    if missing or extra:
-        raise BadInput(f"these are not weights of {model_name}:\nmissing {some(missing)}\nunexpected {some(extra)}")
+    lines = [f"{what} {some(names)}" for what, names in (("missing", missing), ("unexpected", extra)) if names]
+    beside = {n.partition(".")[0] for n in extra if "/" not in n} - {n.partition(".")[0] for n in wanted}
+    if beside and not missing:
+        options = " ".join(f"--drop={name}" for name in sorted(beside)[:4])
+        lines.append(f"to leave out what is not of the network: python -m bireal_jax.importers {options}")
+    if lines:
+        raise BadInput("\n".join([f"these are not weights of {model_name}:", *lines]))

@@ -7,9 +7,11 @@ are needed for their own formats only.
 import importlib
 import math
 import pickle
+import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,13 +30,17 @@ MOST = 1 << 30  # bytes of the arrays of a file; ResNet-152 has 60 million numbe
 NESTS = "state_dict", "model_state_dict", "model", "net", "network"
 
 
-def read(path: str | Path, look: Callable[[Mapping[str, Any]], None] | None = None) -> dict[str, np.ndarray]:
+def read(
+    path: str | Path, look: Callable[[Mapping[str, Any]], None] | None = None, key: str = ""
+) -> dict[str, np.ndarray]:
     """The arrays of a weights file.
 
     Args:
       path: its suffix is a key of FORMATS.
       look: raises BadInput unless these are wanted: called with names and what has a shape and a size, before an array
         is read, since a small file can claim to hold large ones.
+      key: of a PyTorch file, below which the wanted weights lie, such as "model_ema" or "model.state_dict"; "" where
+        there are no others, and the keys above them are known (NESTS).
 
     Returns:
       name -> array, float32 or wider; whole numbers as they are.
@@ -47,6 +53,9 @@ def read(path: str | Path, look: Callable[[Mapping[str, Any]], None] | None = No
     row = lookup(FORMATS, path.suffix.lower(), f"kind of weights file: {path} ends in")
     if not path.is_file():
         raise BadInput(f"no such file: {path}")
+    if key and row is not _TORCH:
+        raise BadInput(f"{path}: only PyTorch's files have keys above the names of arrays; leave --key={key} out")
+    reader = partial(_read_torch, key=key) if key else row.read
 
     def claimed(arrays):
         total = sum(math.prod(array.shape) * max(4, array.dtype.itemsize) for array in arrays.values())
@@ -56,7 +65,7 @@ def read(path: str | Path, look: Callable[[Mapping[str, Any]], None] | None = No
             look(arrays)
 
     try:
-        found = row.read(path, claimed).items()
+        found = reader(path, claimed).items()
         arrays = named_once((str(name), repr(name), np.asarray(array)) for name, array in found)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
@@ -115,7 +124,7 @@ def _read_hdf5(path, look):
         return {name: node[()] for name, node in found.items()}
 
 
-def _read_torch(path, look):
+def _read_torch(path, look, key=""):
     torch = library("torch")
     if zipfile.is_zipfile(path):  # which PyTorch does not compress
         with zipfile.ZipFile(path) as archive:
@@ -125,15 +134,16 @@ def _read_torch(path, look):
     try:
         with warnings.catch_warnings(action="ignore"):  # of pickle protocols that PyTorch's own files do not have
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # PyTorch's message tells how to run the code in the file; ours does not
+    except pickle.UnpicklingError as error:
+        named = re.search(r"(?:GLOBAL|global|class) ([\w.]+\.\w+)", str(error))
         raise BadInput(
-            "holds Python objects that are not tensors, or is damaged; it is never unpickled here\n"
-            f"where you trust it, load it and write the tensors alone: {FORMATS['.pt'].write}"
+            f"holds Python objects that are not tensors, {f'such as {named[1]}' if named else 'or is damaged'}; it is "
+            "never unpickled here\n"
+            f"only where you trust it, since loading it runs its code, write the tensors alone: {FORMATS['.pt'].write} "
+            "of model = torch.load(FILE, weights_only=False)\n"
+            'or, where that is a dict, torch.save(torch.load(FILE, weights_only=False)["state_dict"], NEW)'
         ) from None
-    while isinstance(found, Mapping) and (nests := [n for n in NESTS if isinstance(found.get(n), Mapping)]):
-        if len(nests) > 1:
-            raise BadInput(f"holds two sets of weights, {' and '.join(nests)}\n{_anew(FORMATS['.pt'])}")
-        found = found[nests[0]]
+    found = _chosen(found, key)
     if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         what = (
             f"a dict of {', '.join(sorted(map(str, found))[:6])}"
@@ -143,6 +153,40 @@ def _read_torch(path, look):
         raise BadInput(f"holds no state_dict but {what}\n{_anew(FORMATS['.pt'])}")
     look({name: Claim(tuple(value.shape), np.dtype(np.float32)) for name, value in found.items()})
     return {name: values.array(tensor) for name, tensor in found.items()}
+
+
+def _chosen(found, key):
+    """The one set of weights that a PyTorch file holds, of those below `key`."""
+    sets = dict(_sets(found, library("torch").Tensor, "", set()))
+    below = [at for at in sets if not key or f"{at}.".startswith(f"{key}.")]
+    if key and not below:
+        raise BadInput(f"holds no weights under the key {key}; keys of weights: {', '.join(sets) or 'none'}")
+    option = f"python -m bireal_jax.importers --key={below[-1] if below else ''}"
+    if len(below) > 1:
+        count = {2: "two"}.get(len(below), len(below))
+        raise BadInput(f"holds {count} sets of weights, {' and '.join(below)}\nsay which one is meant: {option}")
+    if below and not key and not {*below[0].split(".")} <= {"", *NESTS}:
+        raise BadInput(f"holds weights under the key {below[0]}, which may be anything\nif they are meant: {option}")
+    return sets[below[0]] if below else found
+
+
+def _sets(found: Any, tensor: type, at: str, seen: set[int]) -> Iterable[tuple[str, Any]]:
+    """(keys, dict) of every dict in dicts that looks like a state_dict, or is below one of NESTS and has tensors alone.
+
+    An optimizer's is none: its tensors have no names of modules, with a dot.
+    """
+    if not isinstance(found, Mapping) or id(found) in seen:  # a pickle can have loops
+        return
+    seen.add(id(found))
+    if any("." in str(name) and isinstance(value, tensor) and value.ndim > 1 for name, value in found.items()):
+        yield at, found
+        return
+    for name, value in found.items():
+        keys = f"{at}.{name}" if at else str(name)
+        below = list(_sets(value, tensor, keys, seen))
+        if not below and name in NESTS and isinstance(value, Mapping) and value:
+            below = [(keys, value)] if all(isinstance(v, tensor) for v in value.values()) else []
+        yield from below
 
 
 def library(name: str) -> Any:
