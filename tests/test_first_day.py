@@ -2,6 +2,7 @@
 
 import ast
 import ctypes
+import itertools
 import os
 import subprocess
 import sys
@@ -50,27 +51,28 @@ def test_intervals_stay_within_a_hundred_percent():
     assert mean == 97 and low == pytest.approx(71.6, abs=0.1) and high == 100
 
 
-def test_figures_have_every_derivative(tmp_path):
+@pytest.mark.parametrize("rules", [("released",), ("sign", "released")])
+def test_figures_have_every_derivative(tmp_path, rules, monkeypatch):
+    """As the colours of one panel, or, where these are the weight rules, as a panel each."""
     pytest.importorskip("matplotlib", reason="needs matplotlib")
     plot = pytest.importorskip("experiments.estimators.plot", reason="needs scipy")
-    rng, rows = np.random.default_rng(0), []
-    for act in ("ste", "approx_sign", "narrowing"):
-        cell = {"arch": "bireal_tiny", "init": "he", "weight": "released", "act": act, "optimizer": "sgd:0.01"}
+    rng, rows, seen, acts = np.random.default_rng(0), [], [], ("ste", "approx_sign", "narrowing")
+    for act, rule in itertools.product(acts, rules):
+        cell = {"arch": "bireal_tiny", "init": "he", "weight": rule, "act": act, "optimizer": "sgd:0.01"}
         rows.append({"cell": cell, "flipped": [0.1, 0.01], "latents": list(rng.integers(1, 9, plot_bins()))})
-    seen = []
 
     def keep(figure, path):
-        seen.append([axis.get_title() for axis in figure.axes])
+        (legend,) = figure.legends
+        seen.append(([axis.get_title() for axis in figure.axes], [text.get_text() for text in legend.get_texts()]))
 
-    plot.save, before = keep, plot.save
-    try:
-        plot.flip_rates(rows, tmp_path)
-        plot.latents(rows, tmp_path)
-    finally:
-        plot.save = before
-    for titles in seen:
-        assert [next(act for act in ("ste", "approx_sign", "narrowing") if act in title) for title in titles] == [
-            "ste", "approx_sign", "narrowing"]  # fmt: skip
+    monkeypatch.setattr(plot, "save", keep)
+    plot.flip_rates(rows, tmp_path)
+    plot.latents(rows, tmp_path)
+    assert len(seen) == 2
+    for titles, colours in seen:
+        assert tuple(colours) == (acts if len(rules) == 1 else rules)
+        assert len(titles) == (1 if len(rules) == 1 else 3)
+        assert len(rules) == 1 or all(act in title for act, title in zip(acts, titles, strict=True))
 
 
 def plot_bins():

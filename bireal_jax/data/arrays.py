@@ -171,7 +171,7 @@ def check(x: str, images: Any, y: str, labels: Any, wanted: tuple[int, ...] = ()
     `wanted` is as of `read`.
     """
     count = labels.shape[0] if labels.shape else 0
-    if images.shape and count != images.shape[0]:
+    if images.shape and count != images.shape[0] and images.dtype == np.uint8:
         raise BadInput(f"{x} has {images.shape[0]:,} images and {y} {count:,} labels; each image needs its own")
     shape, number = tuple(images.shape), count or "n"
     fits = (

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from bireal_jax import output
+
 # Multiprocessors, bytes of memory and of its bandwidth a second: what XLA asks of a card, of which the rest is alike.
 CARDS = {"h100": (132, 85e9, 3.35e12), "h200": (132, 151e9, 4.8e12)}
 CARD = """
@@ -134,4 +136,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with output.command():
+        main()
