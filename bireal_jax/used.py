@@ -106,6 +106,12 @@ def _examples(config, run, pack):
     if ours and {*ours} < {*theirs}:
         progress.say(f"note: the data set here has {len(ours)} of the {len(theirs)} classes of {run.title}")
         found = data.numbered(found, theirs)
+    then, now = ((len(s.train), len(s.eval)) for s in (run.source, found))
+    if found.split == "held-out" and now != then and config.data.dir == run.last.data.dir:
+        progress.say(
+            f"note: {run.title} had {then[0]:,} images to train on and {then[1]:,} held out, here are {now[0]:,} and "
+            f"{now[1]:,}\nthe run may have been trained on some of those that are held out here"
+        )
     apart = run.other_classes(found)
     if apart and pack:
         progress.say(f"note: the data set here has other classes: {apart}\nthe file gets those of the run")

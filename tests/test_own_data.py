@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import runpy
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from bireal_jax.data import batching
 from bireal_jax.data.source import Arrays
 from bireal_jax.errors import BadInput
 from bireal_jax.running import known
+from bireal_jax.training import train
 
 
 def images(n, size=12, channels=(), seed=0):
@@ -46,6 +48,14 @@ def test_a_folder_of_classes_is_split_by_a_seed(classes):
     assert names(build.source(photos(classes)).eval) == judged, "always the same"
     assert names(build.source(photos(classes, **{"seed": 5})).eval) == judged, "whatever the training's seed"
     assert names(build.source(photos(classes, **{"data.val_seed": 1})).eval) != judged
+    for number in range(4):
+        shutil.copy(min(classes.glob("a/*.png")), classes / "a" / f"another{number}.png")
+    more = names(build.source(photos(classes)).eval)
+    assert [name for name in more if "/a/" not in name] == [name for name in judged if "/a/" not in name], (
+        "others' stay"
+    )
+    for number in range(4):
+        (classes / "a" / f"another{number}.png").unlink()
     half = build.source(photos(classes, **{"data.val_share": 0.5}))
     assert [sum(f"/{c}/" in name for name in names(half.eval)) for c in "abc"] == [5, 2, 0]
     held = build.source(photos(classes, **{"data.held_out": 1}))
@@ -219,6 +229,18 @@ def get_config():
     c.batch_size, c.total_steps, c.eval_steps = 16, 2, 2
     return c
 """
+
+
+@pytest.mark.slow
+def test_an_evaluation_says_that_the_photos_are_no_longer_those_of_the_training(classes, tmp_path, capsys):
+    c, run = photos(classes, batch_size=8, total_steps=1), tmp_path / "w"
+    train.run(c, run)
+    train.run_eval(c, run)
+    assert "held out here" not in capsys.readouterr().out
+    shutil.copy(min(classes.glob("a/*.png")), classes / "a" / "more.png")
+    train.run_eval(c, run)
+    said = capsys.readouterr().out
+    assert " to train on and 3 held out, here are " in said and "trained on some of those" in said
 
 
 @pytest.mark.slow

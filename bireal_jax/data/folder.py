@@ -1,5 +1,6 @@
 """Your own images: DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg, JPEG or PNG; or DIR/CLASS/*.jpg, to be split."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,10 @@ class Files:
     def label(self, index: int) -> int:
         """Of one file, which is not read for it."""
         return self.pairs[index][1]
+
+    def file_name(self, index: int) -> str:
+        """Of one file in the folder of its class."""
+        return os.path.basename(self.pairs[index][0])
 
     def __getitem__(self, index):
         path, label = self.pairs[index]
