@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 from small import small
 
-from bireal_jax import build, importers
+from bireal_jax import build, importers, recipe
 from bireal_jax.binary import binarize
 from bireal_jax.running import checkpoint, workdir
 from bireal_jax.runtime import named
@@ -46,12 +47,13 @@ def beside(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "cat.jpg")
 
-    def short():
-        c = whole()
+    def short(load, *args):
+        c = load(*args)
         c.total_steps = c.log_steps = c.eval_steps = 1
         return c
 
-    monkeypatch.setattr(digits, "get_config", short)
+    monkeypatch.setattr(digits, "get_config", partial(short, whole))
+    monkeypatch.setattr(recipe, "load_recipe", partial(short, recipe.load_recipe))
     return tmp_path
 
 
