@@ -198,7 +198,8 @@ def check_order(before: Source, after: Source, what: str) -> None:
     if len(theirs) != len(ours) and (both := set(theirs) & set(ours)):
         raise BadInput(
             f"{len(both)} of {len(ours)} classes here, such as {sorted(both)[0]!r}, are known, among the {len(theirs)} "
-            f"{what}\nits head would be lost: config.new_head=True draws one anew, or give the data set the others back"
+            f"{what}\nits head would be lost: --config.new_head=True draws one for the classes here; "
+            f"or take all {len(theirs)} of them"
         )
 
 

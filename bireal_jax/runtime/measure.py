@@ -112,9 +112,10 @@ def _labelled(net, place):
     if not folders:
         raise BadInput(f"{place} has no folders of classes; it must hold CLASS/*.jpg, named as in the network")
     if strangers := [name for name in folders if name not in names]:
-        more = f" and {len(strangers) - 1} more" if strangers[1:] else ""
+        several = f"folders {_some(strangers)}, which are no classes"
+        what = several if strangers[1:] else f"a folder {strangers[0]!r}, which is no class"
         raise BadInput(
-            f"{place} has a folder {strangers[0]!r}{more}, which is no class of the network; its folders: "
+            f"{place} has {what} of the network; its folders: "
             f"{_some(folders)}\nclasses of the network: {_some(names) or f'{net.num_classes}, without names'}\n"
             "name the folders so, and leave out those that it does not know"
         )
