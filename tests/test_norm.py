@@ -1,5 +1,6 @@
 """What batch norms sum up: as exact as two passes, with the same bits whoever computes it."""
 
+import re
 from functools import partial
 
 import jax
@@ -105,6 +106,7 @@ def test_other_platforms_read_a_map_once(platform):
     assert ("custom_call" in text) == (platform == "cpu" and packed.available())
     if platform == "cuda":
         assert text.count("stablehlo.reduce(") == 2
+        assert re.findall(r"across dimensions = (\[.*?\])", text) == ["[1, 2]", "[0]"], "both sums in either of them"
         assert "tensor<1x1x1x16xf32>" in text, "the mean of two pixels is taken off"
 
 

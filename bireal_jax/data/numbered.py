@@ -18,9 +18,7 @@ def numbered(source: Source, names: Sequence[str]) -> Source:
     """
     numbers = np.array([names.index(name) for name in source.label_names])
     train, judged = (_examples(part, numbers) for part in (source.train, source.eval))
-    return dataclasses.replace(
-        source, train=train, eval=judged, num_classes=len(names), label_names=tuple(names)
-    )  # fmt: skip
+    return dataclasses.replace(source, train=train, eval=judged, num_classes=len(names), label_names=tuple(names))
 
 
 def _examples(examples: Any, numbers):
