@@ -100,6 +100,28 @@ def test_a_search_that_was_stopped_is_not_done(campaign, tmp_path):
     assert c.left() == ["search", "retrain"]
 
 
+def test_packing_does_not_hold_the_card(campaign, tmp_path, monkeypatch):
+    c, trained = campaign([job("a"), job("b")]), []
+
+    def packed(job, *_):
+        for _ in range(100):
+            if job.name == "b" or (tmp_path / "out" / "b" / "result.json").exists():
+                trained.append(job.name)
+                return 49.9
+            time.sleep(0.1)
+
+    monkeypatch.setattr(run, "packed", packed)
+    c.run()
+    assert trained == ["a", "b"] and order(tmp_path / "out") == ["a", "b"], "b was trained while a was packed"
+
+
+def test_a_packing_that_breaks_is_told(campaign, monkeypatch):
+    c = campaign([job("a")])
+    monkeypatch.setattr(run, "packed", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        c.run()
+
+
 def test_a_signal_is_an_end_in_time(campaign):
     c = campaign([job("long", 200), job("other", 200)], together=2)
     before = signal.signal(signal.SIGALRM, c.stop)

@@ -74,6 +74,21 @@ def _three(name, first, second, third, small):
     ]  # fmt: skip
 
 
+# What of r20 is worth what, by 60 epochs each: rates of the binary weights and their decay, Adam, nonlinearities, ...
+SHORT = {
+    "": (),
+    "rate1": ("optim.binary_lr=1.0",),
+    "rate1_decay1e-4": ("optim.binary_lr=1.0", "optim.weight_decay=0.0001"),
+    "decay1e-4": ("optim.weight_decay=0.0001",),
+    "adam": ("optim.name=adam", "optim.lr=0.001", "optim.binary_lr=1.0", "optim.weight_decay=0.0"),
+    "prelu": ("model.name=prelu20",),
+    "maxout": ("model.name=maxout20",),
+    "rprelu": ("model.name=rprelu20",),
+    "recu": ("model.name=recu20",),
+    "ste": ("model.act=ste",),
+    "tanh": ("model.act=tanh",),
+    "standardized": ("model.weight=standardized",),
+}
 DIRECT = ("model.act=ste", "data.mean=(0.5,)", "data.std=(0.5,)")
 ONE_EPOCH = ("total_epochs=1.0", "eval_epochs=0.0")
 STEPS = ("configs/digits_two_step.py", ONE_EPOCH)
@@ -83,6 +98,11 @@ JOBS = [
     # What the recipe's rate of binary weights and Hardtanh are worth, one at a time
     *(Job(f"r20_rate{rate}", f"{SGD}:r20", (*CARD, f"optim.binary_lr={rate}.0")) for rate in (1, 10)),
     Job("r20_prelu", f"{SGD}:r20", (*CARD, "model.name=prelu20")),
+    *(
+        Job("_".join(filter(None, ("short", name))), f"{SGD}:r20",
+            (*CARD, "total_epochs=60.0", "optim.warmup_epochs=2.0", "eval_epochs=60.0", "save_epochs=60.0", *fields))
+        for name, fields in SHORT.items()
+    ),
     *(_sgd(f"{name}_quick") for name in ("r20", "r18", "vgg")),
     Job("binarynet_bop", "configs/bop_binarynet.py", CARD, ("", (*TINY, *DIRECT))),
     Job("xnor", f"{RECIPE}:xnor", CARD), Job("plain", f"{RECIPE}:plain", CARD),

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class Campaign:
     def __init__(self, args: argparse.Namespace, queue: list[jobs_lib.Job]):
         self.args, self.queue, self.out = args, queue, args.out
         self.running: dict[jobs_lib.Job, tuple[subprocess.Popen, float]] = {}
+        self.packing: dict[str, Future] = {}
         self.failed: list[str] = []
         self.asked = False
         self.end = time.monotonic() + 60 * args.minutes - SAVING
@@ -81,13 +83,17 @@ class Campaign:
 
     def run(self) -> None:
         """Until all is done or the time is up."""
-        self._report()
+        with ThreadPoolExecutor(1) as packer:  # beside the trainings: the card does not wait for what CPUs do
+            self._train(packer)
+        for packed in self.packing.values():
+            packed.result()  # raises what it raised
+
+    def _train(self, packer):
         while True:
             for job, (process, begin) in list(self.running.items()):
                 if process.poll() is not None:
                     del self.running[job]
                     self._ended(job, process.returncode, time.monotonic() - begin)
-                    self._report()
             over = self.asked or time.monotonic() > self.end
             if over:
                 for process, _ in self.running.values():
@@ -97,6 +103,7 @@ class Campaign:
             late = self.end - time.monotonic() < LEAST
             while not over and not late and len(self.running) < self.args.together and (job := self.ready()):
                 self._start(job)
+            self._report(packer)
             if not self.running:
                 return
             time.sleep(0.1)
@@ -131,14 +138,18 @@ class Campaign:
             (workdir / "searched").touch()
         print(f"{job.name}: {'finished' if self.done(job.name) else 'saved'} after {total:,.0f} s", flush=True)
 
-    def _report(self):
-        """Adds a row for each training that has none, while there is time to pack it."""
-        file = self.out / "rows.jsonl"
-        there = {row["job"] for row in report.read(file)}
+    def _report(self, packer):
+        """Has a row made for each training that has ended and has none."""
+        there = {row["job"] for row in report.read(self.out / "rows.jsonl")} | self.packing.keys()
+        there |= {job.name for job in self.running}
         for job in self.queue:
-            finished = job.result and (self.out / job.name / "result.json").exists() and job.name not in there
-            if finished and not self.asked and self.end - time.monotonic() > LEAST:
-                report.append(file, [row(job, self.out / job.name, self.args)])
+            if job.result and job.name not in there and (self.out / job.name / "result.json").exists():
+                self.packing[job.name] = packer.submit(self._row, job)
+
+    def _row(self, job):
+        """Packs and adds a row, while there is time."""
+        if not self.asked and self.end - time.monotonic() > LEAST:
+            report.append(self.out / "rows.jsonl", [row(job, self.out / job.name, self.args)])
 
 
 def digest(config: dict) -> str:
