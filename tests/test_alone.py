@@ -58,7 +58,7 @@ def test_the_runtime_has_nothing_of_training(alone):
         names = wheel.namelist()
         meta = wheel.read(next(name for name in names if name.endswith("METADATA"))).decode()
     wings = {name.split("/")[1] for name in names if name.startswith("bireal_jax/")}
-    files = {"__init__.py", "_version.py", "errors.py", "output.py", "places.py", "py.typed"}
+    files = {"__init__.py", "_version.py", "errors.py", "kinds.py", "output.py", "places.py", "py.typed"}
     assert wings == {*files, "pixels", "runtime"}
     assert not [name for name in names if name.endswith((".cc", ".inc"))]
     assert "bireal_jax/runtime/engine/bireal.h" in names

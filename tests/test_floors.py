@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "bireal_jax"
 # The house, bottom up. A row is a floor: wings on one floor never import each other. A wing is a file, or a folder with
 # the floors of its own files, bottom up: a file imports what lies below, never what stands beside it.
 HOUSE = [
-    {"_version": [], "errors": []},
+    {"_version": [], "errors": [], "kinds": []},
     {"limits": [], "output": [], "places": [], "pixels": ["listing window", "__init__"]},
     {
         "binary": ["rule", "binarize conv pool", "losses packed", "norm stem tables", "layers"],

@@ -21,7 +21,7 @@ from bireal_jax.checks.page import PAGE, details, section, table
 from bireal_jax.data import batching
 from bireal_jax.running import known, metrics, progress, workdir
 from bireal_jax.runtime import container
-from bireal_jax.shipping import accuracy, cost, export
+from bireal_jax.shipping import accuracy, cost, export, formats
 
 PROBED = 64  # images whose maps are looked at in every layer
 JUDGED = 10_000  # images of the confusion matrix, at most
@@ -252,12 +252,9 @@ def _packed(use, packed):
     """What the export would say of it."""
     found = export.compare(use.model, use.variables, use.source, packed, export.evenly(use.source, export.CHECKED))
     count = min(len(use.source.eval), export.CHECKED)
-    same = f"{found['same_top1']} times the same class as the model; " if "same_top1" in found else ""
-    return (
-        f"<p>{len(packed):,} bytes. Compared with the model on {count} {use.source.split} images, {found['kernels']} "
-        f"kernels: {same}{found['flipped']} with signs that rounding flipped, the others within "
-        f"{found['difference']:.1e} of the largest output.</p>"
-    )
+    what, kernels = f"{use.source.split} images", f"{found['kernels']} kernels"
+    said = formats.agreement(found, count, what, kernels, "the trained network").splitlines()
+    return f"<p>{len(packed):,} bytes, {html.escape('; '.join(said))}.</p>"
 
 
 def _made_by(before, directory):

@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from bireal_jax import kinds
 from bireal_jax.data.stored import Claim, Npz
 from bireal_jax.errors import BadInput, first_line, lookup
 from bireal_jax.importers import values
@@ -57,6 +58,8 @@ def read(
         raise BadInput(f"{path}: only PyTorch's files have keys above the names of arrays; leave --key={key} out")
     reader = partial(_read_torch, key=key) if key else row.read
 
+    instead = ""
+
     def claimed(arrays):
         total = sum(math.prod(array.shape) * max(4, array.dtype.itemsize) for array in arrays.values())
         if total > MOST:
@@ -65,14 +68,25 @@ def read(
             look(arrays)
 
     try:
+        if instead := _instead(path):
+            raise ValueError(instead)
         found = reader(path, claimed).items()
         arrays = named_once((str(name), repr(name), np.asarray(array)) for name, array in found)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
     except Exception as error:  # of a damaged file, four libraries raise what they like
-        reason = f"{first_line(error)} ({type(error).__name__})"
+        reason = instead or f"{first_line(error)} ({type(error).__name__})"
         raise BadInput(f"{path} is not a readable {row.what}: {reason}\n{_anew(row)}") from None
     return {name: _numbers(array, f"{path}: {name}") for name, array in arrays.items()}
+
+
+def _instead(path):
+    """What a file is that is none of weights, or that its end is missing; or ""."""
+    kind = kinds.of_file(path)
+    if kind.use in ("text", "photo"):
+        return f"it is {kind.what}"
+    cut = kinds.cut_off(path.read_bytes()) if kind in (kinds.ARRAYS, kinds.PACKED) else ""
+    return cut and f"it {cut}"
 
 
 def _numbers(array, what) -> np.ndarray:

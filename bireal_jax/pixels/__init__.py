@@ -11,6 +11,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from bireal_jax import kinds
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.pixels import window
 
@@ -33,7 +34,7 @@ def decode(data: bytes, name: str, upright: bool = False) -> Image.Image:
     Raises:
       BadInput: the bytes are no complete image, or of pixels whose range the file does not say.
     """
-    return _decoded(lambda: Image.open(io.BytesIO(data), formats=FORMATS), name, upright)
+    return _decoded(lambda: Image.open(io.BytesIO(data), formats=FORMATS), name, upright, data)
 
 
 def rgb(image: Image.Image, name: str, upright: bool = False) -> Image.Image:
@@ -41,7 +42,7 @@ def rgb(image: Image.Image, name: str, upright: bool = False) -> Image.Image:
     return _decoded(image.copy, name, upright)
 
 
-def _decoded(opened, name, upright):
+def _decoded(opened, name, upright, data=b""):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata and palettes, which do not matter here
@@ -59,8 +60,16 @@ def _decoded(opened, name, upright):
     except Exception as error:  # files hold anything, and Pillow raises anything for it
         reason = first_line(error)
         if isinstance(error, UnidentifiedImageError):
-            reason = f"not an image ({', '.join(FORMATS)})"
+            reason = f"not an image ({', '.join(FORMATS)}{_instead(kinds.of(data))})"
         raise BadInput(f"{name} cannot be decoded: {reason}\nreplace the file, or leave it out") from None
+
+
+def _instead(kind):
+    """What a file is that is no image, as far as that is known."""
+    if kind == kinds.UNKNOWN:
+        return ""
+    ours = any(f"({name})" in kind.what for name in FORMATS)
+    return f"; this begins as {kind.what}" if ours else f"; this is {kind.what}"
 
 
 def turned(data: bytes) -> bool:

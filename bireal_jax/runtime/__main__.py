@@ -4,52 +4,69 @@ In place of a file there can be the name of a network that came with the package
 """
 
 import argparse
+import os
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bireal_jax import output, places, runtime
+from bireal_jax import kinds, output, places, runtime
 from bireal_jax._version import __version__
-from bireal_jax.errors import BadInput
+from bireal_jax.errors import BadInput, first_line
 from bireal_jax.runtime import answers, catalogue, container, measure, named, photos
+
+USAGE = """bireal-run NET [PHOTO ...] [--OPTION ...]
+examples:
+  bireal-run digits --evaluate          a network that came with the package, tried without any files
+  bireal-run runs/mine cat.jpg photos   your run's packed network, on a photo and on all in a folder
+all options: bireal-run --help; networks that came with the package: bireal-run --list"""
+BY_SUFFIX = {".csv": "csv", ".jsonl": "jsonl"}  # of --out, where --format is not given
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command. Exit status: 0 done, 1 a photo could not be read, 2 an input that cannot work."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_intermixed_args(argv)  # photos may come behind options
     with output.command():
-        path = arguments.net if named.is_name(arguments.net) else places.local(arguments.net, "NET", "file")
+        path = _network(arguments, parser)
+        said = _Said(*_out(arguments))
         if not (arguments.photos or arguments.time or arguments.evaluate is not None):
-            output.deliver(describe(container.read(path)))
-            return
-        net = runtime.load(path, arguments.threads, arguments.precision, arguments.kernels)
-        said = _Said(arguments.format)
-        _show(net, arguments, said)
-        if arguments.time:
-            said.rows([_latency(net, arguments)])
-        if arguments.evaluate is not None:
-            _evaluate(net, arguments, said)
+            said.text(describe(container.read(path)))
+        else:
+            net = runtime.load(path, arguments.threads, arguments.precision, arguments.kernels)
+            _show(net, arguments, said)
+            if arguments.time:
+                said.rows([_latency(net, arguments)])
+            if arguments.evaluate is not None:
+                _evaluate(net, arguments, said)
+        said.write()
         if said.broken:
             sys.exit(1)
 
 
 def _parser():
     parser = argparse.ArgumentParser(
-        prog="bireal-run", allow_abbrev=False,
+        prog="bireal-run", allow_abbrev=False, usage=USAGE,
         description="Without photos: what a packed file holds. With photos: the likeliest classes of each, or the "
         "range of its map. A photo that is broken stops nothing; the status is then 1.",
-        epilog="Without any data: bireal-run digits --evaluate",
     )  # fmt: skip
-    parser.add_argument("net", type=Path, help="a packed network, which --mode=export wrote, or a name of --list")
+    parser.add_argument(
+        "net",
+        help="a packed network, which --mode=export wrote, the folder of the run that has it, or a name of --list",
+    )
     parser.add_argument(
         "photos",
         nargs="*",
         default=[],  # or the usage would call them required
         help="of any size: made smaller, the middle cut out; folders, with all below; patterns",
     )
-    parser.add_argument("--format", type=str.lower, default="text", choices=answers.FORMATS, help="default: text")
+    parser.add_argument(
+        "--format", type=str.lower, choices=answers.FORMATS, help="default: as --out ends, .csv or .jsonl, or else text"
+    )
+    parser.add_argument("--out", metavar="FILE", help="write there, in place of printing, once all is done")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="so many classes of each; default: 5")
     parser.add_argument("--upright", action="store_true", help="turn photos as EXIF says; training ignores that")
     parser.add_argument("--time", action="store_true", help="print the latency of one image, with quartiles")
@@ -66,6 +83,33 @@ def _parser():
     return parser
 
 
+def _network(arguments, parser):
+    """What is to be loaded. Raises BadInput where photos come first, or an option is written without its dashes."""
+    net, photographs = arguments.net, arguments.photos
+    if named.is_name(net):
+        if net not in named.rows() and re.search(rf"--{net}\b", parser.format_help()):
+            raise BadInput(f"{net} is no file or network; the option has dashes: bireal-run --{net}")
+        return net
+    path = places.local(net, "NET")
+    kind = "a folder" if os.path.isdir(path) and not named.is_run(path) else kinds.of_file(path).what
+    behind = next((word for word in photographs if container.is_network(word)), "")
+    if behind and (kind == "a folder" or kinds.of_file(path).use == "photo"):
+        words = ["bireal-run", behind, net, *(word for word in photographs if word != behind)]
+        raise BadInput(f"{net} is {kind}, and the network comes first:\n{shlex.join(words)}")
+    return path
+
+
+def _out(arguments):
+    """(format, file to write or None)."""
+    if arguments.out is None:
+        return arguments.format or "text", None
+    out = places.local(arguments.out, "--out", "file")
+    kind = kinds.of_file(out)
+    if out.exists() and kind.use != "text" and kind != kinds.EMPTY:
+        raise BadInput(f"--out={out} is {kind.what}, which would be overwritten; name another file")
+    return arguments.format or BY_SUFFIX.get(out.suffix.lower(), "text"), out
+
+
 class _List(argparse.Action):
     """Prints the networks that came with the package."""
 
@@ -76,24 +120,41 @@ class _List(argparse.Action):
 
 
 class _Said:
-    """What was printed so far, and what could not be read."""
+    """What was printed so far, or is to be written, and what could not be read."""
 
-    def __init__(self, style: str):
-        self.style = style
+    def __init__(self, style: str, out: Path | None):
+        self.style, self.out = style, out
         self.columns: tuple[str, ...] = ()
         self.broken: list[str] = []
+        self.kept: list[str] = []
+
+    def text(self, text: str) -> None:
+        """Prints, and leaves where nobody reads; or keeps it for the file."""
+        if self.out:
+            self.kept.append(text)
+        elif not output.deliver(text):
+            sys.exit(0)
 
     def rows(self, rows: answers.Rows) -> None:
-        """Prints rows of one kind, and leaves where nobody reads."""
-        text = answers.FORMATS[self.style](rows, tuple(rows[0]) != self.columns)
+        """Rows of one kind."""
+        self.text(answers.FORMATS[self.style](rows, tuple(rows[0]) != self.columns))
         self.columns = tuple(rows[0])
-        if not output.deliver(text):
-            sys.exit(0)
 
     def failed(self, message: str) -> None:
         """One photo, whose message goes to standard error; the others go on."""
         self.broken.append(message)
         print(f"error: {message}", file=sys.stderr)
+
+    def write(self) -> None:
+        """The file of --out, whole or not at all. Raises BadInput if it cannot be written."""
+        if not self.out:
+            return
+        text = "".join(f"{part}\n" for part in self.kept)
+        try:
+            places.write(self.out, text.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            raise BadInput(f"cannot write {self.out}: {first_line(error)}\nname another --out") from None
+        output.deliver(f"{self.out}: {text.count(chr(10)):,} lines, as {self.style}")
 
 
 def _show(net, arguments, said):
@@ -121,9 +182,9 @@ def _latency(net, arguments) -> dict[str, Any]:
 def _evaluate(net, arguments, said):
     broken: list[str] = []
     if catalogue.is_own(arguments.net, arguments.evaluate):
-        if arguments.format == "text" and (drawn := catalogue.example(str(arguments.net), net)):
-            output.deliver(drawn)
-        said.rows([catalogue.evaluated(str(arguments.net), net, arguments.evaluate)])
+        if said.style == "text" and (drawn := catalogue.example(arguments.net, net)):
+            said.text(drawn)
+        said.rows([catalogue.evaluated(arguments.net, net, arguments.evaluate)])
         return
     place = places.local(arguments.evaluate, "--evaluate")
     found = measure.accuracy(net, place, broken, arguments.upright)
@@ -134,7 +195,7 @@ def _evaluate(net, arguments, said):
         )
     for message in broken:
         said.failed(message)
-    said.rows([{"net": str(arguments.net), **found}])
+    said.rows([{"net": arguments.net, **found}])
 
 
 def describe(program: container.Program) -> str:

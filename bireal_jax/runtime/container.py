@@ -9,9 +9,11 @@ The digest is the SHA-256 of the file in which it reads as 64 zeros.
 No file names, no compression, nothing nested: a reader needs JSON and a table of offsets.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import shlex
 import stat
 import zlib
 from dataclasses import dataclass
@@ -22,11 +24,17 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from bireal_jax import kinds, places
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.runtime import fields, named, reference, verify
 
 FORMAT = 1
 NO_DIGEST = "0" * 64
+WAY_OUT = {  # what a file is used for -> what is to be done where it stands in a network's place
+    "photo": "the network comes first, and photos behind it: bireal-run NET PHOTO",
+    "weights": "--mode=export packs a trained network; config.init_from starts a training or evaluation from weights",
+}
+PACKED_BY = f"a packed network is what --mode=export writes, {named.NET} in the folder of a run"
 
 
 @dataclass
@@ -129,17 +137,19 @@ def parse(data: bytes, where: str = "the file") -> Program:
     Raises:
       BadInput: no packed network, a damaged one, or of a version that is not known.
     """
-    length = int.from_bytes(data[:8], "little")
+    length, kind = int.from_bytes(data[:8], "little"), kinds.of(data)
+    if kind not in (kinds.PACKED, kinds.ARRAYS):
+        way_out = WAY_OUT.get(kind.use, PACKED_BY).replace("PHOTO", shlex.quote(where))
+        raise BadInput(f"{where} is no packed network, but {kind.what}\n{way_out}")
+    if cut := kinds.cut_off(data):
+        raise BadInput(f"{where} {cut}\ncopy or download it again, or let --mode=export write it anew")
     if length > min(len(data) - 8, fields.MAX_HEADER):
         raise BadInput(f"{where} is no packed network: its header is longer than the file, or than 4 MB")
     try:
         spec = _json(_json(data[8 : 8 + length])["__metadata__"]["bireal_jax"])
         tensors = safetensors.numpy.load(data)
     except KeyError:
-        raise BadInput(
-            f"{where} is no packed network, but a file of arrays, such as weights\n"
-            "--mode=export packs a trained network; config.init_from starts a training or an evaluation from weights"
-        ) from None
+        raise BadInput(f"{where} is no packed network, but {kinds.ARRAYS.what}\n{WAY_OUT['weights']}") from None
     except (ValueError, TypeError, RecursionError, safetensors.SafetensorError) as error:
         raise BadInput(f"{where} is no packed network: {first_line(error)}") from None
     if not isinstance(spec, dict) or not isinstance(spec.get("crc32", {}), dict):
@@ -175,21 +185,65 @@ def _json(text):
 def contents(path: Any) -> tuple[bytes, str]:
     """A file, or the network of that name that came with the package, read once, and what to call it in messages.
 
+    The folder of a run stands for the packed network in it.
+
     Raises:
-      BadInput: no such file, no such network, or `path` is no path.
+      BadInput: no such file, no such network, a folder without one, or `path` is no path.
     """
     try:
         name = os.fsdecode(path)
         if not named.is_name(name):
+            if os.path.isdir(name):
+                name = of_run(Path(name))
             # A named pipe may wait for a writer forever; one without a name, as of a shell's <(...), has one.
             if not stat.S_ISREG(os.stat(name).st_mode) and os.path.exists(os.path.realpath(name)):
-                raise BadInput(f"{name} is no file, but a {'folder' if os.path.isdir(name) else 'pipe or device'}")
+                raise BadInput(f"{name} is no file, but a pipe or device")
             return Path(name).read_bytes(), name
+    except BadInput:
+        raise
     except OSError as error:
         raise BadInput(f"{os.fsdecode(path)} cannot be read: {error.strerror}") from None
     except (TypeError, ValueError) as error:  # no path; a path with a zero byte
         raise BadInput(f"{path!r:.100} is no path of a file: {error}") from None
     return named.packed(name), name
+
+
+def is_network(word: str) -> bool:
+    """Whether a word of a command names a packed network: a file, the folder of a run, or one of the package."""
+    if named.is_name(word):
+        return word in named.rows()
+    return (Path(word) / named.NET).is_file() or kinds.of_file(word) == kinds.PACKED
+
+
+def of_run(folder: Path) -> str:
+    """The packed network in the folder of a run.
+
+    Raises:
+      BadInput: there is none; the message has the command that writes it.
+    """
+    if (file := folder / named.NET).is_file():
+        return str(file)
+    if named.is_run(folder):
+        raise BadInput(
+            f"{folder} is a run that has no packed network yet, {named.NET}; this writes it:\n{_export(folder)}"
+        )
+    stage = next((place for place in (folder, *folder.parents) if place.name.startswith("stage_")), None)
+    if stage and named.is_run(stage.parent):
+        raise BadInput(f"{folder} is a part of the run in {stage.parent}: name that, or the {named.NET} in it")
+    raise BadInput(
+        f"{folder} is a folder, and none of a run: it has no {named.NET}\nname a packed file, or the folder of a run; "
+        "photos, and folders of photos, come behind it"
+    )
+
+
+def _export(folder):
+    """The command that packs a run; where its recipe registers something, with that."""
+    recipes: Any = {}
+    with contextlib.suppress(OSError, ValueError):
+        recipes = places.read_json(folder / "registered.json")
+    recipe = next((str(file) for file in recipes.values() if file), "") if isinstance(recipes, dict) else ""
+    given = [f"--config={recipe}"] if recipe else []
+    return shlex.join(["python", "-m", "bireal_jax.main", *given, f"--workdir={folder}", "--mode=export"])
 
 
 def read(path: str | bytes | os.PathLike) -> Program:

@@ -1,7 +1,8 @@
 """Trained networks that come with the package, by name: the rows of networks/networks.json, and the files beside it.
 
 The table lies here since a packed file is found by its name without JAX. `bireal_jax.importers.zoo` makes variables of
-the same rows. What a name stands for: a file of that name wins, so a script that names its own file never gets ours.
+the same rows. What a name stands for: a file of that name wins, so a script that names its own file never gets ours. So
+does the folder of a run.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from bireal_jax import places
 from bireal_jax.errors import BadInput, first_line, lookup
 
 PLACE = Path(__file__).with_name("networks")
+NET = "net.safetensors"  # what --mode=export writes into the workdir of a run
 AGAIN = "install the package again, with --force-reinstall"
 
 
@@ -73,9 +75,16 @@ def rows() -> dict[str, Row]:
 
 
 def is_name(path: Any) -> bool:
-    """Whether it can be the name of a network: one word, and no file is called so."""
+    """Whether it can be the name of a network: one word, and no file is called so, nor the folder of a run."""
     text = os.fsdecode(path)
-    return bool(re.fullmatch(r"\w+", text)) and not os.path.isfile(text)
+    if not re.fullmatch(r"\w+", text) or os.path.isfile(text):
+        return False
+    return not os.path.isdir(text) or (text in rows() and not is_run(Path(text)))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether it is the workdir of a run, or what was kept of one: its packed network."""
+    return (folder / NET).is_file() or all((folder / name).is_file() for name in ("config.json", "data.json"))
 
 
 def packed(name: str) -> bytes:

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments = parser.parse_args(argv)
     with output.command():
-        net, out = places.local(arguments.net, "NET", "file"), places.local(arguments.out, "OUT", "file")
+        net, out = places.local(arguments.net, "NET"), places.local(arguments.out, "OUT", "file")
         style = arguments.format or BY_SUFFIX.get(out.suffix)
         if style is None:
             raise BadInput(f"{out} ends in none of {', '.join(BY_SUFFIX)}; name it so")

@@ -14,7 +14,7 @@ from bireal_jax.binary import losses
 from bireal_jax.data import DATASETS, Source, imagenet, short_side
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.running import progress
-from bireal_jax.runtime import container
+from bireal_jax.runtime import container, named
 from bireal_jax.shipping import accuracy, formats, graph
 from bireal_jax.shipping.formats import CLOSE
 
@@ -43,7 +43,7 @@ def run(
     """
     foreign = style != "packed"
     directory, out = Path(directory), out and places.local(out, "--out", "file")
-    out = out or directory / f"net{formats.FORMATS[style].suffixes[0] if foreign else '.safetensors'}"
+    out = out or directory / (f"net{formats.FORMATS[style].suffixes[0]}" if foreign else named.NET)
     if foreign:
         formats.named(style, out)
     use = used.weights(config, directory, given, pack=True)
@@ -62,13 +62,7 @@ def run(
     what = f"{source.split} images" if use.there else "images of noise"
     if not use.there:
         progress.say("no images of the data set are at hand; the check on them is left out")
-    same = f"{found['same_top1']} times the same class\nas the model; " if "same_top1" in found else "\n"
-    largest = "logit" if "same_top1" in found else "depth"
-    progress.say(
-        f"checked with {found['kernels']} kernels on {len(images)} {what}: {same}"
-        f"{found['flipped']} with signs that rounding flipped, the others within "
-        f"{found['difference']:.1e} of the largest {largest}"
-    )
+    progress.say(formats.agreement(found, len(images), what, f"{found['kernels']} kernels", "the trained network"))
     if not foreign:
         return found | (_scores(use, container.dump(made)) if use.there and runtime.available() else {})
     if not use.there:

@@ -20,6 +20,7 @@ from bireal_jax.shipping import to_c, to_onnx, to_openvino, to_qonnx
 CHECKED = 32  # images at most: the reference is slow
 CLOSE = 1e-4  # of the largest logit: what rounding may do; beyond it a sign has flipped
 MAX_MEMORY = 8 << 30  # bytes of the reference for one image
+FEW = 0.05  # of the images: so many with flipped signs are usual in a trained network
 FAR = 0.05  # of the largest logit: what no few flipped signs do to half of the images
 
 
@@ -98,15 +99,36 @@ def write(program: Program, path: Path, style: str, images: np.ndarray, what: st
                 os.replace(made.with_suffix(suffix), path.with_suffix(suffix))
     except OSError as error:
         raise BadInput(f"cannot write {path}: {first_line(error)}\nname another file, or free some space") from None
-    same = f"{found['same_top1']} times the same class;" if "same_top1" in found else ""
-    rounding = f"{found['flipped']} with signs that rounding flipped, the others within {found['difference']:.1e}"
     print(
         f"{', '.join(f'{file}: {size:,} bytes' for file, size in sizes.items())}; {said}\n"
-        f"checked with {row.engine} against the numpy reference on {len(images)} {what}: {same}\n"
-        f"{rounding} of the largest output",
+        + agreement(found, len(images), what, row.engine, "the numpy reference"),
         flush=True,
     )
     return {"bytes": sum(sizes.values()), "images": len(images), **found}
+
+
+def agreement(found: dict[str, Any], count: int, what: str, engine: str, other: str) -> str:
+    """What a comparison of outputs found, in words, with what it means to who reads it first.
+
+    Args:
+      found: same_top1, of classes, flipped and difference, as `compare` gives them.
+      count: of images.
+      what: of what they are.
+      engine, other: what computed the outputs, and those that they were compared with.
+    """
+    same, flipped = f"{found['same_top1']} times the same class" if "same_top1" in found else "", found["flipped"]
+    rounding = f"equal but for rounding, within {found['difference']:.1e} of the largest"
+    lines = [f"checked with {engine} against {other} on {count} {what}: {same}".rstrip(": ")]
+    if not flipped:
+        return "\n".join([*lines, f"the outputs of all are {rounding}: as it should be"])
+    lines.append(
+        f"the outputs of {count - flipped} are {rounding}; those of {flipped} differ by more: something there that is "
+        "0 but for rounding became -1, not +1, or the other way round"
+    )
+    few = "in 1-bit networks that is usual in so few: nothing to mend"
+    many = "that is usual where weights are random or hardly trained; of a trained network compare the accuracy of both"
+    lines.append(few if flipped <= max(1, FEW * count) else many)
+    return "\n".join(lines)
 
 
 def _outputs(row, path, images):

@@ -13,7 +13,7 @@ from setuptools import setup
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 PARTS = (
-    "__init__.py", "_version.py", "errors.py", "output.py", "places.py", "py.typed", "pixels", "runtime",
+    "__init__.py", "_version.py", "errors.py", "kinds.py", "output.py", "places.py", "py.typed", "pixels", "runtime",
 )  # fmt: skip
 
 
