@@ -1,10 +1,14 @@
 """The doctor: all is well where it is, and what is not is named."""
 
+import dataclasses
+
+import numpy as np
 from PIL import Image
 from small import small
 
 from bireal_jax import runtime
-from bireal_jax.checks import doctor
+from bireal_jax.checks import doctor, seen
+from bireal_jax.data import Source, held_out
 
 
 def test_a_recipe_that_works_is_found_to_work_and_nothing_is_left_behind(tmp_path, capsys):
@@ -19,7 +23,30 @@ def test_a_recipe_that_works_is_found_to_work_and_nothing_is_left_behind(tmp_pat
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [place / "doctor.png"]
     assert any(f"{place / 'doctor.png'}: what training and evaluation see" in line for line in lines)
     with Image.open(place / "doctor.png") as shown:
-        assert shown.format == "PNG" and shown.size == (8 * 132 + 4, 2 * 164 + 4)
+        assert shown.format == "PNG" and shown.size == (8 * 134 + 6, 2 * (128 + 2 * 21 + 6) + 6)
+
+
+def test_images_of_evaluation_are_drawn_from_all_classes_and_the_same_ones_every_time(tmp_path):
+    def drawn():
+        visit = doctor.Visit(small(batch_size=8), tmp_path)
+        visit.data_set()
+        examples = visit.source.eval
+        order = np.argsort(examples.labels, kind="stable")  # class by class, as the files of a folder lie
+        visit.source = dataclasses.replace(visit.source, eval=held_out.Part(examples, order))
+        visit._draw()
+        image, label = (visit.seen["evaluation"][name].reshape(8, -1) for name in ("image", "label"))
+        for pixels, kind in zip(image, label, strict=True):
+            same = (examples.images.reshape(len(examples), -1) == pixels).all(1)
+            assert kind in examples.labels[same], "its label goes with it"
+        return image, label
+
+    (image, label), (again, _) = drawn(), drawn()
+    assert len(np.unique(label)) > 3 and np.array_equal(image, again)
+
+
+def test_names_of_classes_are_written_in_letters_that_are_there():
+    source = Source((), (), dict, (8, 8, 3), 3, label_names=("Vögel", "猫", "dog"))
+    assert [seen._name(source, i) for i in range(3)] == ["Vogel", "class 1", "dog"]
 
 
 def test_batches_are_drawn_as_the_run_draws_them(tmp_path, capsys, monkeypatch):

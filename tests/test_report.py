@@ -5,15 +5,19 @@ import re
 import shutil
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import packed
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 from small import small
 
 from bireal_jax import build, main
 from bireal_jax.checks import compare, figures, intervals, layers, page, report
+from bireal_jax.data import folder, held_out
 from bireal_jax.errors import BadInput
-from bireal_jax.running import checkpoint
+from bireal_jax.running import checkpoint, metrics
 from bireal_jax.runtime import container
 from bireal_jax.training import train
 
@@ -38,6 +42,10 @@ def test_the_page_is_complete_in_itself_and_says_what_the_run_did(trained, tmp_p
     wrong = int(np.sum(np.asarray(model.apply(variables, prepare(images))).argmax(-1) != labels))
     assert f"{wrong:,} of {len(labels)} test images are taken for another class" in page
     assert page.count("<figure>") == min(wrong, report.MISTAKES)
+    order = np.random.default_rng(0).permutation(1797)  # that of digits.py
+    for found in re.findall(r">(\d), taken for \d<br><span class=\"soft\" title=\"\">image (\d+)<", page):
+        assert int(found[1]) in order[:359] and load_digits().target[int(found[1])] == int(found[0]), "its place there"
+    assert page.count(">image ") == min(wrong, report.MISTAKES)
     for said in (
         "steps 8 to 12",
         "bireal_tiny",
@@ -46,7 +54,7 @@ def test_the_page_is_complete_in_itself_and_says_what_the_run_did(trained, tmp_p
         "times the same class",
     ):
         assert said in page, said
-    assert page.count("<svg") == 4 and "#000000" not in page and figures.INK not in page
+    assert page.count("<svg") == 3 + 3 + 2 + 1 and "#000000" not in page and figures.INK not in page
 
 
 def test_layers_are_counted_as_by_hand():
@@ -93,6 +101,65 @@ def test_columns_of_words_begin_at_the_left_and_a_curve_is_shown_where_it_is():
         low, high = figures.limits(values, better)
         assert low < min(values[3:-1]) <= max(values[3:-1]) < high and not (low < values[0] < high)
     assert figures.limits(np.array([]), 1) is None
+    short = np.array([20.0, *np.linspace(90, 99, 12)])
+    low, high = figures.limits(short, 1)
+    assert low < 20 and high > 99, "a short curve is shown whole"
+    low, _ = figures.limits(np.linspace(0, 90, 60), 1)
+    assert low < 0, "a curve that rises all the time is shown whole"
+
+
+def shown(svg):
+    """Texts of each panel of a figure."""
+    return [re.findall(r">([^<>]+)</text>", part) for part in svg.split("<svg")[1:]]
+
+
+def test_axes_of_curves_have_plain_numbers_and_marks_where_stages_begin():
+    def rows(loss, stages=1, flipped=0.0):
+        return [
+            {"stage": stage, "step": 10 * k, "split": split, "loss": loss(k), "top1": 40.0 + k, "flipped": flipped / k}
+            for stage in range(stages) for k in range(1, 9) for split in ("train", "eval")
+        ]  # fmt: skip
+
+    loss, top1, flips = shown(figures.curves(rows(lambda k: 1.72 - 0.005 * k, flipped=0.3), metrics.CLASSES))
+    ticks = [text for text in loss if re.fullmatch(r"[\d.]+", text)]
+    assert {"1.68", "1.7"} <= {*ticks} and not any("10" in text and "×" in text for text in loss), loss
+    assert "top-1, %" in top1 and "weights that flipped, %" in flips
+    loss, *_ = shown(figures.curves(rows(lambda k: 10.0 ** (-k / 4)), metrics.CLASSES))
+    assert {"0.5", "0.1", "0.02"} <= {*loss}, "1, 2 and 5 in every decade"
+    two = shown(figures.curves(rows(lambda k: 1 / k, 2), metrics.CLASSES, ["head", "all of <it>"]))
+    assert all({"head", "all of &lt;it&gt;", "160"} & {*panel} >= {"head", "all of &lt;it&gt;"} for panel in two)
+    assert not any("head" in panel for panel in shown(figures.curves(rows(lambda k: 1 / k, 2), metrics.CLASSES)))
+    figures.curves(rows(lambda k: float("nan")), metrics.CLASSES)
+    assert len(shown(figures.curves([{"step": 1, "split": "train", "loss": 1.0}], metrics.CLASSES))) == 1
+
+
+@pytest.mark.parametrize("share", [0.3, 0.0])
+def test_no_share_of_weights_is_below_0(share, monkeypatch):
+    drawn = plt.subplots(1, 3)
+    monkeypatch.setattr(figures, "svg", lambda draw, panels, title: draw(drawn[1]))
+    rows = [{"step": k, "split": "train", "loss": 1.0, "top1": 50.0, "flipped": share / k} for k in range(1, 9)]
+    figures.curves(rows, metrics.CLASSES)
+    low, high = drawn[1][2].get_ylim()
+    plt.close(drawn[0])
+    assert low == 0 and high >= (30 if share else 1)
+
+
+@pytest.mark.parametrize("panels", [1, 2, 3])
+def test_panels_fit_a_phone(panels):
+    found = figures.svg(lambda axes: None, panels)
+    for least, most in re.findall(r"max-width:(\d+)px; min-width:(\d+)px", found):
+        assert int(most) <= 390 - 2 * 16 <= int(least), "as wide as a phone without its margins"
+        assert 9 * 96 / 72 * 358 / (int(least) / figures.LARGER) > 7.5, "pixels of the letters there"
+    assert found.count("<svg") == panels
+
+
+def test_the_worst_have_the_names_of_their_files(tmp_path):
+    for name in ("a/one.png", "b/zwei <&>.png", "a/three.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    source = held_out.split_off(folder.build(str(tmp_path), 8, 8), 1.0, 0)
+    names = [re.search(r"<span.*>(.*)</span>", report._mistake(source, i, "a", "b"))[1] for i in range(3)]
+    assert names == ["one.png", "three.png", "zwei &lt;&amp;&gt;.png"]
 
 
 def other(place, to, **fields):
@@ -143,6 +210,9 @@ def test_runs_are_grouped_by_what_differs_and_intervals_are_students(trained, tm
     longer = other(trained, tmp_path / "longer", total_steps=24)
     assert "Runs of different length, 12 to 24 steps" in compare.run([str(trained), str(longer)], out).read_text()
     assert ">share of the training, %</text>" in out.read_text()
+    near = other(trained, tmp_path / "near", total_steps=2401)
+    far = other(trained, tmp_path / "far", total_steps=2400)
+    assert "different length" not in compare.run([str(near), str(far)], out).read_text(), "epochs that were rounded"
     twins = [other(trained, tmp_path / f"long{i}", init_from=f"{'runs/' * 15}{i}") for i in range(2)]
     page = compare.run([str(trained), *map(str, twins)], out).read_text()
     for i in range(2):
@@ -150,6 +220,27 @@ def test_runs_are_grouped_by_what_differs_and_intervals_are_students(trained, tm
             "numbers tell long ones apart"
         )
     assert "init_from" not in page[page.index("<svg") : page.index("</svg")] and ">3</text>" in page
+
+
+def test_a_group_is_of_the_runs_that_have_ended(trained, tmp_path):
+    rows = (trained / "metrics.jsonl").read_text().splitlines()
+    runs = [other(trained, tmp_path / str(seed), seed=seed) for seed in (0, 1, 2)]
+    (runs[2] / "result.json").unlink()
+    (runs[2] / "metrics.jsonl").write_text("\n".join(rows[: len(rows) // 2]) + "\n")
+    ended, under_way = json.loads(rows[-1]), [json.loads(row) for row in rows[: len(rows) // 2]]
+    under_way = [row for row in under_way if row["split"] == "eval"][-1]
+    assert ended["split"] == "eval" and ended["top1"] != under_way["top1"], "or the test says nothing"
+    out = tmp_path / "page.html"
+    page = compare.run([*map(str, runs)], out).read_text()
+    mean, interval = f"<td>{ended['top1']:.2f} %</td>", "<td>± 0.00</td>"
+    assert "2 seeds: 0, 1; not ended: seed 2<" in page and mean in page and interval in page, "without the third"
+    assert f"<td>{under_way['step']} of {ended['step']}</td>" in page
+    assert out.with_suffix(".csv").read_text().splitlines()[3].split(",")[2:5] == ["2", "False", str(under_way["step"])]
+    page = compare.run([str(runs[2]), str(other(trained, tmp_path / "b", label_smoothing=0.1))], out).read_text()
+    assert ">seed 0<" in page, "a 0 alone would be no seeds"
+    assert f"seed 2; not ended, step {under_way['step']}<" in page
+    page = compare.run([str(runs[0]), str(other(trained, tmp_path / "again"))], out).read_text()
+    assert "± 0.00" not in page, "the same seed again says nothing of the spread"
 
 
 def test_what_cannot_be_compared_or_shown(trained, tmp_path):

@@ -52,12 +52,13 @@ def run(named: Sequence[str], out: Path | None = None) -> Path:
     (task,) = tasks.values()
     groups = _groups(runs)
     workdir.write(out.with_suffix(".csv"), _csv(runs))
-    head = ("", "runs", "seeds", f"{task.title}, last", "95 % interval of the mean", "best evaluation")
+    head = ("", "differs in", "runs", f"{task.title}, last", "95 % interval of the mean", "best evaluation")
     rows = [(number, *_row(name, group)) for number, (name, group) in enumerate(groups.items(), 1)]
     body = [
         f"<h1>{len(runs)} runs</h1>", _lengths(runs), _curves(groups, task),
         section("After the last evaluation", table(head, rows)),
         '<p class="soft">Bands and intervals are of the mean over seeds, Student\'s t, 95 %; a single run has none. '
+        "Where some runs of a line have ended, the others are left out of it. "
         "The best evaluation was picked on the images that it was measured on.</p>",
         section("Runs", table((*COLUMNS,), [[_cell(run, c) for c in COLUMNS] for run in runs])),
     ]  # fmt: skip
@@ -68,11 +69,11 @@ def run(named: Sequence[str], out: Path | None = None) -> Path:
 
 def _cell(run, column):
     value = run[column]
-    return (
-        run["task"].form.format(value)
-        if column in ("last", "best")
-        else ("yes" if value is True else "no" if value is False else value)
-    )
+    if column in ("last", "best"):
+        return run["task"].form.format(value)
+    if column == "steps":
+        return f"{value:,}" if run["finished"] else f"{value:,} of {run['length']:,}"
+    return {True: "yes", False: "no"}[value] if column == "finished" else value
 
 
 COLUMNS = ("run", "differs in", "seed", "finished", "steps", "last", "best")
@@ -100,11 +101,17 @@ def _length(before):
     return sum(config_lib.steps(stage, "total", len(source.train)) for stage, source in stages)
 
 
+def _uneven(runs):
+    """Whether the lengths of some runs are further apart than the rounding of epochs to steps brings them."""
+    found = [run["length"] for run in runs]
+    return min(found) < 0.99 * max(found)
+
+
 def _lengths(runs):
     """A line that says so where runs are of different length, whose curves then lie over shares of the training."""
     found = sorted({run["length"] for run in runs})
     said = f"Runs of different length, {found[0]:,} to {found[-1]:,} steps: the curves lie over the share of each."
-    return f'<p class="soft">{said}</p>' if len(found) > 1 else ""
+    return f'<p class="soft">{said}</p>' if _uneven(runs) else ""
 
 
 def _groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -140,14 +147,47 @@ def _named(fields):
     return ", ".join(f"{name.removeprefix('model.')}={value}" for name, value in fields.items())
 
 
+def _counted(group):
+    """The runs of a group that its mean is of: those that have ended, or all where none has."""
+    return [run for run in group if run["finished"]] or group
+
+
+def _shared(group, split, metric):
+    """Steps that all runs of a group have a value of, and the values [runs, steps]."""
+    found = [figures.curve(run["lines"], split, metric) for run in group]
+    steps = sorted(set.intersection(*({*map(int, steps)} for steps, _ in found)))
+    return steps, np.array([values[np.searchsorted(own, steps)] for own, values in found])
+
+
+def _seeds(group):
+    """Seeds, in words: a number alone would be read as how many there are."""
+
+    def words(runs):
+        seeds = sorted(run["seed"] for run in runs)
+        return f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds: {', '.join(map(str, seeds))}"
+
+    counted = _counted(group)
+    others = [run for run in group if run not in counted]
+    if counted[0]["finished"]:
+        return words(counted) + (f"; not ended: {words(others)}" if others else "")
+    return f"{words(counted)}; not ended, step {max(run['steps'] for run in counted):,}"
+
+
+def _apart(group):
+    """Whether runs are of different seeds; of the same one they say nothing of the spread."""
+    return len(group) > 1 and len({run["seed"] for run in group}) == len(group)
+
+
 def _row(name, group):
-    last, form, between = [run["last"] for run in group], group[0]["task"].form, "-"
-    if len(group) > 1:
+    counted, task = _counted(group), group[0]["task"]
+    steps, values = _shared(counted, "eval", task.metric)
+    last, between = values[:, -1] if steps else [run["last"] for run in counted], "-"
+    if _apart(counted):
         half, (_, low, high) = interval(last)[1], bounds(last)
-        cut = _percent(group[0]["task"]) and not np.isclose(high - low, 2 * half)
+        cut = _percent(task) and not np.isclose(high - low, 2 * half)
         between = f"{low:.2f} to {high:.2f}" if cut else f"± {half:.2f}"
-    best = form.format(np.mean([run["best"] for run in group]))
-    return name, ", ".join(str(run["seed"]) for run in group), form.format(np.mean(last)), between, best
+    best = task.form.format(np.mean([run["best"] for run in counted]))
+    return name, _seeds(group), task.form.format(np.mean(last)), between, best
 
 
 def _percent(task):
@@ -160,34 +200,33 @@ LINES = ("-", "--", ":", "-.")
 
 def _curves(groups, task):
     brief = _brief([group[0]["fields"] for group in groups.values()])
-    shares = len({run["length"] for group in groups.values() for run in group}) > 1
+    shares = _uneven(run for group in groups.values() for run in group)
 
     def draw(axes):
         for number, group in enumerate(groups.values()):
             line, colour = divmod(number, len(figures.COLOURS))
             look = {"color": figures.COLOURS[colour], "ls": LINES[line % len(LINES)], "lw": 1.4, "ms": 3}
             look["label"] = f"{number + 1}  {brief[number]}".strip()
+            counted = _counted(group)
             for axis, split, metric in ((axes[0], "train", "loss"), (axes[1], "eval", task.metric)):
-                found = [figures.curve(run["lines"], split, metric) for run in group]
-                shared = sorted(set.intersection(*({*map(int, steps)} for steps, _ in found)))
-                values = np.array([v[np.searchsorted(steps, shared)] for steps, v in found])
-                if not shared:
+                steps, values = _shared(counted, split, metric)
+                if not steps:
                     continue
-                x = np.array(shared) * (100 / group[0]["length"] if shares else 1)
-                mark = "o" if len(shared) < 30 else None
-                axis.plot(x, values.mean(0), marker=mark, **look)
-                if len(group) > 1:
+                x = np.array(steps) * (100 / counted[0]["length"] if shares else 1)
+                axis.plot(x, values.mean(0), marker="o" if len(steps) < 30 else None, **look)
+                if _apart(counted):
                     half = np.array([interval(column)[1] for column in values.T])
                     low, high = values.mean(0) - half, values.mean(0) + half
                     if metric != "loss" and _percent(task):
                         low, high = np.clip(low, 0, 100), np.clip(high, 0, 100)
                     axis.fill_between(x, low, high, color=look["color"], alpha=0.15, lw=0)
         xlabel = "share of the training, %" if shares else "step"
-        axes[0].set(title="training loss", xlabel=xlabel, yscale="log")
-        axes[1].set(title=f"{task.title}, evaluation", xlabel=xlabel)
-        axes[1].legend(fontsize=7)
+        axes[0].set(title="training loss", xlabel=xlabel)
+        axes[1].set(title=f"evaluation: {figures.titled(task)}", xlabel=xlabel)
+        figures.plain_log(axes[0])
+        axes[0].legend(fontsize=8)
 
-    return figures.svg(draw, 2, "training loss and evaluation of the groups")
+    return figures.svg(draw, 2)
 
 
 def _csv(runs):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -22,8 +22,8 @@ from PIL import features
 
 from bireal_jax import build, data, models, places, runtime
 from bireal_jax.checks import seen, sizes, stand_in, versions
-from bireal_jax.data import batching
-from bireal_jax.data.source import Arrays, check_labels
+from bireal_jax.data import batching, held_out
+from bireal_jax.data.source import Arrays, Examples, check_labels
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.running import checkpoint, health, parallel, preempt, progress, workdir
 from bireal_jax.shipping import export
@@ -148,8 +148,13 @@ class Visit:
         return "; ".join([" + ".join(f"{plan.total:,}" for plan in self.plans) + " steps", *notes])
 
     def _draw(self):
-        """The first batch of training and of evaluation, as the run will draw them."""
-        c, source = self.last, self.source
+        """The first batch of training, as the run will draw it, and one of evaluation, of all of its images.
+
+        An evaluation goes through them in order, class by class in a folder: its first batch shows one class.
+        """
+        c, judged = self.last, cast(Examples, self.source.eval)
+        mixed = np.random.default_rng(0).permutation(len(judged))[: c.batch_size]
+        source = dataclasses.replace(self.source, eval=held_out.Part(judged, mixed))
         loading = {"devices": jax.local_device_count(), "threads": c.data.threads, "workers": c.data.workers}
         streams = {
             "training": lambda step, **more: batching.train_batches(

@@ -15,17 +15,22 @@ PAGE = """<!doctype html>
 body {{ font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1080px;
        margin: 2rem auto; padding: 0 1rem }}
 h1 {{ font-size: 1.5rem; margin: 0 }} h2 {{ font-size: 1.1rem; margin: 2.2rem 0 .5rem }}
-p {{ max-width: 75ch; margin: .4rem 0 }} .soft {{ color: var(--soft) }} svg {{ max-width: 100%; height: auto }}
+p {{ max-width: 75ch; margin: .4rem 0 }} .soft {{ color: var(--soft) }}
+.panels {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: .8rem;
+          overflow-x: auto }}
 table {{ border-collapse: collapse; font-size: 13px }} .wide {{ overflow-x: auto }}
 td, th {{ padding: .15rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }}
 .text {{ text-align: left }} .long {{ text-align: left; white-space: normal; min-width: 36ch }}
 td:first-child, th:first-child {{ padding-left: 0 }} th {{ font-weight: 600 }}
-pre {{ background: var(--card); padding: .8rem 1rem; overflow-x: auto; border-radius: 6px; font-size: 13px }}
+pre {{ background: var(--card); padding: .8rem 1rem; white-space: pre-wrap; overflow-wrap: anywhere; border-radius: 6px;
+      font-size: 13px }}
 .numbers {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .8rem; margin: 1rem 0 }}
 .numbers div {{ background: var(--card); border-radius: 6px; padding: .6rem 1rem }}
 .numbers b {{ font-size: 1.3rem; display: block }}
-.mistakes {{ display: flex; flex-wrap: wrap; gap: 1rem }} figure {{ margin: 0; width: 128px; font-size: 12px }}
+.mistakes {{ display: flex; flex-wrap: wrap; gap: 1rem }} figure {{ margin: 0; width: 128px; font-size: 12px;
+         overflow-wrap: anywhere }}
 figure img {{ width: 128px; height: 128px; object-fit: contain; image-rendering: pixelated; background: var(--card) }}
+@media (max-width: 600px) {{ th, .text {{ white-space: normal }} .long {{ min-width: 18ch }} }}
 </style>
 {body}
 </html>

@@ -3,7 +3,8 @@
 import base64
 import html
 import io
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from bireal_jax.shipping import accuracy, cost, export, formats
 PROBED = 64  # images whose maps are looked at in every layer
 JUDGED = 10_000  # images of the confusion matrix, at most
 MISTAKES = 12
+NAME = 24  # letters of a class beside it
 LARGEST = 30  # classes of a confusion matrix that is drawn whole
 
 
@@ -49,8 +51,8 @@ def run(config: ConfigDict, directory: Path, out: Path | None = None, given: Col
     supernet = use.config.model.name in models.SUPERNETS
     packed = b"" if supernet else container.dump(export.packed(use))
     sections = [
-        _head(use, directory, rows, task),
-        section("Training", figures.curves(rows, task.metric, task.title, task.better)) if rows else "",
+        _head(use, before, directory, rows, task),
+        section("Training", figures.curves(rows, task, _stages(before))) if rows else "",
         section("Binary layers", *_layers(use, directory, packed)) if packed else "",
         section("Weights", *_weights(use)),
         *([] if use.source.depth_range else [section("Where it errs", *_mistakes(use))]),
@@ -65,19 +67,26 @@ def run(config: ConfigDict, directory: Path, out: Path | None = None, given: Col
     return out
 
 
-def _head(use, directory, rows, task):
+def _stages(before):
+    """Names of the stages of a run; [] where it has none."""
+    count = len(before.config.stages) if before else 0
+    return [config_lib.stage_name(before.config, i) for i in range(count)]
+
+
+def _head(use, before, directory, rows, task):
     """What it is, and the numbers that one asks for first."""
     path = directory / "result.json"
     result = places.read_json(path) if path.is_file() else {}
     last = [row for row in rows if row["split"] == "eval"][-1:]
     scores = result or (last[0] if last else {})
     numbers = []
+    of = f" of stage {_stages(before)[-1]}" if result and _stages(before) else ""
     if task.metric in scores:
-        what = "after the last step" if result else "so far"
+        what = "after the last step" if result else f"so far: the training has not ended, step {rows[-1]['step']:,}"
         numbers.append((task.form.format(scores[task.metric]), f"{use.source.split} {task.title}, {what}"))
     if f"best_{task.metric}" in scores:
         numbers.append(
-            (task.form.format(scores[f"best_{task.metric}"]), f"best evaluation, step {scores['best_step']:,}")
+            (task.form.format(scores[f"best_{task.metric}"]), f"best evaluation, step {scores['best_step']:,}{of}")
         )
     total = cost.total(cost.rows(use.model, use.variables, use.source.image_shape))
     numbers += [
@@ -195,15 +204,23 @@ def _mistakes(use):
     names = source.label_names or tuple(map(str, range(source.num_classes)))
     wrong = np.flatnonzero(truth != said)
     worst = wrong[np.argsort(-lost[wrong], kind="stable")][:MISTAKES]
-    shown = "".join(
-        f'<figure><img alt="" src="{_png(source.prepare(source.eval[int(i)])["image"])}">'
-        f"<figcaption>{html.escape(names[truth[i]])}, taken for {html.escape(names[said[i]])}</figcaption></figure>"
-        for i in worst
-    )
+    shown = "".join(_mistake(source, int(i), names[truth[i]], names[said[i]]) for i in worst)
     part = "" if seen == len(source.eval) else f" of {len(source.eval):,}"
     text = f"<p>{len(wrong):,} of {seen:,}{part} {source.split} images are taken for another class.</p>"
     mistakes = f'<div class="mistakes">{shown}</div>' if len(worst) else ""
     return [text, _confusion(truth, said, names), "<h3>The worst</h3>" if mistakes else "", mistakes]
+
+
+def _mistake(source, index, truth, said):
+    """An image, and below it what it is, what it was taken for, and the file, or its place in the array."""
+    example = source.eval[index]
+    path = example.get("name", "") if isinstance(example, Mapping) else ""
+    name = os.path.basename(path) or f"image {source.eval.place(index) if hasattr(source.eval, 'place') else index}"
+    return (
+        f'<figure><img alt="" src="{_png(source.prepare(example)["image"])}">'
+        f'<figcaption>{html.escape(truth)}, taken for {html.escape(said)}<br><span class="soft" '
+        f'title="{html.escape(path)}">{html.escape(name)}</span></figcaption></figure>'
+    )
 
 
 def _confusion(truth, said, names):
@@ -217,22 +234,24 @@ def _confusion(truth, said, names):
             ("class", "taken for", "images"), [(names[a], names[b], apart[a, b]) for a, b in pairs if apart[a, b]]
         )
 
+    few, count, longest = len(names) <= 12, len(names), max(map(len, names))
+    size, shown = 9 if few else 7, [name if len(name) <= NAME else name[: NAME - 1] + "…" for name in names]
+
     def draw(axes):
-        axis, few, count = axes[0], len(names) <= 12, len(names)
+        axis = axes[0]
         for (a, b), images in np.ndenumerate(matrix):
             if not images:
                 continue
             depth = 0.15 + 0.35 * (images / matrix[a].sum()) ** 0.5  # of the paper and the ink, light or dark
             colour = figures.BLUE if a == b else figures.ORANGE
             axis.broken_barh([(b - 0.5, 1)], (a - 0.5, 1), color=colour, alpha=depth, lw=0)
-            axis.text(b, a, images, ha="center", va="center", size=9 if few else 6)
-        turned = 90 if max(map(len, names)) > 2 else 0
-        axis.set_xticks(range(count), names, rotation=turned, size=9 if few else 7)
-        axis.set_yticks(range(count), names, size=9 if few else 7)
+            axis.text(b, a, images, ha="center", va="center", size=size)
+        axis.set_xticks(range(count), shown, rotation=90 if longest > 2 else 0, size=size)
+        axis.set_yticks(range(count), shown, size=size)
         axis.set(xlabel="taken for", ylabel="class", aspect="equal", xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5))
         axis.grid(visible=False)
 
-    side = 1 + (0.42 if len(names) <= 12 else 0.3) * len(names)
+    side = 0.7 + (0.36 if few else 0.3) * count + 0.07 * min(longest, NAME)
     scale = '<p class="soft">The deeper a colour, the larger the share of the class.</p>'
     return figures.svg(draw, 1, "confusion matrix", (side, side)) + scale
 

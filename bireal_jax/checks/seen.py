@@ -1,14 +1,16 @@
 """One picture of what a run sees: images of training, as they are augmented, above images of evaluation."""
 
+import unicodedata
 from collections.abc import Mapping
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from bireal_jax.data import Source
 
 COUNT = 8  # images of each split
-SIDE, LINE, GAP = 128, 16, 4  # pixels: the least that an image is drawn wide, a line of text, and what is between
+SIDE, GAP = 128, 6  # pixels: the least that an image is drawn wide, and what is between
+TEXT = 1 / 9  # height of the letters, of the width of an image
 
 
 def sheet(source: Source, batches: Mapping[str, Mapping[str, np.ndarray]]) -> Image.Image:
@@ -21,20 +23,37 @@ def sheet(source: Source, batches: Mapping[str, Mapping[str, np.ndarray]]) -> Im
     shown = {name: _examples(batch) for name, batch in batches.items()}
     height, width = source.image_shape[:2]
     times = max(1, -(-SIDE // max(height, width)))
-    step, row = times * width + GAP, times * height + 2 * LINE + GAP
+    size = round(TEXT * times * width)
+    font, line = ImageFont.load_default(size), round(1.5 * size)
+    step, row = times * width + GAP, times * height + 2 * line + GAP
     page = Image.new("RGB", (COUNT * step + GAP, len(shown) * row + GAP), "white")
     draw = ImageDraw.Draw(page)
     for i, (name, examples) in enumerate(shown.items()):
-        draw.text((GAP, i * row), name, "black")
+        draw.text((GAP, i * row + line), name, "black", font, anchor="ld")
         for j, (image, label) in enumerate(examples):
             picture = Image.fromarray(image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, -1))
-            corner = j * step + GAP, i * row + LINE
-            page.paste(picture.resize((times * width, times * height), Image.Resampling.NEAREST), corner)
+            x, y = j * step + GAP, i * row + line + GAP
+            page.paste(picture.resize((times * width, times * height), Image.Resampling.NEAREST), (x, y))
             if not source.depth_range:
-                text = source.label_names[int(label)] if source.label_names else str(int(label))
-                plain = text.encode("ascii", "replace").decode()  # the font that is always there has no other letters
-                draw.text((corner[0], corner[1] + times * height), plain[: times * width // 6], "black")
+                text = _fitting(_name(source, int(label)), font, times * width)
+                draw.text((x, y + times * height), text, "black", font)
     return page
+
+
+def _name(source, label):
+    """Of a class, in the letters of the font that is always there, which has no others than ASCII."""
+    if not source.label_names:
+        return str(label)
+    plain = unicodedata.normalize("NFKD", source.label_names[label])
+    text = "".join(c for c in plain if not unicodedata.combining(c)).encode("ascii", "replace").decode()
+    return text if text.strip("?") else f"class {label}"
+
+
+def _fitting(text, font, width):
+    """What fits of a text, so that it does not run into the next one."""
+    while font.getlength(text) > width:
+        text = text[:-2] + "."
+    return text
 
 
 def _examples(batch):

@@ -79,7 +79,7 @@ def mirrored(source: Source) -> Source:
     if not isinstance(train, Arrays):
         raise BadInput("config.data.mirror is for images in memory; leave it False: those in files are mirrored anyway")
     augment = dataclasses.replace(train.augment or Augment(), mirror=True)
-    return dataclasses.replace(source, train=Arrays(train.images, train.labels, augment))
+    return dataclasses.replace(source, train=Arrays(train.images, train.labels, augment, train.places))
 
 
 def source(

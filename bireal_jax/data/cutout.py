@@ -26,4 +26,4 @@ def covered(source: Source, size: int) -> Source:
         raise BadInput(f"config.data.cutout is {size}; the images are {source.image_shape[0]} pixels wide")
     fill = tuple(int(v) for v in np.round(255 * np.asarray(source.mean)))
     augment = dataclasses.replace(train.augment or Augment(), cover=size, fill=fill)
-    return dataclasses.replace(source, train=Arrays(train.images, train.labels, augment))
+    return dataclasses.replace(source, train=Arrays(train.images, train.labels, augment, train.places))

@@ -44,7 +44,7 @@ def build(directory: str, image_size: int, resize: int) -> Source:
     held_out = len(images) // 5
     test, train = order[:held_out], order[held_out:]
     return Source(
-        train=Arrays(images[train], labels[train], AUGMENT), eval=Arrays(images[test], labels[test]),
+        train=Arrays(images[train], labels[train], AUGMENT, train), eval=Arrays(images[test], labels[test], None, test),
         prepare=dict,
         image_shape=(8, 8, 1), num_classes=10, mean=(0.5,), std=(0.5,), label_names=tuple("0123456789"),
     )  # fmt: skip

@@ -109,5 +109,6 @@ def hold_out(source: Source, per_class: int) -> Source:
 def _part(examples, indices, fixed=False):
     """Arrays stay arrays, of which whole batches come at once."""
     if isinstance(examples, Arrays):
-        return Arrays(examples.images[indices], examples.labels[indices], None if fixed else examples.augment)
+        there = np.array([examples.place(i) for i in indices])
+        return Arrays(examples.images[indices], examples.labels[indices], None if fixed else examples.augment, there)
     return Part(examples, indices)

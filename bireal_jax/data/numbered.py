@@ -23,7 +23,7 @@ def numbered(source: Source, names: Sequence[str]) -> Source:
 
 def _examples(examples: Any, numbers):
     if isinstance(examples, Arrays):
-        return Arrays(examples.images, numbers[examples.labels], examples.augment)
+        return Arrays(examples.images, numbers[examples.labels], examples.augment, examples.places)
     return _Numbered(examples, numbers) if len(examples) else ()
 
 

@@ -127,10 +127,13 @@ class Arrays:
       images: uint8 [n, h, w, c].
       labels: integers [n].
       augment: what is done to them, for training.
+      places: of each in the arrays that these are a part of.
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, augment: Augment | None = None):
-        self.images, self.labels, self.augment = images, labels, augment
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, augment: Augment | None = None, places: np.ndarray | None = None
+    ):
+        self.images, self.labels, self.augment, self.places = images, labels, augment, places
 
     def __len__(self):
         return len(self.labels)
@@ -141,6 +144,10 @@ class Arrays:
     def label(self, index: int) -> int:
         """Of one example."""
         return int(self.labels[index])
+
+    def place(self, index: int) -> int:
+        """Of one example in the arrays that these are a part of."""
+        return int(index if self.places is None else self.places[index])
 
     def batch(self, indices: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The examples at `indices`, augmented."""
