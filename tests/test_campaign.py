@@ -219,7 +219,8 @@ def test_a_small_campaign_from_end_to_end(tmp_path):
 def test_the_published_table_is_current():
     text = (ROOT / "docs" / "cifar.md").read_text()
     assert report.page(text) == text, "python -m experiments.cifar.report writes it anew"
-    for row in report.read(ROOT / "experiments" / "cifar" / "rows.jsonl"):
+    rows = report.read(ROOT / "experiments" / "cifar" / "rows.jsonl")
+    for row in (r for r in rows if not r["job"].startswith("short")):  # those tell what a recipe is made of
         assert f"{row['last']:.2f}" in (ROOT / "docs" / "results.md").read_text()
 
 
