@@ -40,7 +40,7 @@ HOUSE = [
     {
         "shipping": [
             "constants ops buffers walk", "operations to_c to_onnx to_openvino", "graph to_qonnx",
-            "accuracy cost formats", "export __main__",
+            "accuracy cost formats", "export", "__main__",
         ],
         "search": ["evolve spaces", "latency pareto record", "run"],
     },

@@ -21,6 +21,7 @@ from bireal_jax.shipping.buffers import Buffers
 from bireal_jax.shipping.walk import unknown
 
 MAX_RAM = 1 << 30  # bytes; with more, indices would not fit an int either
+MAX_NAME = 250  # bytes of a class's name: compilers need not take more than 4,095
 STRICT = ("-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-pedantic")
 NEEDS = {  # function of kernels.c -> others that it calls
     "conv": ("first", "end", "finished"), "binary_conv": ("first", "end", "finished", "differ"),
@@ -245,9 +246,22 @@ class Writer:
             '#ifdef __cplusplus\nextern "C" {\n#endif\n',
             f"/* image: [{h}][{w}][{c}], as in a photo; outputs: logits, or a map [height][width][channels].",
             " * Not to be called again before it returns: its arrays are static. int has 32 bits. */",
-            f"void {name}_run(const uint8_t *image, float *outputs);\n",
+            f"void {name}_run(const uint8_t *image, float *outputs);\n", *self._classes(name),
             "#ifdef __cplusplus\n}\n#endif\n", "#endif", "",
         ])  # fmt: skip
+
+    def _classes(self, name):
+        """Names of the classes; in the header, since they take no flash where nobody reads them."""
+        texts = [_quoted(label) for label in self.program.spec["labels"]]
+        if not texts:
+            return []
+        head = "/* Names of the outputs, UTF-8; in the file only where they are used. */"
+        return [
+            head,
+            f"static const char *const {name}_classes[{len(texts)}] = {{",
+            *(f"  {t}," for t in texts),
+            "};\n",
+        ]
 
     def _origin(self):
         model, package = (_plain(self.program.spec[key]) for key in ("model", "package"))
@@ -257,6 +271,13 @@ class Writer:
 def _plain(text):
     """What a comment of C can hold."""
     return re.sub(r"[^\w. -]", "_", text, flags=re.ASCII)[:80]
+
+
+def _quoted(text):
+    """A literal of C: what could end it, or begin a trigraph, an escape or a line, is a number; long names are cut."""
+    data = text.encode("utf-8", "backslashreplace")[:MAX_NAME].decode(errors="ignore").encode()
+    plain = set(range(32, 127)) - set(b'"\\?')
+    return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in data) + '"'
 
 
 def _bits(op):

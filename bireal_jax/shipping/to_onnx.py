@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bireal_jax.runtime.container import Program
-from bireal_jax.shipping.walk import is_relu, needed, pads, walk
+from bireal_jax.shipping.walk import is_relu, names, needed, pads, walk
 
 OPSET, IR = 18, 10
 
@@ -146,7 +146,7 @@ def model(
     logits = value("logits", 1, [batch, *(shape[2:] if shape[:2] == (1, 1) else shape)])
     made = helper.make_graph(graph.nodes, "network", [images], [logits], list(graph.constants.values()))
     made = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
-    graph.onnx.helper.set_model_props(made, {"bireal_jax": program.digest})
+    graph.onnx.helper.set_model_props(made, {"bireal_jax": program.digest} | names(program))
     return made
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from bireal_jax.runtime.container import Program
 from bireal_jax.runtime.fields import LARGEST
-from bireal_jax.shipping.walk import is_relu, needed, pads, walk
+from bireal_jax.shipping.walk import is_relu, names, needed, pads, walk
 
 JUST_BELOW_0 = -1e-37  # its thresholds say > where ours say >=
 
@@ -167,6 +167,8 @@ def model(
     whole = program.shape(len(program.spec["ops"]))[:2] != (1, 1)
     x = op8.transpose(x, integers(0, 2, 3, 1)) if whole else op8.reshape(x, integers(0, -1), True)
     made = graph.ov.Model([x], [image], "network")
+    for name, text in names(program).items():
+        made.set_rt_info(text, ["bireal_jax", name])
     _keep_sums(made, graph)
     return made
 

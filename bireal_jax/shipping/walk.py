@@ -2,6 +2,7 @@
 
 import collections
 import importlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -79,3 +80,13 @@ def needed(name: str) -> Any:
     except ImportError:
         package = name.split(".")[0]
         raise BadInput(f"{package} is missing; pip install -e '.[formats]' where the package is") from None
+
+
+def names(program: Program) -> dict[str, str]:
+    """What files of other engines have beside the graph: classes, and ids where these are others, as lists in JSON.
+
+    In ASCII: a name can hold what neither XML nor protobuf take.
+    """
+    labels, ids = program.spec["labels"], program.spec.get("ids", program.spec["labels"])
+    found = {"classes": json.dumps(labels)} if labels else {}
+    return found | ({"ids": json.dumps(ids)} if ids != labels else {})
