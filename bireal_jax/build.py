@@ -32,7 +32,7 @@ def stages(config: ConfigDict, directory: str | Path = "") -> list[ConfigDict]:
     Args:
       config: a recipe.
       directory: the workdir of a training. Where it has begun it goes on with the normalization that it began with,
-        though what it has started from may be gone.
+        though what it has started from may be gone, and with its data set, whatever folder it is started from.
 
     Raises:
       BadInput: a value is out of its limits.
@@ -43,6 +43,8 @@ def stages(config: ConfigDict, directory: str | Path = "") -> list[ConfigDict]:
     if directory and gone and (run := known.read(directory)):
         for stage, seen in zip(found, run.sources, strict=False):  # of other stages is another config: it is refused
             stage.data.mean, stage.data.std = seen.mean, seen.std
+    if directory:
+        _find_again(found, directory)
     if config.teacher.weights and not any(stage.loss in losses.DISTILLED for stage in found):
         raise BadInput(
             f"config.teacher.weights is {config.teacher.weights!r}, and the loss {found[-1].loss!r} asks no teacher\n"
@@ -50,6 +52,19 @@ def stages(config: ConfigDict, directory: str | Path = "") -> list[ConfigDict]:
         )
     widen(found)
     return found
+
+
+def _find_again(stages, directory):
+    """Takes the data set of a run where a relative path leads to it from the folder that the run began in alone."""
+    absent = {stage.data.dir for stage in stages if stage.data.dir and not Path(stage.data.dir).exists()}
+    if not absent or not (run := known.read(directory)):
+        return
+    meant = {stage.data.dir for stage in config_lib.stages(run.config)}
+    for place in sorted(absent):
+        if own := next((Path(dir) for dir in meant if Path(dir).match(place) and Path(dir).exists()), None):
+            progress.say(f"note: there is no {Path(place).absolute()}; the data set of {run.title} is {own}")
+            for stage in stages:
+                stage.data.dir = str(own) if stage.data.dir == place else stage.data.dir
 
 
 def widen(stages):
@@ -81,6 +96,17 @@ def normalized(found: data.Source, c: ConfigDict, weights: str = "") -> data.Sou
     before = known_at(weights) if weights else None
     found = before.normalized(found, c.mean, c.std) if before else found
     return dataclasses.replace(found, mean=tuple(c.mean) or found.mean, std=tuple(c.std) or found.std)
+
+
+def check_training(config: ConfigDict, source: data.Source) -> None:
+    """Raises BadInput for a data set that can be evaluated on alone."""
+    if not len(source.train):
+        every = source.split == "evaluation"
+        way_out = "leave config.data.val_share below 1.0" if every else "put a folder train/ beside val/"
+        raise BadInput(
+            f"{config.data.name} at config.data.dir={config.data.dir!r} has no training images, only images to "
+            f"evaluate on\n--mode=eval takes them; to train, {way_out}"
+        )
 
 
 def counted(config: ConfigDict) -> tuple[data.Source, bool]:

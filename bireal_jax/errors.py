@@ -1,7 +1,7 @@
 """The one error that a user can mend."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -29,6 +29,11 @@ def lookup(table, name, what):
         hint = f"did you mean {close[0]}? " if close else ""
         raise BadInput(f"unknown {what} {name!r}; {hint}known: {', '.join(sorted(table))}")
     return table[name]
+
+
+def some(names: Sequence[Any], most: int = 10) -> str:
+    """Names for a message: the first ones, and where there are more, how many there are."""
+    return ", ".join(map(str, names[:most])) + (f", ... ({len(names)})" if names[most:] else "")
 
 
 def first_line(error: BaseException) -> str:

@@ -101,6 +101,11 @@ def of_file(path: str | Path) -> Kind:
         return UNKNOWN
 
 
+def is_no_file_of_arrays(kind: Kind) -> bool:
+    """Whether no library that reads arrays says it better."""
+    return kind == EMPTY or kind.use in ("text", "photo")
+
+
 def promised(data: bytes) -> int:
     """How long a .safetensors file is to be, as its header says; 0 where that cannot be told.
 

@@ -272,7 +272,7 @@ def _of_workdir(argv):
     with contextlib.suppress(flags.Error):  # said when all flags are known
         values(argv, known_only=True)
     if chosen_mode(mode.value) not in OF_A_RUN or not workdir.value:
-        raise BadInput(f"--config is missing; {recipe.HOW}")
+        raise recipe.missing(overridden(argv))
     from bireal_jax import registered  # with JAX
     from bireal_jax.running import known
 

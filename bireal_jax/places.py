@@ -1,6 +1,7 @@
 """Paths that a user names: what no file system can hold, or what is none of ours, is said before anything is begun."""
 
 import contextlib
+import difflib
 import json
 import os
 import re
@@ -56,6 +57,20 @@ def local(named: str | Path, what: str, kind: str = "") -> Path:
     if kind and there and path.is_dir() != (kind == "folder"):
         raise BadInput(f"{given} is a {'folder' if path.is_dir() else 'file'}; it must be a {kind}")
     return path
+
+
+def missing(named: str | Path, what: str = "config.data.dir") -> str:
+    """How messages call a path that is not there: as it was named and, where that is relative, whole; a close name."""
+    path = Path(named)
+    said = f"{what}={str(named)!r}"
+    if not str(named):
+        return said
+    if not path.is_absolute():
+        said += f", from here {path.absolute()}"
+    with contextlib.suppress(OSError):
+        if not path.exists() and (close := difflib.get_close_matches(path.name, os.listdir(path.absolute().parent), 1)):
+            said += f" (did you mean {path.parent / close[0]}?)"
+    return said
 
 
 def read_json(path: Path) -> Any:

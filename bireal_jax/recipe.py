@@ -6,13 +6,14 @@ import itertools
 import runpy
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from bireal_jax import places
-from bireal_jax.config import default
+from bireal_jax.config import check_field, default
 from bireal_jax.errors import BadInput, lookup
 
 PACKAGE = Path(__file__).parent
@@ -42,6 +43,23 @@ def named(argv: list[str]) -> tuple[list[str], str, str]:
                 raise BadInput(f"--config is empty; {HOW}")
             return argv[:i] + argv[i + (1 if given else 2) :], str(find(file)), variant
     return argv, "", ""
+
+
+def missing(fields: Sequence[str]) -> BadInput:
+    """The error for a command line without --config.
+
+    Args:
+      fields: that it sets, as "optim.lr". A mistyped one is named, and whoever has images gets a recipe for these.
+    """
+    lines, own = [], {*fields} & {"data.dir", "data.name", "init_from"}
+    for field in fields:
+        try:
+            check_field(field, default())
+        except BadInput as error:
+            lines.append(str(error))
+    changed = f", the recipe that --config.{fields[0]} changes" if fields else ""
+    how = "for images of your own: --config=configs/finetune.py (docs/your-images.md has more)" if own else HOW
+    return BadInput("\n".join([*lines[:1], f"--config is missing{changed}; {how}"]))
 
 
 def find(name: str) -> Path:

@@ -1,6 +1,7 @@
 """Weights that are looked at as they are: evaluated, reported on, packed. What their run knew goes with them."""
 
 import dataclasses
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from bireal_jax import build, data, registered
 from bireal_jax.errors import BadInput, first_line
-from bireal_jax.running import known, progress
+from bireal_jax.running import described, known, progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,18 +104,31 @@ def _examples(config, run, pack):
             )
         return found, True
     theirs, ours = run.source.label_names, found.label_names
+    c, digest = config.data, described.digest(found)
     if ours and {*ours} < {*theirs}:
         progress.say(f"note: the data set here has {len(ours)} of the {len(theirs)} classes of {run.title}")
         found = data.numbered(found, theirs)
-    then, now = ((len(s.train), len(s.eval)) for s in (run.source, found))
-    if found.split == "held-out" and now != then and config.data.dir == run.last.data.dir:
-        progress.say(
-            f"note: {run.title} had {then[0]:,} images to train on and {then[1]:,} held out, here are {now[0]:,} and "
-            f"{now[1]:,}\nthe run may have been trained on some of those that are held out here"
-        )
+    if found.split in ("held-out", "evaluation") and os.path.abspath(c.dir) == os.path.abspath(run.last.data.dir):
+        _compare(run, found, digest)
     apart = run.other_classes(found)
     if apart and pack:
-        progress.say(f"note: the data set here has other classes: {apart}\nthe file gets those of the run")
+        progress.say(f"note: the data set here has other classes: {apart}\nthe file gets those of {run.title}")
     elif apart:
         run.check_classes(found, run.title)
     return run.meant(found), True
+
+
+def _compare(run, found, digest):
+    """Says that images which are taken from those that a run was given are others than the run held out."""
+    then, now = ((len(s.train), len(s.eval)) for s in (run.source, found))
+    known_by = run.digests[run.index] if run.digests else ""
+    if now != then:
+        progress.say(
+            f"note: {run.title} had {then[0]:,} images to train on and {then[1]:,} held out, here are {now[0]:,} and "
+            f"{now[1]:,}\nthe run may have been trained on some of those that are evaluated here"
+        )
+    elif known_by and digest and known_by != digest:
+        progress.say(
+            f"note: the images here are no longer those of {run.title}, though as many: files have other names or "
+            "classes\nthe run may have been trained on some of those that are evaluated here"
+        )

@@ -354,7 +354,7 @@ def test_missing_data_says_how_to_get_it(tmp_path):
                 data.build(name, str(tmp_path / file), 24)
     with pytest.raises(BadInput, match="a file, and config.data.name=depth_folder reads a folder\nname"):
         data.build("depth_folder", str(tmp_path / "a.npz"), 24)
-    with pytest.raises(BadInput, match="no folder /nowhere: config.data.dir must hold"):
+    with pytest.raises(BadInput, match="no folder at config.data.dir='/nowhere': config.data.dir must hold"):
         data.build("folder", "/nowhere", 24)
     (tmp_path / "train").mkdir()
     (tmp_path / "val").mkdir()

@@ -29,8 +29,8 @@ HOUSE = [
         ],
         "recipe": [],
         "running": [
-            "bits metrics parallel preempt profile progress settings", "checkpoint health hosts", "adoption known",
-            "workdir",
+            "bits metrics parallel preempt profile progress settings", "checkpoint described health hosts",
+            "adoption known", "workdir",
         ],
     },
     {"registered": [], "importers": ["unfold values", "readers", "larq pytorch zoo", "__init__", "__main__"]},

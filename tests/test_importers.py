@@ -146,7 +146,7 @@ def test_files_that_are_none(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="no checkpoint in"):
         init_from(tmp_path / "run_0.1", {})
     for suffix, library in ((".h5", "h5py"), (".pt", "torch")):
-        (tmp_path / f"a{suffix}").write_text("")
+        (tmp_path / f"a{suffix}").write_bytes(b"\0")
         monkeypatch.setitem(sys.modules, library, None)
         with pytest.raises(BadInput, match=rf"a{suffix}: files of this kind need {library}.*\npip install {library}"):
             readers.read(tmp_path / f"a{suffix}")

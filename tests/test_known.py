@@ -84,16 +84,20 @@ def test_a_teacher_sees_images_as_in_its_own_training(trained):
 def test_a_teacher_of_other_classes_or_sizes_is_refused(changed, trained):
     source = build.source(small())
     for change, message in (
-        (swap, "trained on other classes .*: class 0 is '0', of the run '1'"),
+        (swap, "trained on other classes .*: class 0 is '0', not '1'"),
         (
             lambda s: s["stages"][0].update(image_shape=[16, 16, 1]),
             r"on images of \[16, 16, 1\], config.data.image_size",
         ),
-        (lambda s: s["stages"][0].update(classes=3, labels=["a", "b", "c"]), "10 classes, of the run 3"),
+        (
+            lambda s: s["stages"][0].update(classes=3, labels=["a", "b", "c"]),
+            "10 classes, not 3; not known there: 0, 1, 2, ",
+        ),
     ):
         with pytest.raises(BadInput, match=message):
             teacher.network(student(changed(data_json=change)), source)
-    with pytest.raises(BadInput, match="of another model: it has config.model.name='bireal_tiny', not 'resnet_tiny'"):
+    message = "of another model: it has .*='bireal_tiny', not 'resnet_tiny'\nadd --config.teacher.name=bireal_tiny$"
+    with pytest.raises(BadInput, match=message):
         teacher.network(student(trained, **{"teacher.name": "resnet_tiny"}), source)
 
 
@@ -135,10 +139,10 @@ def test_what_an_evaluation_may_set_counts(trained, capsys):
 
 def test_classes_are_those_of_the_run(changed, capsys):
     place = changed(data_json=swap)
-    with pytest.raises(BadInput, match="other classes .*: class 0 is '0', of the run '1'\nset config.data.dir"):
+    with pytest.raises(BadInput, match="other classes .*: class 0 is '0', not '1'\nset config.data.dir"):
         train.run_eval(small(), place)
     export.run(small(), place)
-    assert "other classes: class 0 is '0', of the run '1'\nthe file gets those of the run" in capsys.readouterr().out
+    assert "other classes: class 0 is '0', not '1'\nthe file gets those of the run" in capsys.readouterr().out
     net = runtime.load(place / "net.safetensors", kernels="reference")
     assert list(net.labels)[:3] == ["1", "0", "2"]
     (place / "result.json").unlink()
@@ -161,8 +165,10 @@ def test_an_evaluation_may_have_some_of_the_classes(trained, tmp_path, capsys):
     assert top1 == pytest.approx(100 * np.mean(module.apply(variables, prepare(images)).argmax(-1) == truth))
     use = used.weights(small(**fields), trained, given=fields, pack=True)
     assert use.source.num_classes == 10 and use.source.note == ""
-    np.savez(fields["data.dir"], **arrays | {"label_names": ["7", "x"]})
-    with pytest.raises(BadInput, match="2 classes, of the run 10; class 0 is '7', of the run '0'"):
+    np.savez(fields["data.dir"], **arrays | {"label_names": ["y", "x"]})
+    with pytest.raises(
+        BadInput, match="2 classes, not 10; not known there: y, x\\nset config.data.dir to the data set .*: 0, 1, "
+    ):
         train.run_eval(small(**fields), trained, given=fields)
     pairs = [{"image": image, "label": label} for image, label in zip(images, arrays["labels"], strict=True)]
     some = Source(pairs, (), dict, (8, 8, 1), 2, (0.5,), (0.5,), label_names=("7", "3"))

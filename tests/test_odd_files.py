@@ -52,10 +52,12 @@ def test_only_the_named_formats_are_opened(tmp_path, monkeypatch):
         mode = "1" if kind == "MSP" else "RGB"
         strangers.append(encoded(picture(32, 32, mode), kind))
     for content in strangers:
-        with pytest.raises(BadInput, match=r"photo.jpg cannot be decoded: not an image \(JPEG, PNG, .*\)\n"):
+        with pytest.raises(BadInput, match=r"photo.jpg cannot be decoded: not an image \(JPEG, PNG and the like.*\)\n"):
             pixels.decode(content, "photo.jpg")
         with pytest.raises(BadInput, match="photo: its depth cannot be decoded"):
             depth_rules().read({"image": encoded(picture(), "PNG"), "depth": content, "name": "photo"})
+    with pytest.raises(BadInput, match="^photo: its depth is a file of 0 bytes"):
+        depth_rules().read({"image": encoded(picture(), "PNG"), "depth": b"", "name": "photo"})
     assert not mark.exists()
     assert pixels.decode(encoded(picture(), "MPO", save_all=True, append_images=[picture()]), "phone").size == (64, 48)
 

@@ -47,7 +47,10 @@ def test_what_is_broken_is_named_and_counted(folder, capsys):
     count, (files, classes, twice) = found(folder, capsys)
     assert count == 3
     assert "2 of 14 broken" in files and f"{train / 'a' / '0.jpg'} cannot be decoded" in files
-    assert f"{val / 'b' / '1.jpg'} cannot be decoded" in files
+    assert (
+        f"{val / 'b' / '1.jpg'} cannot be decoded: not an image (JPEG, PNG and the like; this is an empty file)"
+        in files
+    )
     assert "1 of 3 without a training image: c;" in classes
     assert "1 of 12" not in twice and f"1 of 8 training images are test images: {train / 'b' / '2.jpg'} = " in twice
     assert f"{val / 'c' / '0.jpg'}, of another class; take them" in twice
@@ -72,7 +75,7 @@ def test_all_that_is_wrong_is_named_at_once(folder, capsys):
     assert "2 of 20 images lie in two classes" in out
     assert f"{folder / 'val' / 'e' / '0.jpg'} = {folder / 'val' / 'a' / '0.jpg'}, " in out
     assert f"{folder / 'train' / 'b' / '9.jpg'} = {folder / 'train' / 'a' / '1.jpg'}; leave each in its right" in out
-    with pytest.raises(BadInput, match="classes that train lacks: e"):
+    with pytest.raises(BadInput, match="classes that train lacks: e; 1 more such: --mode=data"):
         build.source(config)
 
 

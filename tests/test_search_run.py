@@ -18,7 +18,7 @@ from bireal_jax.data.source import Arrays
 from bireal_jax.errors import BadInput
 from bireal_jax.models import arch
 from bireal_jax.models.ebn import EBN, GroupSupernet
-from bireal_jax.running import checkpoint, known, settings
+from bireal_jax.running import checkpoint, described, known, settings
 from bireal_jax.search import latency, record, spaces
 from bireal_jax.search import run as search
 from bireal_jax.shipping import cost, export
@@ -282,19 +282,19 @@ def test_a_search_takes_what_the_supernet_was_trained_with(supernet, tmp_path, m
     shutil.copytree(supernet, place)
     stored = json.loads((place / "config.json").read_text())
     stored["model"]["act"] = "relu"
-    described = {"stages": [known.row(build.source(recipe())) | {"mean": [0.25], "std": [0.125]}]}
+    data_json = {"stages": [described.row(build.source(recipe())) | {"mean": [0.25], "std": [0.125]}]}
     taken = []
     monkeypatch.setattr(search, "Scorer", lambda module, _, source, c: taken.append((module, source, c)) or 1 / 0)
-    for name, content in (("config.json", stored), ("data.json", described)):
+    for name, content in (("config.json", stored), ("data.json", data_json)):
         (place / name).write_text(json.dumps(content))
     with pytest.raises(ZeroDivisionError):
         search.run(recipe(init_from=str(place)), tmp_path / "w")
     module, source, c = taken[0]
     assert "note: the supernet's counts: model.act approx_sign -> relu\n" in capsys.readouterr().out
     assert (source.mean, source.std, c.model.act, module.activation(2.0)) == ((0.25,), (0.125,), "relu", 2.0)
-    described["stages"][0]["labels"].reverse()
-    (place / "data.json").write_text(json.dumps(described))
-    with pytest.raises(BadInput, match="the supernet in .* other classes .*: class 0 is '0', of the run '9'"):
+    data_json["stages"][0]["labels"].reverse()
+    (place / "data.json").write_text(json.dumps(data_json))
+    with pytest.raises(BadInput, match="the supernet in .* other classes .*: class 0 is '0', not '9'"):
         search.run(recipe(init_from=str(place)), tmp_path / "w")
     stored["data"]["image_size"] = 16
     (place / "config.json").write_text(json.dumps(stored))

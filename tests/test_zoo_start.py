@@ -9,6 +9,7 @@ from flax import traverse_util
 from small import small
 
 from bireal_jax import build, used
+from bireal_jax.data import Source
 from bireal_jax.errors import BadInput
 from bireal_jax.importers import unfold, zoo
 from bireal_jax.runtime import named
@@ -94,6 +95,7 @@ def test_what_does_not_fit_names_what_does(five, tmp_path):
     for name, message in (
         ("digit", r"unknown run, file or network of the package 'digit'; did you mean digits\? known: .*, digits, "),
         ("digits_react", "is a network of config.model.name='react_tiny', not 'bireal_tiny'\nthat fit: digits; for 1 "),
+        ("digits_react", "\nto start from it add --config.model.name=react_tiny --config.data.image_size=8$"),
         ("bireal20_cifar10", "model.name='bireal20', not .*\n.* for 1 channel .*: digits .bireal_tiny., digits_react"),
     ):
         with pytest.raises(BadInput, match=message):
@@ -105,6 +107,20 @@ def test_what_does_not_fit_names_what_does(five, tmp_path):
     (tmp_path / "digits").mkdir()  # as a workdir here that is called so, which wins
     with pytest.raises(BadInput, match="no checkpoint in digits"):
         start(five())
+
+
+def test_what_is_another_here_is_said_in_words_of_a_network(five, capsys):
+    start(five())
+    assert "note: from the network digits; here it is " in (said := capsys.readouterr().out)
+    assert "other classes (5 classes, not 10)" in said and "run" not in said and "image_size" not in said
+    known = zoo.known_of("digits")
+    others = Source((), (), dict, (16, 16, 1), 10, (0.5,), (0.5,), label_names=tuple("abcdefghij"))
+    said = known.start(small(**{"data.image_size": 16}), others)
+    assert said.endswith("\n--config.data.image_size=8 trains on images as large as there")
+    with pytest.raises(BadInput) as caught:
+        known.check_classes(others, known.title)
+    assert "not known there: a, b, c, d, e, f, g, h, i, j\n" in str(caught.value) and " run" not in str(caught.value)
+    assert str(caught.value).endswith("name and order the classes as there: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9")
 
 
 @pytest.mark.parametrize("kept", [True, False])

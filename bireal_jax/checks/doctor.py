@@ -103,8 +103,9 @@ class Visit:
 
     def data_set(self) -> str:
         """Is it there, and what is it?"""
-        self.source = source = build.source(self.last)
-        self.found = True
+        source = build.source(self.last)
+        build.check_training(self.last, source)
+        self.source, self.found = source, True
         if workdir.begun(self.directory):
             sources = [source if stage is self.last else build.source(stage) for stage in self.stages]
             workdir.check(self.directory, self.config, sources)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bireal_jax import kinds, places
 from bireal_jax.data.augment import Augment
 from bireal_jax.data.source import Arrays, Source, check_labels
 from bireal_jax.data.stored import Npz
@@ -44,7 +45,7 @@ def build(directory: str, image_size: int, resize: int) -> Source:
       BadInput: no such file, or other arrays in it.
     """
     if not Path(directory).is_file():
-        raise BadInput(f"no file at config.data.dir={directory!r}\n{HOW}")
+        raise BadInput(f"no file at {places.missing(directory)}\n{HOW}")
     arrays, names = read(directory)
     try:
         labels = [arrays[name] for name in ("y_train", "y_test") if name in arrays]
@@ -151,7 +152,9 @@ def read(
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
     except Exception as error:  # files hold anything, and zipfile, zlib and numpy raise anything for it
-        raise BadInput(f"{path} is not {what}: {first_line(error)}\n{HOW}") from None
+        kind = kinds.of_file(path)
+        reason = f"it is {kind.what}" if kinds.is_no_file_of_arrays(kind) else first_line(error)
+        raise BadInput(f"{path} is not {what}: {reason}\n{HOW}") from None
     return arrays, names
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bireal_jax import places
 from bireal_jax.data.source import Source, open_tfds, read_record
 from bireal_jax.data.stored import read_npy
 from bireal_jax.errors import BadInput, first_line
@@ -87,6 +88,8 @@ def _stored(depth, name):
     if isinstance(depth, np.ndarray):
         return depth
     try:
+        if not depth:
+            raise BadInput("its depth is a file of 0 bytes")
         if depth[:6] == b"\x93NUMPY":
             stored = read_npy(depth)
             if stored.ndim != 2 or stored.dtype.kind not in "fui":
@@ -157,6 +160,11 @@ class Pairs:
     def __len__(self):
         return len(self.paths)
 
+    @property
+    def names(self) -> list[str]:
+        """Of all images."""
+        return [os.path.basename(image) for image, _ in self.paths]
+
     def __getitem__(self, index):
         try:
             image, depth = (Path(path).read_bytes() for path in self.paths[index])
@@ -177,7 +185,7 @@ def folder(directory: str, image_size: int, **fields: Any) -> Source:
 def _list(root):
     """(image, depth) of every pair in a folder, sorted, and the paths of images that are left out."""
     if not root.is_dir():
-        raise BadInput(f"no folder {root}: {HOW}")
+        raise BadInput(f"no folder at {places.missing(root)}: {HOW}")
     images, depths, left = {}, {}, []
     for entry in listing.entries(root):
         stem, suffix = os.path.splitext(entry.name)

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
+from bireal_jax import places
 from bireal_jax.data.images import augment_file, prepare_file
 from bireal_jax.data.source import Faulty, Source
-from bireal_jax.errors import BadInput
+from bireal_jax.errors import BadInput, some
 from bireal_jax.pixels import listing
 
 HOW = (
     "config.data.dir must hold train/CLASS/ and val/CLASS/ with JPEG or PNG files, or CLASS/ alone, of which a part is "
-    "held out; configs/digits.py needs no download"
+    "held out"
 )
 
 
@@ -35,9 +36,10 @@ class Files:
         """Of one file, which is not read for it."""
         return self.pairs[index][1]
 
-    def file_name(self, index: int) -> str:
-        """Of one file in the folder of its class."""
-        return os.path.basename(self.pairs[index][0])
+    @property
+    def names(self) -> list[str]:
+        """Of all files, each in the folder of its class."""
+        return [os.path.basename(path) for path, _ in self.pairs]
 
     def __getitem__(self, index):
         path, label = self.pairs[index]
@@ -59,20 +61,20 @@ def build(directory: str, image_size: int, resize: int) -> Source:
     """
     if not directory:
         raise BadInput(f"config.data.dir is empty: {HOW}")
-    places = _places(Path(directory))
-    there = {split: _classes(place) for split, place in places.items()}
+    splits = _splits(Path(directory))
+    there = {split: _classes(place) for split, place in splits.items()}
     names = sorted({name for found in there.values() for name in found})
     strangers = [name for name in names if name not in there.get("train", names)]
-    faults = [f"{places['val']} has classes that train lacks: {', '.join(strangers[:4])}"] if strangers else []
+    faults = [f"{splits['val']} has classes that train lacks: {some(strangers)}"] if strangers else []
     found, left = {}, []
-    for split, place in places.items():
+    for split, place in splits.items():
         found[split], left_here = _list(place, names)
         left += left_here
         if not found[split]:
             nothing = f"no image files below {place}: {HOW}" + ("\n" + listing.note(left) if left else "")
             raise BadInput(faults[0] if faults else nothing)
     if "train" in found:
-        faults += _empty_classes(places["train"], there["train"], names, found, left)
+        faults += _empty_classes(splits["train"], there["train"], names, found, left)
     source = Source(
         train=Files(found.get("train", [])), eval=Files(found.get("val", [])),
         augment=partial(augment_file, size=image_size), prepare=partial(prepare_file, size=image_size, resize=resize),
@@ -83,21 +85,31 @@ def build(directory: str, image_size: int, resize: int) -> Source:
     return source
 
 
-def _places(root):
+def _splits(root):
     """{"train": folder, "val": folder} of folders of classes; one of them may lack."""
-    places = {split: root / split for split in ("train", "val") if (root / split).is_dir()}
-    if not places and root.is_dir() and any(entry.is_dir() for entry in listing.entries(root)):
-        return {"train": root}
-    if not places and root.is_dir() and any(listing.is_read(entry) for entry in listing.entries(root)):
-        raise BadInput(
-            f"config.data.dir={root} has images, and no folders of classes with images in them\n"
-            f"if it is a class, name the folder above; if it is all there is, make a folder for each class in it"
-        )
-    if not places:
-        raise BadInput(f"no folder {root / 'train' if root.is_dir() else root}: {HOW}")
-    if "val" not in places:
+    if not root.is_dir():
+        raise BadInput(f"no folder at {places.missing(root)}: {HOW}")
+    splits = {split: root / split for split in ("train", "val") if (root / split).is_dir()}
+    if not splits:
+        return {"train": _whole(root)}
+    if "val" not in splits:
         raise BadInput(f"no folder {root / 'val'}: config.data.dir={root / 'train'} holds a part of train out instead")
-    return places
+    return splits
+
+
+def _whole(root):
+    """The folder itself, as one of classes, unless it looks like the folder of one class."""
+    folders = [entry.name for entry in listing.entries(root) if entry.is_dir()]
+    loose = sum(listing.is_read(entry) for entry in listing.entries(root))
+    if loose and len(folders) < 2:
+        beside = f"one folder, {folders[0]}, beside them" if folders else "no folders of classes with images in them"
+        raise BadInput(
+            f"config.data.dir={root} has images, and {beside}\n"
+            "if it is a class, name the folder above; if it is all there is, make a folder for each class in it"
+        )
+    if not folders:
+        raise BadInput(f"no folder in {root.absolute()}: {HOW}")
+    return root
 
 
 def _classes(root):

@@ -28,6 +28,12 @@ class Part:
         labels = getattr(self.examples, "labels", None)
         return None if labels is None else labels[self.indices]
 
+    @property
+    def names(self) -> list[str] | None:
+        """Of all files, or None where the examples have none."""
+        names = getattr(self.examples, "names", None)
+        return None if names is None else [names[i] for i in self.indices]
+
     def label(self, index: int) -> int:
         """Of one example."""
         return _label(self.examples, int(self.indices[index]))
@@ -42,7 +48,8 @@ def split_off(source: Source, share: float, seed: int) -> Source:
 
     Args:
       source: a data set without evaluation examples. All labels are looked at.
-      share: above 0; 1 leaves no training examples. Below it a class of two or more is on both sides.
+      share: above 0; 1 leaves no training examples, so nothing is held out and the split is called evaluation. Below it
+        a class of two or more is on both sides.
       seed: of the choice.
     """
     train: Any = source.train
@@ -50,8 +57,8 @@ def split_off(source: Source, share: float, seed: int) -> Source:
     if source.depth_range or labels is None:
         labels = np.array([0 if source.depth_range else _label(train, i) for i in range(len(train))], int)
     check_labels(labels, source.num_classes, "a training image")
-    name = getattr(train, "file_name", str)
-    place = lambda i: hashlib.blake2b(f"{seed} {name(i)}".encode(errors="surrogateescape")).digest()  # noqa: E731
+    names = getattr(train, "names", None) or range(len(train))
+    place = lambda i: hashlib.blake2b(f"{seed} {names[i]}".encode(errors="surrogateescape")).digest()  # noqa: E731
     held = []
     for indices in np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1]):
         most = len(indices) if share == 1 else len(indices) - 1
@@ -59,7 +66,8 @@ def split_off(source: Source, share: float, seed: int) -> Source:
     judged = np.sort(np.concatenate(held)).astype(int)
     if not len(judged):
         raise BadInput(f"{len(train)} images are too few to hold some out; config.data.val_share=1.0 evaluates on all")
-    return _divided(source, judged)
+    found = _divided(source, judged)
+    return dataclasses.replace(found, split="evaluation") if share == 1 else found
 
 
 def _label(examples, index):

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bireal_jax import places
 from bireal_jax.data.augment import Augment
-from bireal_jax.errors import BadInput, first_line
+from bireal_jax.errors import BadInput, first_line, some
 from bireal_jax.pixels import listing
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -23,7 +24,9 @@ class Faulty(BadInput):
     """
 
     def __init__(self, source: "Source", faults: Sequence[str]):
-        super().__init__(faults[0])
+        first, *rest = faults[0].split("\n")
+        more = f"; {len(faults) - 1} more such: --mode=data names them" if faults[1:] else ""
+        super().__init__("\n".join([first + more, *rest]))
         self.source, self.faults = source, tuple(faults)
 
 
@@ -116,8 +119,7 @@ class Source:
 
     def classes(self, labels: Sequence[int]) -> str:
         """The names of some classes, or their numbers, at most six."""
-        named = [self.label_names[label] if self.label_names else str(label) for label in labels[:6]]
-        return ", ".join(named) + (", ..." if labels[6:] else "")
+        return some([self.label_names[label] if self.label_names else label for label in labels], 6)
 
 
 class Arrays:
@@ -203,11 +205,11 @@ def open_tfds(directory: str, name: str, how: str) -> tuple[Any, tuple[Any, str]
     Raises:
       BadInput: it is not there, or not readable.
     """
-    places = [path.parent for path in Path(directory).glob(f"{name}/*/dataset_info.json")] if directory else []
-    split = {place: place.name.split(".") for place in places}
+    prepared = [path.parent for path in Path(directory).glob(f"{name}/*/dataset_info.json")] if directory else []
+    split = {place: place.name.split(".") for place in prepared}
     found = {place: [int(n) for n in parts] for place, parts in split.items() if all(map(str.isdecimal, parts))}
     if not found:
-        raise BadInput(f"no prepared {name} at config.data.dir={directory!r}\n{how}")
+        raise BadInput(f"no prepared {name} at {places.missing(directory)}\n{how}")
     import tensorflow_datasets as tfds
 
     version = max(found, key=found.__getitem__)  # 10.0.0 is behind 5.1.0; a copy of one, 5.1.0_old, is none

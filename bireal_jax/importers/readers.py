@@ -83,7 +83,7 @@ def read(
 def _instead(path):
     """What a file is that is none of weights, or that its end is missing; or ""."""
     kind = kinds.of_file(path)
-    if kind.use in ("text", "photo"):
+    if kinds.is_no_file_of_arrays(kind):
         return f"it is {kind.what}"
     cut = kinds.cut_off(path.read_bytes()) if kind in (kinds.ARRAYS, kinds.PACKED) else ""
     return cut and f"it {cut}"

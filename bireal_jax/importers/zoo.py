@@ -99,9 +99,10 @@ def check(name: str, model: str, channels: int) -> None:
         f"images of {ours} channel{'s' * (ours > 1)}, and those here have {channels}"
     )  # fmt: skip
     others = ", ".join(f"{other} ({row.model})" for other, row in named.rows().items() if _channels(other) == channels)
+    add = f"\nto start from it add {known_of(name).fields}" if ours == channels else ""
     raise BadInput(
         f"config.init_from={name} is a network of {wrong}\nthat fit: {', '.join(fits) or 'none'}; for {channels} "
-        f"channel{'s' * (channels > 1)} and their config.model.name there are: {others or 'none'}"
+        f"channel{'s' * (channels > 1)} and their config.model.name there are: {others or 'none'}{add}"
     )
 
 

@@ -60,7 +60,8 @@ def _decoded(opened, name, upright, data=b""):
     except Exception as error:  # files hold anything, and Pillow raises anything for it
         reason = first_line(error)
         if isinstance(error, UnidentifiedImageError):
-            reason = f"not an image ({', '.join(FORMATS)}{_instead(kinds.of(data))})"
+            # of FORMATS the two that are read everywhere: a folder of classes leaves out what is called .webp
+            reason = f"not an image (JPEG, PNG and the like{_instead(kinds.of(data))})"
         raise BadInput(f"{name} cannot be decoded: {reason}\nreplace the file, or leave it out") from None
 
 

@@ -19,6 +19,7 @@ Arrays alone mean nothing. The rule for whoever uses those of a run stands here:
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ from bireal_jax import config as config_lib
 from bireal_jax import places
 from bireal_jax.data import Source
 from bireal_jax.data.stored import Npz
-from bireal_jax.errors import BadInput, first_line
-from bireal_jax.running import checkpoint, settings
+from bireal_jax.errors import BadInput, first_line, some
+from bireal_jax.running import checkpoint, described, settings
 
 NETWORK = ("model.name", "model.decoder")
 MEANT = ("model.act", "model.weight", "model.blocks", "model.widths", "model.decoder", "arch")
@@ -55,6 +56,7 @@ class Known:
       index: the stage whose checkpoints are used, the last one that has any.
       registered: fields that name what a recipe has registered, and the file that has its code.
       name: what it is called, if it is no run; see `title`.
+      digests: by what the examples of each stage are known again, as of `described.digest`, or ().
     """
 
     directory: Path
@@ -63,6 +65,7 @@ class Known:
     index: int
     registered: Mapping[str, str]
     name: str = ""
+    digests: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -79,29 +82,49 @@ class Known:
         """The data set of that stage."""
         return self.sources[self.index] if self.sources else None
 
-    def check_network(self, config: ConfigDict, what: str) -> None:
-        """Raises BadInput, which calls the run `what`, if it is of another network than a config asks for."""
+    @property
+    def fields(self) -> str:
+        """What a command line says for a training of the same network, on images as large."""
+        c = self.last.model
+        said = [f"--config.model.name={c.name}"]
+        said += [f"--config.model.{name}={shlex.quote(str(c[name]))}" for name in ("blocks", "widths") if c[name]]
+        said += [f"--config.data.image_size={self.source.image_shape[0]}"] if self.source else []
+        return " ".join(said)
+
+    def check_network(self, config: ConfigDict, what: str, fields: str = "") -> None:
+        """Raises BadInput, which calls the run `what`, if it is of another network than a config asks for.
+
+        `fields` are what a command line lacks then, where they are others than `self.fields`.
+        """
         for field in NETWORK:
             theirs, ours = config_lib.get(self.last, field), config_lib.get(config, field)
             if theirs != ours:
-                raise BadInput(f"{what} is of another model: it has config.{field}={theirs!r}, not {ours!r}")
+                raise BadInput(
+                    f"{what} is of another model: it has config.{field}={theirs!r}, not {ours!r}\n"
+                    f"add {fields or self.fields}"
+                )
 
     def check_classes(self, source: Source, what: str) -> None:
         """Raises BadInput, which calls the run `what`, unless its classes are those of `source`, in the same order."""
-        if apart := self.other_classes(source):
+        if (apart := self.other_classes(source)) and self.source:
+            known = some(self.source.label_names) or f"{self.source.num_classes}, without names"
             raise BadInput(
                 f"{what} was trained on other classes than those of the data set here: {apart}\n"
-                "set config.data.dir to the data set that it knows, or give the classes their names and order back"
+                f"set config.data.dir to the data set that it knows, or name and order the classes as there: {known}"
             )
 
     def other_classes(self, source: Source) -> str:
-        """In what the classes of the run and of `source` differ, or ""."""
+        """In what the classes of `source` and of these weights differ, or ""."""
         if not self.source or self.source.depth_range or source.depth_range:
             return ""
         theirs, ours = self.source.label_names, source.label_names
-        if self.source.num_classes != source.num_classes:
-            return f"{source.num_classes} classes, of the run {self.source.num_classes}{_first(theirs, ours)}"
-        return _first(theirs, ours).removeprefix("; ")
+        now, then = source.num_classes, self.source.num_classes
+        said = [f"{now} classes, not {then}"] if now != then else []
+        if new := [name for name in ours if theirs and name not in theirs]:
+            said.append(f"not known there: {some(new)}")
+        elif moved := [i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b]:
+            said.append(f"class {moved[0]} is {ours[moved[0]]!r}, not {theirs[moved[0]]!r}")
+        return "; ".join(said)
 
     def meant(self, source: Source) -> Source:
         """`source` as the run saw it: with its normalization, and its classes."""
@@ -177,7 +200,9 @@ class Known:
         apart = [f"{field} {a} -> {b}" for field, (a, b) in pairs.items() if a != b]
         if (other := self.other_classes(source)) and not config.model.decoder:
             apart.append(f"other classes ({other})")
-        return f"note: from {self.title}; here it is {shown(apart)}" if apart else ""
+        then, now = pairs.get("data.image_size", (0, 0))
+        size = f"\n--config.data.image_size={then} trains on images as large as there" if then != now else ""
+        return f"note: from {self.title}; here it is {shown(apart)}{size}" if apart else ""
 
 
 def check_order(before: Source, after: Source, what: str) -> None:
@@ -192,7 +217,7 @@ def check_order(before: Source, after: Source, what: str) -> None:
     if moved and len(theirs) == len(ours):
         raise BadInput(
             f"class {theirs.index(moved[0])} {what} is {moved[0]!r}, which is now class {ours.index(moved[0])}\n"
-            "give the classes their names and order back; if it is meant, config.new_head=True draws a head anew "
+            "name and order the classes as there; if it is meant, config.new_head=True draws a head anew "
             "behind what config.init_from names"
         )
     if len(theirs) != len(ours) and (both := set(theirs) & set(ours)):
@@ -218,10 +243,14 @@ def read(directory: str | Path) -> Known | None:
     config = settings.filled(_json(path), str(path))
     count = max(1, len(config.stages))
     sources: tuple[Source, ...] = ()
+    digests: tuple[str, ...] = ()
     if (path := directory / "data.json").exists():
         try:
-            sources = tuple(_described(row) for row in _json(path)["stages"])
-        except (KeyError, TypeError, ValueError) as error:
+            data = _json(path)
+            sources = tuple(described.restored(row) for row in data["stages"])
+            digests = tuple(row.get("files", "") for row in data["stages"])
+            config = described.located(config, data.get("began_in", ""))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _damaged(path, error) from None
         if len(sources) != count:
             raise _damaged(path, ValueError(f"{len(sources)} stages, config.json has {count}"))
@@ -229,7 +258,7 @@ def read(directory: str | Path) -> Known | None:
     begun = [index for index, place in there.items() if any(p.name.isdecimal() and p.is_dir() for p in place.iterdir())]
     path = directory / "registered.json"
     registered = _json(path) if path.exists() else {}
-    return Known(directory, config, sources, begun[-1] if begun else count - 1, registered)
+    return Known(directory, config, sources, begun[-1] if begun else count - 1, registered, digests=digests)
 
 
 def written(run: Known) -> dict[str, np.ndarray]:
@@ -241,7 +270,7 @@ def written(run: Known) -> dict[str, np.ndarray]:
         return {}
     fields = {field: config_lib.get(run.last, field) for field in (*NETWORK, *MEANT)}
     files = {field: Path(file).name for field, file in run.registered.items()}
-    return {KNOWN: np.array(json.dumps({"fields": fields, "data": row(run.source), "registered": files}))}
+    return {KNOWN: np.array(json.dumps({"fields": fields, "data": described.row(run.source), "registered": files}))}
 
 
 def _of_file(path):
@@ -256,7 +285,7 @@ def _of_file(path):
     try:
         found, config = json.loads(text), config_lib.default()
         config.update_from_flattened_dict(found["fields"])
-        source, files = _described(found["data"]), dict(found["registered"])
+        source, files = described.restored(found["data"]), dict(found["registered"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f"{path}: {KNOWN}, which says what its weights are, is damaged: {first_line(error)}") from None
     return Known(path, config, (source,), 0, files, f"the file {path}")
@@ -294,39 +323,8 @@ def shown(apart: Sequence[str]) -> str:
     return (", ".join(apart[:3]) + (f" and {len(apart) - 3} more" if len(apart) > 3 else ""))[:600]
 
 
-def row(source: Source) -> dict[str, Any]:
-    """What data.json holds of the data set of a stage."""
-    found = {
-        "train": len(source.train), "eval": len(source.eval), "classes": source.num_classes,
-        "labels": list(source.label_names), "image_shape": list(source.image_shape), "mean": list(source.mean),
-        "std": list(source.std),
-    }  # fmt: skip
-    maps = {"label_shape": list(source.label_shape), "depth_range": list(source.depth_range or ())}
-    return found | (maps if source.depth_range else {})
-
-
-def _described(stored):
-    """The inverse of `row`, but for the examples. What is newer than the run has its default."""
-    return Source(
-        train=range(stored.get("train", 0)), eval=range(stored.get("eval", 0)), prepare=dict,
-        image_shape=tuple(stored["image_shape"]), num_classes=stored["classes"], mean=tuple(stored["mean"]),
-        std=tuple(stored["std"]), label_names=tuple(stored.get("labels", ())),
-        label_shape=tuple(stored.get("label_shape", ())), depth_range=stored.get("depth_range"),
-    )  # fmt: skip
-
-
 def _rounded(values):
     return f"({', '.join(f'{value:.4g}' for value in values)})"
-
-
-def _first(theirs, ours):
-    """The first class of another name."""
-    if not theirs or not ours or theirs == ours:
-        return ""
-    pairs = zip([*theirs, *[None] * len(ours)], [*ours, *[None] * len(theirs)], strict=True)
-    index, (a, b) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
-    here, there = ("not there" if name is None else repr(name) for name in (b, a))
-    return f"; class {index} is {here}, of the run {there}"
 
 
 def _json(path):

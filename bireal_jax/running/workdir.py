@@ -1,6 +1,6 @@
 """A workdir: what a run leaves behind, and the rule that it belongs to one config.
 
-config.json, data.json (sizes of the data sets), metrics.jsonl (what was computed; `cmp` compares two runs of one
+config.json, data.json (what the data sets are), metrics.jsonl (what was computed; `cmp` compares two runs of one
 config), timing.jsonl (how fast), events.* for TensorBoard, stage_<i>/checkpoints/, lock (held while a run is under
 way), result.json once it is finished.
 """
@@ -20,10 +20,13 @@ from typing import IO, Any
 import jax
 from ml_collections import ConfigDict
 
+from bireal_jax import config as config_lib
 from bireal_jax import places
 from bireal_jax.data import Source
 from bireal_jax.errors import BadInput, first_line
-from bireal_jax.running import known, progress, settings
+from bireal_jax.running import described, known, progress, settings
+
+OTHERS = "other images, though as many: files have other names or classes"
 
 
 def begun(workdir: Path) -> bool:
@@ -52,7 +55,8 @@ def _data_changes(workdir, data):
     def differences(old):
         rows = zip(json.loads(old)["stages"], data["stages"], strict=True)
         pairs = [(a, {name: value for name, value in b.items() if name in a}) for a, b in rows]
-        return settings.apart(*({"stages": list(side)} for side in zip(*pairs, strict=True)))
+        apart = settings.apart(*({"stages": list(side)} for side in zip(*pairs, strict=True)))
+        return [text for text in apart if ".files " not in text] or (apart and [OTHERS])
 
     return _changes(workdir / "data.json", differences)
 
@@ -64,15 +68,16 @@ def check(workdir: Path, config: ConfigDict, sources: list[Source]) -> None:
 
 
 def _data(sources):
-    return {"stages": [known.row(source) for source in sources]}
+    return {"stages": [described.row(source) for source in sources]}
 
 
 def _refuse(workdir, path, found):
-    longer = any(text.startswith(("total_epochs", "total_steps")) for text in found)
+    longer = any(text.startswith(("total_epochs", "total_steps", OTHERS)) for text in found)
     on = f", with --config.init_from={workdir} to go on from its weights," if longer else ","
+    back = "put the files back as they were" if OTHERS in found else f"what {path} says"
     if found:
         raise BadInput(
-            f"{workdir} belongs to another config: {known.shown(found)}\nuse another --workdir{on} or what {path} says"
+            f"{workdir} belongs to another config: {known.shown(found)}\nuse another --workdir{on} or {back}"
         )
 
 
@@ -112,7 +117,7 @@ def claim(
         return
     texts = {
         "config.json": settings.to_json(config),
-        "data.json": json.dumps(_data(sources), indent=1) + "\n",
+        "data.json": json.dumps(_data(sources) | described.began(list(config_lib.stages(config))), indent=1) + "\n",
     }
     try:
         workdir.mkdir(parents=True, exist_ok=True)

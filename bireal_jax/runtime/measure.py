@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bireal_jax import runtime
-from bireal_jax.errors import BadInput, first_line
+from bireal_jax.errors import BadInput, first_line, some
 from bireal_jax.runtime import photos
 
 BATCH = 64
@@ -100,10 +100,6 @@ def of_classes(place: Path) -> bool:
     return any(p.suffix.lower() in photos.SUFFIXES for name in _folders(place) for p in (place / name).iterdir())
 
 
-def _some(names):
-    return ", ".join(names[:10]) + (f", ... ({len(names)})" if names[10:] else "")
-
-
 def _labelled(net, place):
     """(path, label) of every photo in a folder of classes."""
     folders = _folders(place)
@@ -112,11 +108,11 @@ def _labelled(net, place):
     if not folders:
         raise BadInput(f"{place} has no folders of classes; it must hold CLASS/*.jpg, named as in the network")
     if strangers := [name for name in folders if name not in names]:
-        several = f"folders {_some(strangers)}, which are no classes"
+        several = f"folders {some(strangers)}, which are no classes"
         what = several if strangers[1:] else f"a folder {strangers[0]!r}, which is no class"
         raise BadInput(
             f"{place} has {what} of the network; its folders: "
-            f"{_some(folders)}\nclasses of the network: {_some(names) or f'{net.num_classes}, without names'}\n"
+            f"{some(folders)}\nclasses of the network: {some(names) or f'{net.num_classes}, without names'}\n"
             "name the folders so, and leave out those that it does not know"
         )
     return [(path, names.index(name)) for name in folders for path in photos.named(str(place / name))]

@@ -212,11 +212,7 @@ class Plan:
     def __init__(self, config: ConfigDict, source: Source | None = None):
         self.config, c = config, config.optim
         self.source = source = source or build.source(config)
-        if not len(source.train):
-            raise BadInput(
-                f"{config.data.name} at config.data.dir={config.data.dir!r} has no training images, only images to "
-                "evaluate on\n--mode=eval takes them; to train, put a folder train/ beside val/"
-            )
+        build.check_training(config, source)
         self.model, self.shapes = build.model(config, source)
         self.total, self.log_every, self.eval_every, self.save_every, warmup = (
             config_lib.steps(config, prefix, len(source.train))

@@ -22,7 +22,8 @@ def _of_teacher(config):
     taught = build.known_at(weights)
     lookup(models.TABLES["name"](), c.model.name, "model")
     if taught:
-        taught.check_network(c, f"config.teacher.weights={weights}, of {config.teacher.name}: it")
+        fields = f"--config.teacher.name={taught.last.model.name}"
+        taught.check_network(c, f"config.teacher.weights={weights}, of {config.teacher.name}: it", fields)
         registered.check(taught)
         taught.take(c)
     return c, taught
