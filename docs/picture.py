@@ -1,4 +1,6 @@
-"""Draws picture.svg and picture-dark.svg, what a 1-bit network is and what it costs: `python docs/picture.py`.
+"""Draws picture.svg, what a 1-bit network is and what it costs, in light and dark, for screens and phones.
+
+    python docs/picture.py
 
 The times are medians of experiments/speed/inference.jsonl: the newest row of Bi-Real Net 18, one image, one core, with
 all engines. The sizes are those that `--mode=cost` counts.
@@ -93,8 +95,8 @@ def bars(axes, colour):
     axes.spines[:].set_visible(False)
 
 
-def draw(colour: dict[str, str], path: Path) -> None:
-    """The picture in these colours."""
+def draw(colour: dict[str, str], path: Path, narrow: bool = False) -> None:
+    """The picture in these colours; narrow: one part below the other, to be read on a phone."""
     ink = {
         name: colour["ink"]
         for name in ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor")
@@ -107,9 +109,14 @@ def draw(colour: dict[str, str], path: Path) -> None:
         "axes.facecolor": "none",
     }
     with mpl.rc_context(ink | plain | {"axes.titleweight": "bold"}):
-        figure, axes = plt.subplots(1, 3, figsize=(12, 3.7), width_ratios=[1, 1, 1.15], layout="constrained")
+        figure = plt.figure(figsize=(4.4, 9.6) if narrow else (12, 3.7), layout="constrained")
         figure.patch.set(alpha=0)
         figure.get_layout_engine().set(w_pad=0.2, h_pad=0.12)
+        if narrow:
+            axes = [part.subplots() for part in figure.subfigures(3, height_ratios=[1.25, 1, 0.8])]
+            axes[2].title.set_x(0.3)  # of the bars, which begin behind their names
+        else:
+            axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.15])
         for room, fill in zip(axes, (block, derivative, bars), strict=True):
             fill(room, colour)
         figure.savefig(path, metadata={"Date": None})
@@ -117,5 +124,6 @@ def draw(colour: dict[str, str], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    draw(LIGHT, DOCS / "picture.svg")
-    draw(DARK, DOCS / "picture-dark.svg")
+    for name, colour in (("picture", LIGHT), ("picture-dark", DARK)):
+        draw(colour, DOCS / f"{name}.svg")
+        draw(colour, DOCS / f"{name}-narrow.svg", narrow=True)

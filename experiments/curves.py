@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from bireal_jax import output, places
+from bireal_jax.checks import figures
 from bireal_jax.errors import BadInput, lookup
 from bireal_jax.runtime import named
 
@@ -163,14 +164,14 @@ def draw(yours: Curves, other: Curves, path: Path) -> None:
             if key == "top1":
                 axis.plot(side.test["epoch"], side.test["top1"], "o", color=colour, ms=4)
         if away is not None:
-            axis.axvline(away, color="0.3", lw=0.8, ls=":")
+            axis.axvline(away, color="0.3", lw=0.8, ls=":", label=f"top-1 departs, epoch {away:.0f}")
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", color="0.92")
     if np.nanmax(yours.train["flipped"], initial=0) > 0:
-        axes[2].set_yscale("log")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+        figures.plain_log(axes[2])
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -57,6 +57,19 @@ def test_the_page_is_complete_in_itself_and_says_what_the_run_did(trained, tmp_p
     assert page.count("<svg") == 3 + 3 + 2 + 1 and "#000000" not in page and figures.INK not in page
 
 
+def test_a_run_that_was_only_evaluated_has_a_number_and_one_under_way_its_step(trained, tmp_path, monkeypatch):
+    for slow in ("_layers", "_weights"):
+        monkeypatch.setattr(report, slow, lambda *_: [])
+    monkeypatch.setattr(report, "_packed", lambda *_: "")
+    one = report.run(small(init_from=str(trained)), tmp_path / "evaluated").read_text()
+    wrong, all_of_them = map(int, re.search(r"(\d+) of (\d+) test images are taken", one).groups())
+    assert f"<b>{100 - 100 * wrong / all_of_them:.2f} %</b>test top-1, counted for this page" in one
+    under_way = other(trained, tmp_path / "w", stages=[{"name": "<first>"}])
+    (under_way / "result.json").unlink()
+    page = report.run(small(), under_way).read_text()
+    assert "test top-1, so far, step 12 of stage &lt;first&gt;: the training has not ended" in page
+
+
 def test_layers_are_counted_as_by_hand():
     program = container.read(packed.written("res_tiny"))
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
@@ -131,6 +144,17 @@ def test_axes_of_curves_have_plain_numbers_and_marks_where_stages_begin():
     assert not any("head" in panel for panel in shown(figures.curves(rows(lambda k: 1 / k, 2), metrics.CLASSES)))
     figures.curves(rows(lambda k: float("nan")), metrics.CLASSES)
     assert len(shown(figures.curves([{"step": 1, "split": "train", "loss": 1.0}], metrics.CLASSES))) == 1
+
+
+def test_what_few_evaluations_say_is_shown_whole(monkeypatch):
+    drawn = plt.subplots(1, 3)
+    monkeypatch.setattr(figures, "svg", lambda draw, panels, title: draw(drawn[1]))
+    rows = [{"step": k, "split": "train", "loss": 1.0, "top1": 5.0 if k < 4 else 90.0 + k / 10} for k in range(1, 41)]
+    rows += [{"step": k, "split": "eval", "loss": 1.0, "top1": 60.0 + 5 * k} for k in range(1, 7)]
+    figures.curves([row | {"flipped": 0.1} for row in rows], metrics.CLASSES)
+    low, high = drawn[1][1].get_ylim()
+    plt.close(drawn[0])
+    assert 50 < low < 65 and 94 < high and drawn[1][1].get_title().endswith("not its worst tenth")
 
 
 @pytest.mark.parametrize("share", [0.3, 0.0])

@@ -180,7 +180,7 @@ def curves(rows: Sequence[Mapping[str, Any]], task: Any, stages: Sequence[str] =
             elif name == "flipped":
                 axis.set_ylim(0, None if np.nanmax(np.concatenate(values), initial=0) else 1)
             else:
-                _without_beginning(axis, np.concatenate(values), task.better)
+                _without_beginning(axis, values, task.better)
             _mark(axis, begins(rows), stages, last)
 
     return svg(draw, len(shown), "over the steps")
@@ -194,10 +194,14 @@ def _line(axis, steps, values, split, times):
     return values
 
 
-def _without_beginning(axis, values, better):
-    found = limits(values, better)
-    axis.set_ylim(found)
-    if found and (np.nanmin(values) < found[0] or np.nanmax(values) > found[1]):
+def _without_beginning(axis, drawn, better):
+    found = [ends for values in drawn if (ends := limits(values, better))]
+    if not found:
+        return
+    low, high = min(low for low, _ in found), max(high for _, high in found)
+    axis.set_ylim(low, high)
+    values = np.concatenate(drawn)
+    if np.nanmin(values) < low or np.nanmax(values) > high:
         axis.set_title(f"{axis.get_title()}; not its worst tenth")
 
 

@@ -50,12 +50,13 @@ def run(config: ConfigDict, directory: Path, out: Path | None = None, given: Col
     rows, task = figures.lines(directory), metrics.task(use.source.depth_range)
     supernet = use.config.model.name in models.SUPERNETS
     packed = b"" if supernet else container.dump(export.packed(use))
+    mistakes, share = ([], None) if use.source.depth_range else _mistakes(use)
     sections = [
-        _head(use, before, directory, rows, task),
+        _head(use, before, directory, rows, task, share),
         section("Training", figures.curves(rows, task, _stages(before))) if rows else "",
         section("Binary layers", *_layers(use, directory, packed)) if packed else "",
         section("Weights", *_weights(use)),
-        *([] if use.source.depth_range else [section("Where it errs", *_mistakes(use))]),
+        section("Where it errs", *mistakes) if mistakes else "",
         section("Cost", *_cost(use)),
         section("Packed file", _packed(use, packed)) if packed else "",
         section("Made by", _made_by(before, directory)),
@@ -73,17 +74,18 @@ def _stages(before):
     return [config_lib.stage_name(before.config, i) for i in range(count)]
 
 
-def _head(use, before, directory, rows, task):
-    """What it is, and the numbers that one asks for first."""
+def _head(use, before, directory, rows, task, share):
+    """What it is, and the numbers that one asks for first: those of its run, or else the `share` of right answers."""
     path = directory / "result.json"
     result = places.read_json(path) if path.is_file() else {}
     last = [row for row in rows if row["split"] == "eval"][-1:]
-    scores = result or (last[0] if last else {})
-    numbers = []
-    of = f" of stage {_stages(before)[-1]}" if result and _stages(before) else ""
+    scores, stages, numbers = result or (last[0] if last else {}), _stages(before), []
+    of = f" of stage {stages[rows[-1].get('stage', 0)]}" if rows and stages else ""
     if task.metric in scores:
-        what = "after the last step" if result else f"so far: the training has not ended, step {rows[-1]['step']:,}"
+        what = "after the last step" if result else f"so far, step {last[0]['step']:,}{of}: the training has not ended"
         numbers.append((task.form.format(scores[task.metric]), f"{use.source.split} {task.title}, {what}"))
+    elif share is not None:
+        numbers.append((task.form.format(100 * share), f"{use.source.split} {task.title}, counted for this page"))
     if f"best_{task.metric}" in scores:
         numbers.append(
             (task.form.format(scores[f"best_{task.metric}"]), f"best evaluation, step {scores['best_step']:,}{of}")
@@ -189,7 +191,7 @@ def _weights(use):
 
 
 def _mistakes(use):
-    """Confusion matrix, and the images whose label the network gave the smallest probability."""
+    """Confusion matrix, and the images whose label got the smallest probability; and what share of all is right."""
     source, apply = use.source, accuracy.in_float32(use.model, use.variables, use.source)
     loss = losses.evaluation(use.config.loss)
     truth, said, lost, seen = [], [], [], 0
@@ -208,7 +210,8 @@ def _mistakes(use):
     part = "" if seen == len(source.eval) else f" of {len(source.eval):,}"
     text = f"<p>{len(wrong):,} of {seen:,}{part} {source.split} images are taken for another class.</p>"
     mistakes = f'<div class="mistakes">{shown}</div>' if len(worst) else ""
-    return [text, _confusion(truth, said, names), "<h3>The worst</h3>" if mistakes else "", mistakes]
+    parts = [text, _confusion(truth, said, names), "<h3>The worst</h3>" if mistakes else "", mistakes]
+    return parts, None if part else 1 - len(wrong) / seen
 
 
 def _mistake(source, index, truth, said):
