@@ -49,7 +49,7 @@ def of(data: bytes) -> Kind:
     head = bytes(data[:HEAD])
     if not head:
         return EMPTY
-    if head[8:9] == b"{":  # behind the length of the header
+    if head[7:9] == b"\0{":  # behind the length of the header, of 8 bytes
         return PACKED if b'"bireal_jax"' in head else ARRAYS
     if head.startswith(b"PK") and b"data.pkl" in head:
         return PYTORCH
@@ -114,7 +114,7 @@ def promised(data: bytes) -> int:
     """
     header_end = 8 + int.from_bytes(data[:8], "little")
     if len(data) < header_end:
-        return header_end if data[8:9] == b"{" else 0
+        return header_end if data[7:9] == b"\0{" else 0
     try:
         rows = json.loads(data[8:header_end])
         ends = [row["data_offsets"][1] for name, row in rows.items() if name != "__metadata__"]
@@ -126,6 +126,6 @@ def promised(data: bytes) -> int:
 def cut_off(data: bytes) -> str:
     """That a .safetensors file is shorter than it says, and by how much; or ""."""
     wanted = promised(data)
-    if not len(data) < wanted < 1 << 62:
+    if not len(data) < wanted < 1 << 53:
         return ""
     return f"is cut off, or damaged: it has {len(data):,} of the {wanted:,} bytes that its header promises"

@@ -81,6 +81,18 @@ def test_a_packed_file_that_is_cut_off_says_how_much_of_it_is_there(left):
         container.parse(data[:left], "net")
 
 
+@pytest.mark.skipif(not runtime.available(), reason="needs the compiled engine")
+@pytest.mark.parametrize("left", [300, 5000, -1])
+def test_the_engine_says_the_same(left):
+    """Its own check, for C and the browser."""
+    header, wanted = 8 + int.from_bytes(network()[:8], "little"), len(network())
+    part, wanted = network()[:left], header if 0 < left < header else wanted
+    said = f"the file is cut off, or damaged: it has {len(part)} of the {wanted} bytes that its header promises"
+    for data, words in ((part, said), (PAGE, "no packed network: it does not begin like one"), (b"", "is too short")):
+        with pytest.raises(BadInput, match=words):
+            runtime._loaded(data, "x", 1, "float32", None, False, 0)
+
+
 @pytest.mark.parametrize(
     "rows", ["[]", '{"a": 1}', '{"a": {"data_offsets": []}}', '{"a": {"data_offsets": [0, "9"]}}', "{"]
 )

@@ -73,8 +73,9 @@ void tell() {
 
 Stage stage(const char* error) {
   for (const char* start : {"the header is not", "the header has more", "the header has a key", "no packed network",
-                            "the header has no __metadata__", "the header has no bireal_jax", "the file is too short",
-                            "the file has another format", "the header has no format", "the metadata", "format"})
+                            "the file is cut off", "the header has no __metadata__", "the header has no bireal_jax",
+                            "the file is too short", "the file has another format", "the header has no format", "the metadata",
+                            "format"})
     if (!std::strncmp(error, start, std::strlen(start))) return no_header;
   return std::strstr(error, "digest") ? no_digest : refused;
 }

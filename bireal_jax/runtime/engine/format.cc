@@ -262,15 +262,35 @@ std::vector<float> dense(const Op& op) {
   return weight;
 }
 
+// How long a file is to be, as its header says: what was copied or fetched in part is shorter.
+static double promised(const Json& header, size_t header_end) {
+  double end = 0;
+  for (const Json& row : header.items())
+    for (const Json& item : row.items())
+      if (item.key == "data_offsets" && item.type == Json::array && item.count == 2) {
+        const Json& last = item.items()[1];
+        if (last.type == Json::number) end = std::max(end, last.value);
+      }
+  return header_end + end;
+}
+
+static void check_whole(size_t size, double wanted) {
+  if (size < wanted && wanted < 9e15)
+    throw Error("the file is cut off, or damaged: it has " + std::to_string(size) + " of the " +
+                std::to_string(uint64_t(wanted)) + " bytes that its header promises");
+}
+
 Network parse(const uint8_t* data, size_t size) {
   uint64_t header_size = 0;
-  if (size < 8) throw Error("the file is too short for a packed network");
+  if (size < 9) throw Error("the file is too short for a packed network");
+  if (data[8] != '{') throw Error("no packed network: it does not begin like one");
   std::memcpy(&header_size, data, 8);
-  if (header_size > size - 8 || header_size > max_header)
-    throw Error("no packed network: the header is longer than the file, or than 4 MB");
+  if (header_size > max_header) throw Error("no packed network: its header is longer than 4 MB");
+  check_whole(size, 8 + double(header_size));
   const char* text = reinterpret_cast<const char*>(data) + 8;
   const Document outer(std::string_view(text, header_size));
   const Json& header = outer.root();
+  check_whole(size, promised(header, 8 + header_size));
   const Document inner(header["__metadata__"]["bireal_jax"].str("the metadata"));
   const Json& spec = inner.root();
   if (spec["format"].type != Json::number || spec["format"].value != 1)
