@@ -232,9 +232,12 @@ def get_config():
 
 
 @pytest.mark.slow
-def test_an_evaluation_says_that_the_photos_are_no_longer_those_of_the_training(classes, tmp_path, capsys):
+def test_an_evaluation_says_that_the_photos_are_no_longer_those_of_the_training(classes, tmp_path, capsys, monkeypatch):
     c, run = photos(classes, batch_size=8, total_steps=1), tmp_path / "w"
-    train.run(c, run)
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "chance", lambda top1, source: f"note: {top1} of {len(source.eval)}")
+        result = train.run(c, run)
+    assert f"\nnote: {result['best_top1']} of 3\n" in capsys.readouterr().out
     train.run_eval(c, run)
     assert "held out here" not in capsys.readouterr().out
     shutil.copy(min(classes.glob("a/*.png")), classes / "a" / "more.png")

@@ -10,11 +10,12 @@ from small import small
 
 from bireal_jax import build, used
 from bireal_jax.data import Source
+from bireal_jax.data.source import Arrays
 from bireal_jax.errors import BadInput
 from bireal_jax.importers import unfold, zoo
 from bireal_jax.runtime import named
 from bireal_jax.shipping import export
-from bireal_jax.training import teacher, train
+from bireal_jax.training import evaluate, teacher, train
 
 SHORT = {"total_steps": 4, "log_steps": 4, "eval_steps": 4, "save_steps": 4}
 
@@ -135,6 +136,27 @@ def test_it_is_evaluated_and_packed_by_its_name(kept, tmp_path, capsys, request)
     made, wanted = export.packed(used.weights(config, tmp_path / "none", pack=True)), zoo.program("digits")
     assert made.spec["ops"] == wanted.spec["ops"]
     assert all(np.array_equal(made.tensors[name], array) for name, array in wanted.tensors.items())
+
+
+def test_an_evaluation_no_better_than_chance_says_so(five, capsys):
+    digits = build.source(small()).eval
+    fields = {"init_from": "digits", "data.dir": "all.npz", "data.val_share": 1.0}
+    for by, said in ((0, False), (1, True)):
+        np.savez("all.npz", images=digits.images, labels=(digits.labels + by) % 10, label_names=[*"0123456789"])
+        train.run_eval(five(**fields), "none")
+        assert ("no better than the answer " in capsys.readouterr().out) == said
+
+
+def test_what_chance_is():
+    def of(*labels, classes=2, names=("a", "b"), **fields):
+        examples = Arrays(np.zeros((len(labels), 8, 8, 1), np.uint8), np.array(labels))
+        return Source((), examples, dict, (8, 8, 1), classes, (0.5,), (0.5,), label_names=names, **fields)
+
+    assert "the answer b for every image, 75.00 %;" in evaluate.chance(75.0, of(0, 1, 1, 1))
+    assert evaluate.chance(75.1, of(0, 1, 1, 1)) == ""
+    assert evaluate.chance(60.0, of(1, 1, 1)) == "", "nothing is known of a part of the classes"
+    assert "guessing one of 3 classes, 33.33 %;" in evaluate.chance(33.3, of(1, 1, classes=3, names=()))
+    assert evaluate.chance(0.0, of(0, 0, depth_range=(0.1, 10.0))) == ""
 
 
 def test_it_teaches_by_its_name(folded):

@@ -51,6 +51,27 @@ def score(batches: Iterable[Mapping[str, Any]], variables: Any, source: Source) 
     return metrics.task(source.depth_range, source.num_classes).means(totals)
 
 
+def chance(top1: float, source: Source) -> str:
+    """A line that says that a top-1 is no better than one answer for all images, or ""; of maps there is none.
+
+    Args:
+      top1: in percent.
+      source: whose evaluation images these are. Where their labels are not known before they are read, or some classes
+        are not among them, it is compared with a guess.
+    """
+    labels, lacking = getattr(source.eval, "labels", None), source.lacking(source.eval)
+    if source.depth_range:
+        return ""
+    share, always = 100 / source.num_classes, f"guessing one of {source.num_classes} classes"
+    if labels is not None and len(labels) and not lacking:
+        counts = np.bincount(labels)
+        share = 100 * float(counts.max()) / len(labels)
+        always = f"the answer {source.classes([int(counts.argmax())])} for every image"
+    if top1 > share + 1e-6:
+        return ""
+    return f"note: that is no better than {always}, {share:.2f} %; what to look at: docs/your-images.md"
+
+
 def _not_finite(totals, variables):
     """What of an evaluation is no number, and where that may come from, in words."""
     name = next(name for name, value in totals.items() if not math.isfinite(value))

@@ -33,7 +33,7 @@ from bireal_jax.running import (
 )  # fmt: skip
 from bireal_jax.running.metrics import task_of
 from bireal_jax.training import calls, division, pictures
-from bireal_jax.training.evaluate import make_eval_step
+from bireal_jax.training.evaluate import chance, make_eval_step
 from bireal_jax.training.step import Plan, State, close_window, teacher_arguments
 
 
@@ -84,6 +84,8 @@ def run(
     task = task_of(final)
     best = f"best {task.form.format(final['best_' + task.metric])} at step {final['best_step']}"
     progress.say(f"{stages[-1].source.split} {_judged(final)}  ({best})  {directory}")
+    if note := chance(final.get("best_top1", 100.0), stages[-1].source):
+        progress.say(note)
     return final
 
 
@@ -111,6 +113,8 @@ def run_eval(config: ConfigDict, directory: str | Path, given: Collection[str] |
     evaluation = calls.Evaluation(step, source, last.batch_size, calls.longest(last), held, **loading)
     scores = evaluation(parallel.replicate(variables))
     progress.say(f"{source.split} {task_of(scores).report.format(**scores)}  ({len(source.eval)} images)  {origin}")
+    if note := chance(scores.get("top1", 100.0), source):
+        progress.say(note)
     if jax.process_index() == 0 and not zoo.is_name(last.init_from):
         text = workdir.to_json(scores, 1) + "\n"
         try:
