@@ -142,9 +142,12 @@ def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
     )  # fmt: skip
     size, total_stride = source.image_shape[0], module.total_stride
     if size < total_stride:
+        before = known_at(config.init_from) if config.init_from else None
+        way_out = f"use config.data.image_size of {total_stride} or more, or a smaller model such as bireal_tiny"
+        if before and before.last.model.name != c.name:
+            way_out = f"to start from {before.title} add {before.fields}"
         raise BadInput(
-            f"images of {size} pixels are too small for {c.name}, which divides the size by {total_stride}\n"
-            f"use config.data.image_size of {total_stride} or more, or a smaller model such as bireal_tiny"
+            f"images of {size} pixels are too small for {c.name}, which divides the size by {total_stride}\n" + way_out
         )
     try:
         return module, jax.eval_shape(lambda key: module.init(key, blank(source)), jax.random.key(0))

@@ -272,7 +272,7 @@ def _of_workdir(argv):
     with contextlib.suppress(flags.Error):  # said when all flags are known
         values(argv, known_only=True)
     if chosen_mode(mode.value) not in OF_A_RUN or not workdir.value:
-        raise recipe.missing(overridden(argv))
+        raise recipe.missing(overridden(argv), workdir.value)
     from bireal_jax import registered  # with JAX
     from bireal_jax.running import known
 

@@ -45,11 +45,12 @@ def named(argv: list[str]) -> tuple[list[str], str, str]:
     return argv, "", ""
 
 
-def missing(fields: Sequence[str]) -> BadInput:
+def missing(fields: Sequence[str], workdir: str = "") -> BadInput:
     """The error for a command line without --config.
 
     Args:
       fields: that it sets, as "optim.lr". A mistyped one is named, and whoever has images gets a recipe for these.
+      workdir: that it names, or "".
     """
     lines, own = [], {*fields} & {"data.dir", "data.name", "init_from"}
     for field in fields:
@@ -59,6 +60,8 @@ def missing(fields: Sequence[str]) -> BadInput:
             lines.append(str(error))
     changed = f", the recipe that --config.{fields[0]} changes" if fields else ""
     how = "for images of your own: --config=configs/finetune.py (docs/your-images.md has more)" if own else HOW
+    if workdir and (Path(workdir) / "config.json").exists():
+        how = f"the run in {workdir} goes on by the command that it was started with"
     return BadInput("\n".join([*lines[:1], f"--config is missing{changed}; {how}"]))
 
 
@@ -90,6 +93,8 @@ def load_recipe(path: Path, variant: str = "") -> ConfigDict:
     """
     if not path.is_file():
         known = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        if str(path.parent) in (".", "configs"):  # where the package's own are found, too
+            known = sorted({*known, *(str(path.with_name(own.name)) for own in OWN.glob("*.py"))})
         close = difflib.get_close_matches(str(path), known, 1)
         hint = f"did you mean {close[0]}?" if close else f"recipes there: {', '.join(known[:8]) or 'none'}"
         raise BadInput(f"no recipe {path}; {hint}")

@@ -39,6 +39,7 @@ def command(*arguments, **options):
         ([DIGITS, "--mode=cost", "--config.optim.lr=1e-45"], "config.optim.lr is 1e-45; float32 holds"),
         ([DIGITS, "--mode=cost", "--config.batch_size=1000000000000"], "config.batch_size is 1000000000000; its size"),
         (["--config=configs/digit.py"], "no recipe configs/digit.py; did you mean configs/digits.py?"),
+        (["--config=finetun"], "no recipe finetun; did you mean finetune.py?"),
         (["--config=nowhere/x.py"], "no recipe nowhere/x.py; recipes there: none"),
         ([DIGITS, "--config.optim.rl=0.1"], "no field config.optim.rl; did you mean config.optim.lr?"),
         ([DIGITS, "--config.lr=0.1"], "no field config.lr; did you mean config.optim.lr?"),

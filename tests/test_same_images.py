@@ -115,6 +115,19 @@ def test_a_relative_path_is_of_the_folder_that_the_run_began_in(here, tmp_path, 
     assert "began_in" not in json.loads((tmp_path / "digits" / "data.json").read_text()), "no path, nothing to know"
 
 
+def test_one_class_alone_says_what_was_left_out(here):
+    shutil.move("photos/b", "b")
+    picture(here / "photos" / "a" / "more" / "0.png", 0)
+    with pytest.raises(BadInput, match="are of one class, .*\nput .*own\nleft out: 1 images .*photos/a/more/0.png"):
+        Plan(photos()).check(1)
+
+
+def test_a_run_without_its_recipe_goes_on_by_its_command(here, tmp_path):
+    begin(tmp_path / "w", photos())
+    with pytest.raises(BadInput, match=f"--config is missing; the run in {tmp_path}/w goes on by the command that it"):
+        main.parse(["main", f"--workdir={tmp_path / 'w'}"])
+
+
 def test_a_folder_of_one_class_with_a_folder_in_it_is_told_to_be_one(here):
     picture(here / "photos" / "a" / "more" / "0.png", 0)
     with pytest.raises(BadInput, match="photos/a has images, and one folder, more, beside them\nif it is a class, "):

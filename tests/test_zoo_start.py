@@ -101,6 +101,11 @@ def test_what_does_not_fit_names_what_does(five, tmp_path):
     ):
         with pytest.raises(BadInput, match=message):
             train.run(five(init_from=name), tmp_path / "w")
+    tiny = five(init_from="digits", **{"model.name": "bireal18"})
+    with pytest.raises(
+        BadInput, match="too small for bireal18, .*\nto start from .* add --config.model.name=bireal_tiny --config.data"
+    ):
+        train.run(tiny, tmp_path / "w")
     coloured = five(**{"model.name": "bireal20", "init_from": "bireal20_cifar10"})
     with pytest.raises(BadInput, match="a network of images of 3 channels, and those here have 1\nthat fit: none"):
         train.run(coloured, tmp_path / "w")

@@ -20,6 +20,7 @@ from bireal_jax.binary.layers import CONV
 from bireal_jax.data import Source
 from bireal_jax.data.normalize import normalize
 from bireal_jax.errors import BadInput
+from bireal_jax.pixels import listing
 from bireal_jax.running import bits, metrics, parallel
 from bireal_jax.training import bop, division, flat, optim
 from bireal_jax.training import teacher as teacher_lib
@@ -258,9 +259,10 @@ class Plan:
         size, count = self.config.batch_size, len(self.source.train)
         taught = self.source.num_classes - len(self.source.lacking(self.source.train))
         if taught < 2 and not self.source.depth_range:
+            left_out = f"\n{listing.note(self.source.left_out)}" if self.source.left_out else ""
             raise BadInput(
                 f"the training images of {self.config.data.name} are of one class, and so there is nothing to learn\n"
-                "put images of another class beside them"
+                f"put images of another class beside them, each class in a folder of its own{left_out}"
             )
         if size > count:
             raise BadInput(
