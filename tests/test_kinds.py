@@ -207,6 +207,8 @@ def test_arguments_in_the_other_order_are_put_right_in_the_users_words(place, ca
         assert said.splitlines()[1] == right
         assert run(capsys, *shlex.split(right)[1:]).out, "what it says works"
     assert "comes first, and photos behind it: bireal-run NET cat.jpg\n" in run(capsys, "cat.jpg", status=2).err
+    said = run(capsys, "mine", "--evaluate", "cat.jpg", status=2).err
+    assert said == "error: cat.jpg is no folder, and no .npz file that can be read: it is a photo (JPEG)\n"
 
 
 def test_words_without_their_dashes_and_no_words(place, capsys):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bireal_jax import runtime
+from bireal_jax import kinds, runtime
 from bireal_jax.errors import BadInput, first_line, some
 from bireal_jax.runtime import photos
 
@@ -126,7 +126,9 @@ def _file(net, place) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     except StopIteration:
         raise BadInput(f"{place} has neither x_test and y_test nor images and labels") from None
     except Exception as error:  # files hold anything, and zipfile, zlib and numpy raise anything for it
-        raise BadInput(f"{place} is no folder, and no .npz file that can be read: {first_line(error)}") from None
+        kind = kinds.of_file(place)
+        reason = first_line(error) if kind == kinds.UNKNOWN or kind.use == "weights" else f"it is {kind.what}"
+        raise BadInput(f"{place} is no folder, and no .npz file that can be read: {reason}") from None
     labels = labels.reshape(-1)
     if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(labels) or labels.dtype.kind not in "iu":
         raise BadInput(
