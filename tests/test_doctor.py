@@ -9,6 +9,7 @@ from small import small
 from bireal_jax import runtime
 from bireal_jax.checks import doctor, seen
 from bireal_jax.data import Source, held_out
+from bireal_jax.training import pictures
 
 
 def test_a_recipe_that_works_is_found_to_work_and_nothing_is_left_behind(tmp_path, capsys):
@@ -23,7 +24,7 @@ def test_a_recipe_that_works_is_found_to_work_and_nothing_is_left_behind(tmp_pat
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [place / "doctor.png"]
     assert any(f"{place / 'doctor.png'}: what training and evaluation see" in line for line in lines)
     with Image.open(place / "doctor.png") as shown:
-        assert shown.format == "PNG" and shown.size == (8 * 134 + 6, 2 * (128 + 2 * 21 + 6) + 6)
+        assert shown.format == "PNG" and shown.size == (8 * 134 + 6, 2 * (21 + 6 + 128 + 21 + 10) + 6)
 
 
 def test_images_of_evaluation_are_drawn_from_all_classes_and_the_same_ones_every_time(tmp_path):
@@ -42,6 +43,21 @@ def test_images_of_evaluation_are_drawn_from_all_classes_and_the_same_ones_every
 
     (image, label), (again, _) = drawn(), drawn()
     assert len(np.unique(label)) > 3 and np.array_equal(image, again)
+
+
+def test_depth_is_drawn_below_its_image():
+    source = Source((), (), dict, (128, 128, 3), 1, label_shape=(4, 6), depth_range=(0.5, 10.0))
+    near_to_far = np.broadcast_to(np.array([0.0, 1, 2, 3, 4, 5], np.float32), (1, 1, 4, 6))
+    batch = {"image": np.full((1, 1, 128, 128, 3), 7, np.uint8), "label": near_to_far, "mask": np.ones((1, 1), bool)}
+    page = np.asarray(seen.sheet(source, {"training": batch}))
+    top = 21 + seen.GAP
+    assert (page[top : top + 128, seen.GAP : seen.GAP + 128] == 7).all()
+    below = page[top + 128 + seen.GAP :][:128, seen.GAP : seen.GAP + 128]
+    colours = [tuple(below[64, int((k + 0.5) * 128 / 6)]) for k in range(6)]
+    assert colours[0] == (0, 0, 0) and (colours[1], colours[5]) == (
+        tuple(pictures.COLOURS[0]),
+        tuple(pictures.COLOURS[-1]),
+    )
 
 
 def test_names_of_classes_are_written_in_letters_that_are_there():
@@ -79,7 +95,7 @@ def test_what_does_not_work_is_named_with_what_mends_it(tmp_path, capsys, monkey
     for line in (
         "FIX  versions          missing or of another version: jax<0.1, no-such-thing>=1; pip install 'jax<0.1' 'no-s",
         "FIX  devices           batch_size 100 is not divisible by 8 devices; use 96 or 104",
-        f"FIX  data set          no folder {tmp_path / 'train'}: config.data.dir must hold train/CLASS/",
+        f"FIX  data set          no folder in {tmp_path}: config.data.dir must hold train/CLASS/",
         "FIX  decoder           there is no data set to decode; mend the line above first",
         "FIX  save and restore  there is no state to try it with",
     ):

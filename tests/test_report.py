@@ -139,6 +139,8 @@ def test_axes_of_curves_have_plain_numbers_and_marks_where_stages_begin():
     assert "top-1, %" in top1 and "weights that flipped, %" in flips
     loss, *_ = shown(figures.curves(rows(lambda k: 10.0 ** (-k / 4)), metrics.CLASSES))
     assert {"0.5", "0.1", "0.02"} <= {*loss}, "1, 2 and 5 in every decade"
+    loss, *_ = shown(figures.curves(rows(lambda k: 1.6 - 0.1 * k), metrics.CLASSES))
+    assert {"0.8", "1", "1.2"} <= {*loss}, "more than the 1 of its decade"
     two = shown(figures.curves(rows(lambda k: 1 / k, 2), metrics.CLASSES, ["head", "all of <it>"]))
     assert all({"head", "all of &lt;it&gt;", "160"} & {*panel} >= {"head", "all of &lt;it&gt;"} for panel in two)
     assert not any("head" in panel for panel in shown(figures.curves(rows(lambda k: 1 / k, 2), metrics.CLASSES)))

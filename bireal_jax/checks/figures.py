@@ -30,7 +30,7 @@ LARGER, SMALLER = (
     0.7,
 )  # how many times its size a panel has at most and at least; below that nobody reads its text
 SHORT = 20  # values of a curve whose worst tenth is less than two of them
-FAR = 300  # times from the lowest to the highest value of an axis that has powers of ten alone
+NEAR, FAR = 8, 300  # times from the lowest to the highest value of an axis that has equal steps, or powers of ten alone
 NAME, LETTERS = 20, 50  # letters of a stage's name, and of those that have room above a panel
 
 
@@ -134,8 +134,10 @@ def plain_log(axis: Any) -> None:
         return
     axis.set_yscale("log")
     low, high = axis.get_ylim()
-    few = high / low > FAR
-    axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0,) if few else (1.0, 2.0, 5.0)))
+    if high / low < NEAR:
+        axis.yaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
+    else:
+        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0,) if high / low > FAR else (1.0, 2.0, 5.0)))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.yaxis.set_minor_locator(ticker.NullLocator())
 
@@ -181,6 +183,7 @@ def curves(rows: Sequence[Mapping[str, Any]], task: Any, stages: Sequence[str] =
                 axis.set_ylim(0, None if np.nanmax(np.concatenate(values), initial=0) else 1)
             else:
                 _without_beginning(axis, values, task.better)
+            axis.xaxis.get_major_locator().set_params(integer=True)
             _mark(axis, begins(rows), stages, last)
 
     return svg(draw, len(shown), "over the steps")

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from bireal_jax.data import Source
+from bireal_jax.training import pictures
 
 COUNT = 8  # images of each split
 SIDE, GAP = 128, 6  # pixels: the least that an image is drawn wide, and what is between
@@ -14,7 +15,7 @@ TEXT = 1 / 9  # height of the letters, of the width of an image
 
 
 def sheet(source: Source, batches: Mapping[str, Mapping[str, np.ndarray]]) -> Image.Image:
-    """A row for each batch, its name and the class of every image in words.
+    """A row for each batch: its name, images, and below each of them its class in words, or its depth in colours.
 
     Args:
       source: the data set.
@@ -25,19 +26,29 @@ def sheet(source: Source, batches: Mapping[str, Mapping[str, np.ndarray]]) -> Im
     times = max(1, -(-SIDE // max(height, width)))
     size = round(TEXT * times * width)
     font, line = ImageFont.load_default(size), round(1.5 * size)
-    step, row = times * width + GAP, times * height + 2 * line + GAP
-    page = Image.new("RGB", (COUNT * step + GAP, len(shown) * row + GAP), "white")
+    wide, high = times * width, times * height
+    under = GAP + high if source.depth_range else line
+    row = line + GAP + high + under + line // 2
+    page = Image.new("RGB", (COUNT * (wide + GAP) + GAP, len(shown) * row + GAP), "white")
     draw = ImageDraw.Draw(page)
     for i, (name, examples) in enumerate(shown.items()):
         draw.text((GAP, i * row + line), name, "black", font, anchor="ld")
         for j, (image, label) in enumerate(examples):
-            picture = Image.fromarray(image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, -1))
-            x, y = j * step + GAP, i * row + line + GAP
-            page.paste(picture.resize((times * width, times * height), Image.Resampling.NEAREST), (x, y))
-            if not source.depth_range:
-                text = _fitting(_name(source, int(label)), font, times * width)
-                draw.text((x, y + times * height), text, "black", font)
+            x, y = GAP + j * (wide + GAP), i * row + line + GAP
+            page.paste(
+                _picture(image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, -1), wide, high), (x, y)
+            )
+            if source.depth_range:
+                there = label[label > 0]
+                depth = pictures.coloured(label, *((there.min(), there.max()) if there.size else (0.0, 1.0)))
+                page.paste(_picture(depth, wide, high), (x, y + high + GAP))
+            else:
+                draw.text((x, y + high), _fitting(_name(source, int(label)), font, wide), "black", font)
     return page
+
+
+def _picture(image, wide, high):
+    return Image.fromarray(image).resize((wide, high), Image.Resampling.NEAREST)
 
 
 def _name(source, label):
