@@ -11,7 +11,8 @@ from PIL import Image
 from small import small
 
 from bireal_jax import build, data, main, used
-from bireal_jax.data import batching
+from bireal_jax.checks import scan
+from bireal_jax.data import arrays, batching
 from bireal_jax.data.source import Arrays
 from bireal_jax.errors import BadInput
 from bireal_jax.running import known
@@ -123,11 +124,20 @@ def test_arrays_of_any_size_and_number_of_classes(channels, tmp_path):
     assert model.num_classes == 7
 
 
-def test_labels_that_begin_at_1_are_said(tmp_path):
+def test_labels_that_begin_at_1_are_said(tmp_path, capsys):
+    """By a training and by a look at the data alike: neither stops there."""
     for first in (0, 1):
         np.savez(tmp_path / "own.npz", images=images(40), labels=np.arange(40) % 3 + first)
         note = data.build("arrays", str(tmp_path / "own.npz"), 12).note
-        assert note == first * "note: no training image has label 0, of 4; the first class is 0\n"
+        why = "labels begin at 1; subtract 1 if that is the first class, since classes count from 0"
+        assert note == first * f"note: no training image has label 0, of 4: {why}\n"
+        fields = {"data.name": "arrays", "data.dir": str(tmp_path / "own.npz"), "data.image_size": 12}
+        assert scan.run(small(**fields)) == 0
+        out = capsys.readouterr().out
+        assert (why in out) == first and "FIX" not in out and "JPEG or PNG files" not in out
+    labels = np.arange(40) % 2 * 2
+    np.savez(tmp_path / "own.npz", images=images(40), labels=labels)
+    assert "has label 1, of 3; numpy.unique(" in data.build("arrays", str(tmp_path / "own.npz"), 12).note
 
 
 def test_arrays_set_apart_with_names_and_mirrored(tmp_path):
@@ -179,6 +189,19 @@ WRONG = {
         {"x_train": images(4), "y_train": [0] * 4, "x_test": images(4, 10), "y_test": [0] * 4}, "are of two shapes"
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", (*arrays.TRAIN, *arrays.TEST))
+@pytest.mark.parametrize("lacking", (0, 1))
+def test_half_a_split_is_named(pair, lacking, tmp_path):
+    """The other split is whole: half of this one is not taken for none."""
+    other = ("x_test", "y_test") if pair in arrays.TRAIN else ("images", "labels")
+    there = {other[0]: images(4), other[1]: range(4), **dict(zip(pair, (images(4), range(4)), strict=True))}
+    del there[pair[lacking]]
+    np.savez(tmp_path / "a.npz", **there)
+    says = f"there is {pair[1 - lacking]} and no {pair[lacking]}; store {pair[lacking]} beside it"
+    with pytest.raises(BadInput, match=f"a.npz: {says}"):
+        data.build("arrays", str(tmp_path / "a.npz"), 12)
 
 
 @pytest.mark.parametrize("what", WRONG)

@@ -161,6 +161,8 @@ def test_what_chance_is():
     assert evaluate.chance(75.1, of(0, 1, 1, 1)) == ""
     assert evaluate.chance(60.0, of(1, 1, 1)) == "", "nothing is known of a part of the classes"
     assert "guessing one of 3 classes, 33.33 %;" in evaluate.chance(33.3, of(1, 1, classes=3, names=()))
+    from_1 = of(1, 2, 2, 3, 3, 3, 4, classes=5, names=())  # no image is of class 0
+    assert "the answer 3 for every image, 42.86 %;" in evaluate.chance(30.0, from_1)
     assert evaluate.chance(0.0, of(0, 0, depth_range=(0.1, 10.0))) == ""
 
 

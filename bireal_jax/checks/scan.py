@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from bireal_jax import build, pixels
 from bireal_jax.data import Source, images, jpeg
-from bireal_jax.data.source import check_labels
+from bireal_jax.data.source import Arrays, check_labels
 from bireal_jax.errors import BadInput, first_line
 from bireal_jax.pixels import listing
 from bireal_jax.running import progress
@@ -88,7 +88,10 @@ def check(source: Source, threads: int = 4, faults: Sequence[str] = ()) -> int:
     names = source.label_names or tuple(map(str, range(source.num_classes)))
     whole = len(source.train) and not source.depth_range  # what is evaluated alone may lack classes
     untaught, unjudged = (np.flatnonzero(row == 0).tolist() if whole else [] for row in found.counts[::-1])
-    empty = [*faults] or [names[label] for label in untaught]
+    in_memory = isinstance(source.train, Arrays)
+    if in_memory and untaught:  # a training says so and begins; of folders it is a file that was lost
+        progress.say(source.untaught(untaught))
+    empty = [*faults] or [names[label] for label in untaught if not in_memory]
     if len(source.eval) and (labels := sorted({*unjudged} - {*untaught})):
         progress.say(source.unjudged(labels))
     total = len(source.train) + len(source.eval)

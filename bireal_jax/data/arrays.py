@@ -128,11 +128,8 @@ def read(
     """
     try:
         with Npz(path) as stored:
-            pairs = {
-                split: next(((x, y) for x, y in known if x in stored.claims and y in stored.claims), None)
-                for split, known in (("train", TRAIN), ("test", TEST))
-            }
-            pairs = {split: pair for split, pair in pairs.items() if pair}
+            found = {split: _pair(known, stored.claims) for split, known in (("train", TRAIN), ("test", TEST))}
+            pairs = {split: pair for split, pair in found.items() if pair}
             if not pairs:
                 there = ", ".join(sorted(stored.claims)[:6]) or "nothing"
                 raise ValueError(f"there is no x_train with y_train, nor images with labels, but {there}")
@@ -156,6 +153,18 @@ def read(
         reason = f"it is {kind.what}" if kinds.is_no_file_of_arrays(kind) else first_line(error)
         raise BadInput(f"{path} is not {what}: {reason}\n{HOW}") from None
     return arrays, names
+
+
+def _pair(known, there):
+    """The first of pairs of names that is there, () for none. Raises BadInput if one of its two names lacks."""
+    for pair in known:
+        lacking = [name for name in pair if name not in there]
+        if len(lacking) == 1:
+            has = next(name for name in pair if name in there)
+            raise BadInput(f"there is {has} and no {lacking[0]}; store {lacking[0]} beside it, or leave {has} out")
+        if not lacking:
+            return pair
+    return ()
 
 
 def _names(stored):

@@ -91,11 +91,7 @@ class Source:
         lines = [self.normalized] if self.normalized else []
         lines += [listing.note(self.left_out)] if self.left_out else []
         untaught = self.lacking(self.train)
-        if untaught and self.label_names:
-            lines.append(f"note: no training image is of class {self.classes(untaught)}, of {self.num_classes}")
-        elif untaught:
-            said = f"note: no training image has label {self.classes(untaught)}, of {self.num_classes}"
-            lines.append(f"{said}; the first class is 0")
+        lines += [self.untaught(untaught)] if untaught else []
         unjudged = [label for label in self.lacking(self.eval) if label not in untaught]
         if unjudged and len(self.train):  # what is evaluated alone may have some classes
             lines.append(self.unjudged(unjudged))
@@ -111,6 +107,18 @@ class Source:
         if labels is None or not len(labels) or self.depth_range:
             return []
         return sorted({*range(self.num_classes)} - {*np.unique(labels).tolist()})
+
+    def untaught(self, labels: Sequence[int]) -> str:
+        """A line that says that classes have no image in the training, and where labels that begin late are why."""
+        if self.label_names:
+            return f"note: no training image is of class {self.classes(labels)}, of {self.num_classes}"
+        said = f"note: no training image has label {self.classes(labels)}, of {self.num_classes}"
+        first = next(label for label in range(self.num_classes) if label not in labels)
+        if not first:
+            return f"{said}; numpy.unique(LABELS, return_inverse=True)[1] numbers those that there are"
+        return (
+            f"{said}: labels begin at {first}; subtract {first} if that is the first class, since classes count from 0"
+        )
 
     def unjudged(self, labels: Sequence[int]) -> str:
         """A line that says that classes have no image in the evaluation."""

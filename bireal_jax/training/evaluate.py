@@ -56,16 +56,16 @@ def chance(top1: float, source: Source) -> str:
 
     Args:
       top1: in percent.
-      source: whose evaluation images these are. Where their labels are not known before they are read, or some classes
-        are not among them, it is compared with a guess.
+      source: whose evaluation images these are. Where their labels are not known before they are read, or are of one
+        class, which one answer always gets right, it is compared with a guess.
     """
-    labels, lacking = getattr(source.eval, "labels", None), source.lacking(source.eval)
     if source.depth_range:
         return ""
     share, always = 100 / source.num_classes, f"guessing one of {source.num_classes} classes"
-    if labels is not None and len(labels) and not lacking:
-        counts = np.bincount(labels)
-        share = 100 * float(counts.max()) / len(labels)
+    labels = getattr(source.eval, "labels", None)
+    counts = np.bincount(labels) if labels is not None and len(labels) else np.zeros(1, int)
+    if np.count_nonzero(counts) > 1:
+        share = 100 * float(counts.max() / counts.sum())
         always = f"the answer {source.classes([int(counts.argmax())])} for every image"
     if top1 > share + 1e-6:
         return ""
