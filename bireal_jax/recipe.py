@@ -1,9 +1,12 @@
 """Recipes: which one a command line names, and what it says."""
 
+import contextlib
 import difflib
 import inspect
 import itertools
+import json
 import runpy
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -13,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from bireal_jax import places
-from bireal_jax.config import check_field, default
+from bireal_jax.config import check_field, default, flat, unheard
 from bireal_jax.errors import BadInput, lookup
 
 PACKAGE = Path(__file__).parent
@@ -117,3 +120,41 @@ def load_recipe(path: Path, variant: str = "") -> ConfigDict:
     except Exception as error:  # a recipe is the user's code: it can raise anything
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
         raise BadInput(f"{path}, line {lines[-1] if lines else '?'}: {' '.join(str(error).split())}") from error
+
+
+def repeating(config: ConfigDict, file: str = "") -> list[str]:
+    """The words of a command line that give a config: a recipe, and every field in which it is another.
+
+    Args:
+      config: of a run. It does not know its recipe: that of the package is taken which needs the fewest words.
+      file: the recipe, where it is known.
+
+    Raises:
+      BadInput: that recipe is not there, or fails.
+    """
+    rows = [(Path(file), "", file)] if file else [(path, v, f"configs/{path.name}") for path, v in _variants()]
+    found = []
+    for path, variant, called in rows:
+        words = shlex.quote(":".join(filter(None, [f"--config={called}", variant])))
+        found.append([words, *_set(load_recipe(path, variant), config)])
+    return min(found, key=len)
+
+
+def _variants():
+    """Every recipe of the package."""
+    for path in sorted(OWN.glob("*.py")):
+        if "get_config" in (names := execute(path)):
+            yield from ((path, variant) for variant in names.get("VARIANTS", ("",)))
+
+
+def _set(base, config):
+    """What sets the fields of `base` in which it is not `config`, but for those that no stage would hear of."""
+    plain = lambda value: json.loads(json.dumps(value, sort_keys=True))  # noqa: E731  a list is a tuple there
+    wanted, found = flat(config.to_dict()), []
+    for field, value in flat(base.to_dict()).items():
+        if plain(value) == plain(wanted[field]):
+            continue
+        with contextlib.suppress(BadInput):
+            unheard(config, [field])
+            found.append(shlex.quote(f"--config.{field}={wanted[field]}"))
+    return found

@@ -108,27 +108,31 @@ def _examples(config, run, pack):
     if ours and {*ours} < {*theirs}:
         progress.say(f"note: the data set here has {len(ours)} of the {len(theirs)} classes of {run.title}")
         found = data.numbered(found, theirs)
-    if found.split in ("held-out", "evaluation") and os.path.abspath(c.dir) == os.path.abspath(run.last.data.dir):
-        _compare(run, found, digest)
     apart = run.other_classes(found)
     if apart and pack:
         progress.say(f"note: the data set here has other classes: {apart}\nthe file gets those of {run.title}")
     elif apart:
         run.check_classes(found, run.title)
+    if found.split in ("held-out", "evaluation") and (said := _other_images(run, found, digest, c.dir)):
+        progress.say(said)
+        found = dataclasses.replace(found, split="evaluation")  # not held out of the training of this run
     return run.meant(found), True
 
 
-def _compare(run, found, digest):
-    """Says that images which are taken from those that a run was given are others than the run held out."""
+def _other_images(run, found, digest, directory):
+    """That images which are split here, not by their owner, are others than those that a run had, or ""."""
     then, now = ((len(s.train), len(s.eval)) for s in (run.source, found))
     known_by = run.digests[run.index] if run.digests else ""
-    if now != then:
-        progress.say(
-            f"note: {run.title} had {then[0]:,} images to train on and {then[1]:,} held out, here are {now[0]:,} and "
-            f"{now[1]:,}\nthe run may have been trained on some of those that are evaluated here"
+    if now == then and not (known_by and digest and known_by != digest):
+        return ""
+    if os.path.abspath(directory) != os.path.abspath(run.last.data.dir):
+        return (
+            f"note: {directory} has other images than {run.title} had, {then[0]:,} to train on, {then[1]:,} held out\n"
+            f"some of the {now[1]:,} that are evaluated here may have been trained on"
         )
-    elif known_by and digest and known_by != digest:
-        progress.say(
-            f"note: the images here are no longer those of {run.title}, though as many: files have other names or "
-            "classes\nthe run may have been trained on some of those that are evaluated here"
-        )
+    if now == then:
+        here = f"the images here are no longer those of {run.title}, though as many: files have other names or classes"
+    else:
+        here = f"{run.title} had {then[0]:,} images to train on and {then[1]:,} held out, here are {now[0]:,} and "
+        here += f"{now[1]:,}"
+    return f"note: {here}\nthe run may have been trained on some of those that are evaluated here"

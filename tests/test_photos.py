@@ -163,6 +163,8 @@ def test_folders_patterns_and_files_that_are_broken(album, capsys, monkeypatch):
         and "none.jpg cannot be read" in out.err
         and "a.png" in out.out
     )
+    out = run(capsys, packed.written(NAME), "*.gif", "b.jpg", "none.jpg", "--format=csv", "--out=none.csv", status=2)
+    assert out.err.count("error: ") == 3 and not (album / "none.csv").exists(), "nothing came out"
     (album / "a[1].png").write_bytes((album / "a.png").read_bytes())
     assert "a[1].png" in run(capsys, packed.written(NAME), "a[1].png").out, "a name is no pattern"
 

@@ -1,8 +1,12 @@
 """The page of a run and the page of several: what they say against what can be counted by hand."""
 
+import dataclasses
+import html
 import json
 import re
+import shlex
 import shutil
+from pathlib import Path
 
 import jax
 import matplotlib.pyplot as plt
@@ -13,11 +17,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from small import small
 
-from bireal_jax import build, main
+from bireal_jax import build, main, recipe
 from bireal_jax.checks import compare, figures, intervals, layers, page, report
 from bireal_jax.data import folder, held_out
 from bireal_jax.errors import BadInput
-from bireal_jax.running import checkpoint, metrics
+from bireal_jax.running import checkpoint, known, metrics, settings
 from bireal_jax.runtime import container
 from bireal_jax.training import train
 
@@ -68,6 +72,32 @@ def test_a_run_that_was_only_evaluated_has_a_number_and_one_under_way_its_step(t
     (under_way / "result.json").unlink()
     page = report.run(small(), under_way).read_text()
     assert "test top-1, so far, step 12 of stage &lt;first&gt;: the training has not ended" in page
+
+
+def test_the_command_on_the_page_repeats_the_run():
+    """Pasted, it gives the same config; stages, tuples and what a shell would take apart included."""
+    config = recipe.load_recipe(recipe.OWN / "finetune.py")
+    asked = {"data.dir": "my photos", "data.image_size": 32, "model.name": "bireal20", "init_from": "bireal20_cifar10"}
+    config.update_from_flattened_dict(asked)
+    run = known.Known(Path("runs/it's"), config, (), 0, {})
+    said, pre = report._again(run, run.directory)
+    assert "nearest" in said and html.unescape(pre).count("--config.") == len(asked), (
+        "only what differs from the recipe"
+    )
+    other = small(
+        stages=({"name": "a 'b'", "share": 0.5, "optim.milestones": (1, 2)}, {"share": 0.5, "optim.lr": 1e-5})
+    )
+    other.optim.bop.gamma = ("linear", 0.1, 0.2)
+    for wanted in (config, other):
+        _, pre = report._again(dataclasses.replace(run, config=wanted), run.directory)
+        words = shlex.split(html.unescape(pre)[len("<pre>") : -len("</pre>")].replace("\\\n", ""))
+        parsed, place, mode = main.parse(words[2:])
+        apart = settings.differences(settings.to_json(wanted), settings.to_json(parsed))
+        assert all("_epochs" in field and wanted is other for field in apart), "of which steps win"
+        assert parsed.data.dir == wanted.data.dir
+        assert (str(place), mode) == ("runs/it's_again", "train")
+    (said,) = report._again(dataclasses.replace(run, registered={"model.act": "gone.py"}), run.directory)
+    assert "needs its recipe: no recipe gone.py" in said
 
 
 def test_layers_are_counted_as_by_hand():

@@ -72,6 +72,37 @@ def test_other_photos_are_told_where_they_are_as_many(here, tmp_path, capsys):
     assert looked_at(run, capsys) == "", "of an older run nothing is known"
 
 
+def test_another_folder_is_held_out_of_no_training(here, tmp_path, capsys):
+    """Copies with some photos in another class, or gone: what is split off there may have been trained on."""
+    run, elsewhere = begin(tmp_path / "w", photos()), str(tmp_path / "p3")
+
+    def judged():
+        capsys.readouterr()
+        found, _ = used._examples(photos(**{"data.dir": elsewhere}), known.read(run), False)
+        return found.split, capsys.readouterr().out
+
+    shutil.copytree("photos", elsewhere)
+    assert judged() == ("held-out", ""), "the same images"
+    os.replace(f"{elsewhere}/a/9.png", f"{elsewhere}/b/9.png")
+    split, said = judged()
+    assert split == "evaluation" and f"{elsewhere} has other images than the run in {tmp_path}/w had, " in said
+    assert "12 to train on, 3 held out\nsome of the 3 that are evaluated here may have been trained on" in said
+    os.remove(f"{elsewhere}/a/8.png")
+    assert judged()[0] == "evaluation" and "has other images" in judged()[1]
+    shutil.rmtree(f"{elsewhere}/b")
+    with pytest.raises(BadInput, match="other classes"):
+        picture(tmp_path / "p3" / "c" / "0.png", 0)
+        picture(tmp_path / "p3" / "c" / "1.png", 0)
+        judged()
+    os.rename(f"{elsewhere}/a", tmp_path / "a")
+    shutil.rmtree(elsewhere)
+    os.makedirs(f"{elsewhere}/val")
+    shutil.move(tmp_path / "a", f"{elsewhere}/val/a")
+    assert judged() == ("test", f"note: the data set here has 1 of the 2 classes of the run in {tmp_path}/w\n"), (
+        "set apart"
+    )
+
+
 def test_what_images_are_known_again_by(here):
     before = described.digest(build.source(photos()))
     shutil.move("photos", "moved")

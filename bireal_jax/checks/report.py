@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import os
+import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from bireal_jax import config as config_lib
-from bireal_jax import models, places, used
+from bireal_jax import models, places, recipe, used
 from bireal_jax._version import __version__
 from bireal_jax.binary import losses
 from bireal_jax.checks import figures, layers, versions
 from bireal_jax.checks.page import PAGE, details, section, table
 from bireal_jax.data import batching
+from bireal_jax.errors import BadInput, first_line
 from bireal_jax.running import known, metrics, progress, workdir
 from bireal_jax.runtime import container
 from bireal_jax.shipping import accuracy, cost, export, formats
@@ -288,8 +290,20 @@ def _made_by(before, directory):
         defaults, flat = config_lib.flat(config_lib.default().to_dict()), config_lib.flat(before.config.to_dict())
         fields = "\n".join(f"config.{k} = {v!r}" for k, v in sorted(flat.items()) if defaults.get(k) != v)
         parts += [
-            "<p>Its fields, where they are not the defaults; the recipe that it was started from repeats it:</p>",
+            "<p>Its fields, where they are not the defaults:</p>",
             f"<pre>{html.escape(fields)}</pre>",
-            "<pre>python -m bireal_jax.main --config=RECIPE --workdir=ANOTHER_FOLDER</pre>",
+            *_again(before, directory),
         ]
     return "\n".join(parts)
+
+
+def _again(before, directory):
+    """The command that repeats a run: a run does not know its recipe, unless that has registered something."""
+    own = next(filter(None, before.registered.values()), "")
+    try:
+        words = recipe.repeating(before.config, own)
+    except BadInput as error:
+        return [f"<p>What repeats it needs its recipe: {html.escape(first_line(error))}.</p>"]
+    whose = "its recipe" if own else "the recipe of the package that is nearest to it"
+    lines = " \\\n  ".join(["python -m bireal_jax.main", *words, shlex.quote(f"--workdir={directory}_again")])
+    return [f"<p>This repeats it, from {whose}:</p>", f"<pre>{html.escape(lines)}</pre>"]

@@ -27,7 +27,7 @@ BY_SUFFIX = {".csv": "csv", ".jsonl": "jsonl"}  # of --out, where --format is no
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command. Exit status: 0 done, 1 a photo could not be read, 2 an input that cannot work."""
+    """The command. Exit status: 0 done, 1 some photos could not be read, 2 an input that cannot work, or no photo."""
     parser = _parser()
     arguments = parser.parse_intermixed_args(argv)  # photos may come behind options
     with output.command():
@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> None:
                 said.rows([_latency(net, arguments)])
             if arguments.evaluate is not None:
                 _evaluate(net, arguments, said)
+        if said.broken and not said.columns:  # nothing came out
+            sys.exit(2)
         said.write()
         if said.broken:
             sys.exit(1)
@@ -51,7 +53,7 @@ def _parser():
     parser = argparse.ArgumentParser(
         prog="bireal-run", allow_abbrev=False, usage=USAGE,
         description="Without photos: what a packed file holds. With photos: the likeliest classes of each, or the "
-        "range of its map. A photo that is broken stops nothing; the status is then 1.",
+        "range of its map. A photo that is broken stops nothing; the status is then 1, or 2 where none could be read.",
     )  # fmt: skip
     parser.add_argument(
         "net",
