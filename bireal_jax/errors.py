@@ -31,6 +31,25 @@ def lookup(table, name, what):
     return table[name]
 
 
+def kept(table, ours, name, field):
+    """Raises BadInput if a recipe has put another row in the place of one that came with the package.
+
+    The weights of a run are used without its recipe, too, and the same name would mean another thing then, unsaid.
+
+    Args:
+      table: a registry, as it is now.
+      ours: as it was before a recipe could add a row.
+      name: the row asked for.
+      field: what names it, for the message ("config.model.act").
+    """
+    if name in ours and table.get(name) is not ours[name]:
+        raise BadInput(
+            f"{field}={name!r} is a row of the package, and a recipe has put another in its place\n"
+            f"register it under a name of its own, such as 'my_{name}': where the run is used without the recipe, "
+            f"{name!r} is the package's"
+        )
+
+
 def some(names: Sequence[Any], most: int = 10) -> str:
     """Names for a message: the first ones, and where there are more, how many there are."""
     return ", ".join(map(str, names[:most])) + (f", ... ({len(names)})" if names[most:] else "")

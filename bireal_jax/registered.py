@@ -1,5 +1,6 @@
 """What a recipe has registered: rows that it adds to the tables of networks, estimators and data sets.
 
+It adds some, and overwrites none: `errors.kept` sees to that wherever a row is taken.
 A run that uses one writes down which file has it (`fields`), and whoever uses the run elsewhere is told (`check`).
 """
 
@@ -17,7 +18,7 @@ from bireal_jax.running import known
 
 # field of config -> rows that it can name
 TABLES = {f"model.{name}": rows for name, rows in models.TABLES.items()} | {"data.name": lambda: data.DATASETS}
-OURS = {"model.name": models.OURS, "data.name": data.OURS}
+OURS = {f"model.{name}": rows for name, rows in models.OURS.items()} | {"data.name": data.OURS}
 PACKAGES = ("bireal_jax", "jax", "flax", "builtins")  # rows whose code is in none of these are a recipe's
 
 
@@ -31,9 +32,9 @@ def fields(configs: list[ConfigDict], recipe: str = "") -> dict[str, str]:
     found = {}
     for field, rows in TABLES.items():
         for name in {config_lib.get(c, field) for c in configs}:
-            file = _file(rows().get(name))
-            if file or name not in OURS.get(field, (name,)):
-                found[field] = str(Path(recipe or file).absolute()) if file or recipe else ""
+            if name not in OURS[field]:
+                file = recipe or _file(rows().get(name))
+                found[field] = str(Path(file).absolute()) if file else ""
     return found
 
 

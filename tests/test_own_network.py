@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from small import small
 
-from bireal_jax import build, data, main, models, runtime, used
-from bireal_jax.binary import binarize
+from bireal_jax import build, data, main, models, registered, runtime, used
+from bireal_jax.binary import binarize, losses
 from bireal_jax.errors import BadInput
 from bireal_jax.training import train
 
@@ -22,17 +22,20 @@ RECIPES = dict(
     re.findall(r"`(\w+\.py)`[^`]*?:\n\n```python\n(.*?)```", PAGE, re.DOTALL)  # the file's name stands before its text
 )
 SHORT = {"batch_size": 16, "total_steps": 2, "eval_steps": 2, "log_steps": 2, "save_steps": 2}
+TABLES = (
+    models.MODELS, models.SUPERNETS, binarize.DERIVATIVES, binarize.REAL, binarize.WEIGHTS, models.LATENT_INITS,
+    models.DECODERS, data.DATASETS,
+)  # fmt: skip
 
 
 @pytest.fixture
 def rows(monkeypatch):
     """The tables, which forget what a test registers."""
-    tables = (models.MODELS, data.DATASETS, binarize.DERIVATIVES, binarize.WEIGHTS)
-    before = [dict(table) for table in tables]
+    before = [dict(table) for table in TABLES]
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(ROOT))
     yield
-    for table, old in zip(tables, before, strict=True):
+    for table, old in zip(TABLES, before, strict=True):
         table.clear()
         table.update(old)
 
@@ -111,6 +114,42 @@ def test_a_derivative_or_weight_rule_of_another_run_names_its_recipe(rows, tmp_p
         with pytest.raises(BadInput, match=rf"config.model.{field}='{name}', which is registered by {recipe}"):
             build.trained(run)
     build.trained(run, recipe=recipe)
+
+
+@pytest.mark.parametrize("field", registered.TABLES)
+def test_a_recipe_overwrites_no_row_of_the_package(field, rows):
+    for table in TABLES:
+        for name in [name for name, row in table.items() if registered.TABLES[field]().get(name) is row]:
+            before, table[name] = table[name], object()
+            with pytest.raises(
+                BadInput, match=rf"config.{field}='{name}' is a row of the package, and a rec"
+            ) as caught:
+                data.build(name) if field == "data.name" else models.build(
+                    **{"name": "bireal_tiny", field.split(".")[1]: name}
+                )
+            assert f"\nregister it under a name of its own, such as 'my_{name}': " in str(caught.value)
+            table[name] = before
+
+
+def test_a_run_with_an_overwritten_row_is_refused_before_it_begins(rows, tmp_path):
+    recipe, run = tmp_path / "mine.py", tmp_path / "run"
+    recipe.write_text(RECIPES["soft.py"].replace('"soft"', '"bireal_tiny"'))
+    for mode in ("train", "cost", "eval"):
+        with pytest.raises(BadInput, match="config.model.name='bireal_tiny' is a row of the package"):
+            main.main(["main", f"--config={recipe}", f"--workdir={run}", f"--mode={mode}"])
+    assert not run.exists()
+
+
+def test_nor_a_loss(monkeypatch):
+    monkeypatch.setitem(losses.LOSSES, "cross_entropy", lambda outputs, labels: 0.0)
+    with pytest.raises(BadInput, match="config.loss='cross_entropy' is a row of the package"):
+        losses.evaluation("cross_entropy")
+
+
+def test_what_has_no_code_of_its_own_is_registered_too(rows):
+    binarize.DERIVATIVES["ones"] = jnp.ones_like
+    c = small(**{"model.act": "ones"})
+    assert registered.fields([c], "/a/mine.py") == {"model.act": "/a/mine.py"} and registered.fields([small()]) == {}
 
 
 def summed(x):

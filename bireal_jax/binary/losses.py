@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from bireal_jax.binary.pool import nearest
-from bireal_jax.errors import lookup
+from bireal_jax.errors import kept, lookup
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
@@ -107,6 +107,7 @@ def _mean(values, valid):
 LOSSES = {
     "cross_entropy": cross_entropy, "distributional": distributional, "distilled": distilled, "l1": l1, "berhu": berhu
 }  # fmt: skip
+OURS = dict(LOSSES)  # before a recipe adds any
 DISTILLED = ("distributional", "distilled")  # these take a teacher's logits before the labels
 OF_DEPTH = ("l1", "berhu")  # those whose labels are maps
 SMOOTHED = ("cross_entropy", "distilled")  # these take label_smoothing
@@ -115,8 +116,10 @@ SMOOTHED = ("cross_entropy", "distilled")  # these take label_smoothing
 def get(name, label_smoothing=0.0, temperature=4.0, share=0.5):
     """The loss of that name, for training: (outputs, labels) -> [n], or (logits, teacher's logits, labels) -> [n].
 
-    `temperature` and `share` are those of `distilled`. Raises BadInput for an unknown name.
+    `temperature` and `share` are those of `distilled`. Raises BadInput for an unknown name, or one that a recipe
+    has overwritten.
     """
+    kept(LOSSES, OURS, name, "config.loss")
     loss = lookup(LOSSES, name, "loss")
     if name == "distilled":
         return partial(loss, label_smoothing=label_smoothing, temperature=temperature, share=share)

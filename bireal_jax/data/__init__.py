@@ -15,7 +15,7 @@ from bireal_jax.data.held_out import hold_out, split_off
 from bireal_jax.data.images import short_side
 from bireal_jax.data.numbered import numbered
 from bireal_jax.data.source import IMAGENET_MEAN, IMAGENET_STD, Faulty, Source
-from bireal_jax.errors import BadInput, lookup
+from bireal_jax.errors import BadInput, kept, lookup
 
 __all__ = [
     "DATASETS", "Dataset", "Source", "build", "covered", "hold_out", "mirrored", "numbered", "short_side", "split_off",
@@ -67,7 +67,7 @@ DATASETS = {
     "depth_folder": Dataset(depth.folder, 1, depth=True, is_folder=True),
     "nyu_depth_v2": Dataset(depth.nyu, 1, depth=True, is_folder=True),
 }
-OURS = frozenset(DATASETS)  # before a recipe adds any
+OURS = dict(DATASETS)  # before a recipe adds any
 
 
 def build(
@@ -85,8 +85,10 @@ def build(
       faults: takes what keeps it from being trained on, a message each, so that it can be looked at; None: an error.
 
     Raises:
-      BadInput: unknown name, nothing usable in `directory`, or sizes that do not fit.
+      BadInput: unknown name, nothing usable in `directory`, or sizes that do not fit. A recipe has overwritten a row of
+        the package.
     """
+    kept(DATASETS, OURS, name, "config.data.name")
     row = lookup(DATASETS, name, "data set")
     if row.is_folder and os.path.isfile(directory):
         npz = directory.endswith(".npz") and not row.depth

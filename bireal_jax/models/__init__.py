@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from bireal_jax.binary import binarize
 from bireal_jax.binary.layers import random_signs, uniform_001
 from bireal_jax.binary.norm import Over
-from bireal_jax.errors import BadInput, lookup
+from bireal_jax.errors import BadInput, kept, lookup
 from bireal_jax.models.alexnet import BinaryAlexNet, XNORNet
 from bireal_jax.models.bireal import BIREAL, CIFAR, RESNETS, BiRealNet
 from bireal_jax.models.depth import DECODERS
@@ -54,7 +54,7 @@ TABLES = {
     "name": lambda: MODELS | SUPERNETS, "act": lambda: binarize.DERIVATIVES | binarize.REAL,
     "weight": lambda: binarize.WEIGHTS, "latent_init": lambda: LATENT_INITS, "decoder": lambda: {"": None, **DECODERS},
 }  # fmt: skip
-OURS = frozenset(TABLES["name"]())  # before a recipe adds any
+OURS = {argument: dict(rows()) for argument, rows in TABLES.items()}  # before a recipe adds any
 
 
 def sizes(name: str) -> tuple[int, ...]:
@@ -99,8 +99,13 @@ def build(
       NHWC, progress from 0 to 1 for binarizers that change during the training.
 
     Raises:
-      BadInput: an unknown name, or no encoder; the message lists the known ones. Genes or sizes that do not fit.
+      BadInput: an unknown name, or no encoder; the message lists the known ones. Genes or sizes that do not fit. A
+        recipe has overwritten a row of the package.
     """
+    named = {"name": name, "act": act, "weight": weight, "latent_init": latent_init, "decoder": decoder}
+    for argument, row in named.items():
+        if isinstance(row, str):
+            kept(TABLES[argument](), OURS[argument], row, f"config.model.{argument}")
     fields = {
         "activation": binarize.activation(act),
         "weight": binarize.weight(weight),
