@@ -143,7 +143,8 @@ def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
     size, total_stride = source.image_shape[0], module.total_stride
     if size < total_stride:
         before = known_at(config.init_from) if config.init_from else None
-        way_out = f"use config.data.image_size of {total_stride} or more, or a smaller model such as bireal_tiny"
+        larger = f"use config.data.image_size of {total_stride} or more"
+        way_out = f"{_padded(config, size, total_stride) or larger}, or a smaller model such as bireal_tiny"
         if before and before.last.model.name != c.name:
             way_out = f"to start from {before.title} add {before.fields}"
         raise BadInput(
@@ -155,9 +156,18 @@ def model(config: ConfigDict, source: data.Source) -> tuple[nn.Module, Any]:
         below, above = size // total_stride * total_stride, -(-size // total_stride) * total_stride
         if below == above:
             raise
+        line = _padded(config, size, above)
         raise BadInput(
             f"images of {size} pixels do not divide by {total_stride}, as {c.name} needs; use {below} or {above}"
+            + (f"\n{line}" if line else "")
         ) from error
+
+
+def _padded(config, size, wanted):
+    """How arrays get another size, which no field gives them; "" of other data sets, which are cropped."""
+    if config.data.name != "arrays":
+        return ""
+    return f"pad them: {data.arrays.padding(size, size, wanted)}, and set config.data.image_size={wanted}"
 
 
 def _check_task(config, source):

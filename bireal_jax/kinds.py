@@ -1,6 +1,7 @@
 """What a file is, by its first bytes, whatever it is called: for messages about one that is in another's place."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,6 +105,30 @@ def of_file(path: str | Path) -> Kind:
 def is_no_file_of_arrays(kind: Kind) -> bool:
     """Whether no library that reads arrays says it better."""
     return kind == EMPTY or kind.use in ("text", "photo")
+
+
+def no_zip(path: str | Path) -> str:
+    """Why a file is no zip archive, as .npz files and those of PyTorch are; "" of a whole one, or of no file."""
+    if not Path(path).is_file() or zipfile.is_zipfile(path):
+        return ""
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+    if not head.startswith(b"PK"):
+        return f"it is {of(head).what}"
+    return f"it is cut off, or damaged: {Path(path).stat().st_size:,} bytes are there, and its end is missing"
+
+
+def other_bytes(path: str | Path) -> str:
+    """Which part of a zip archive is no longer as it was written, by its checksum; "" for none, or of another file.
+
+    The whole file is read for it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+    except Exception as error:  # zipfile and zlib raise many kinds
+        return "" if isinstance(error, OSError) or not zipfile.is_zipfile(path) else "it is damaged"
+    return f"it is damaged: {part} in it is not as it was written" if part else ""
 
 
 def promised(data: bytes) -> int:

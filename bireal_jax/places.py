@@ -59,8 +59,14 @@ def local(named: str | Path, what: str, kind: str = "") -> Path:
     return path
 
 
-def missing(named: str | Path, what: str = "config.data.dir") -> str:
-    """How messages call a path that is not there: as it was named and, where that is relative, whole; a close name."""
+def missing(named: str | Path, what: str = "config.data.dir", suffixes: tuple[str, ...] = ("",)) -> str:
+    """How messages call a path that is not there: as it was named and, where that is relative, whole; a close name.
+
+    Args:
+      named: the path.
+      what: it was given as.
+      suffixes: of what can be meant, with "" for a folder.
+    """
     path = Path(named)
     said = f"{what}={str(named)!r}"
     if not str(named):
@@ -68,9 +74,14 @@ def missing(named: str | Path, what: str = "config.data.dir") -> str:
     if not path.is_absolute():
         said += f", from here {path.absolute()}"
     with contextlib.suppress(OSError):
-        if not path.exists() and (close := difflib.get_close_matches(path.name, os.listdir(path.absolute().parent), 1)):
+        there = [place for place in path.absolute().parent.iterdir() if _can_be_meant(place, suffixes)]
+        if not path.exists() and (close := difflib.get_close_matches(path.name, [place.name for place in there], 1)):
             said += f" (did you mean {path.parent / close[0]}?)"
     return said
+
+
+def _can_be_meant(place, suffixes):
+    return "" in suffixes if place.is_dir() else place.name.lower().endswith(tuple(filter(None, suffixes)))
 
 
 def read_json(path: Path) -> Any:

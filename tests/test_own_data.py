@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import runpy
 import shutil
 
@@ -172,23 +173,78 @@ WRONG = {
     "texts": ({"images": images(4), "labels": list("abcd")}, r"wanted integers \(4,\)\nlabel_names, labels = numpy"),
     "name twice": ({"images": images(4), "labels": range(4), "label_names": list("abca")}, "label_names has 'a' twice"),
     "one name": ({"images": images(4), "labels": range(4), "label_names": "a"}, r"label_names is an array \(\); it"),
-    "channels first": ({"images": images(4)[:, None], "labels": range(4)}, r"images is uint8 \(4, 1, 12, 12\), wanted"),
-    "oblong": ({"images": images(4)[:, :8], "labels": range(4)}, r"wanted uint8 \(4, size, size, channels\)"),
+    "channels first": ({"images": images(4)[:, None], "labels": range(4)}, r"\(4, 1, 12, 12\), .*\nchannels are last"),
+    "oblong": ({"images": images(4)[:, :8], "labels": range(4)}, r"\(4, size, size, channels\)\nimages must be"),
+    "rows": ({"images": images(4).reshape(4, -1), "labels": range(4)}, r"\nwhere a row .*: IMAGES.reshape\(-1, 12, "),
+    "floats, channels first": (
+        {"images": images(4)[:, None] / 255, "labels": range(4)}, r"\npixels are whole .*\nchannels are last: IMAGES.tr"
+    ),
     "one hot": (
         {"images": images(4), "labels": np.eye(4)}, r"labels is float64 \(4, 4\), wanted integers \(4,\)\nLABELS.argmax"
     ),
-    "negative": ({"images": images(4), "labels": [0, 1, -1, 2]}, "label -1 is not in 0..2"),
+    "negative": ({"images": images(4), "labels": [0, 1, -1, 2]}, "labels has labels from -1 to 2, .* 0\nnumpy.unique"),
     "ids": ({"images": images(4), "labels": [0, 1, 2, 900]}, "labels go up to 900, .* 4 images; count from 0"),
     "names": (
         {"images": images(4), "labels": [0, 1, 2, 3], "label_names": ["a", "b"]},
         "label 2 is not in 0..1: label_names has 2 names, and labels go up to 3\ngive each class a name",
     ),
     "size": ({"images": images(4, 14), "labels": [0] * 4}, "14 pixels wide, .* is 12\nset config.data.image_size=14"),
-    "objects": ({"images": np.array([{}], object), "labels": [0]}, "Python objects, which are never unpickled"),
+    "objects": ({"images": np.array([{}], object), "labels": [0]}, "images: it holds Python objects, which are never"),
+    "object labels": (
+        {"images": images(2), "labels": np.array([0, "a"], object)}, "labels: it holds Python .*numpy.stack.ARRAY.\n"
+    ),
     "two sizes": (
         {"x_train": images(4), "y_train": [0] * 4, "x_test": images(4, 10), "y_test": [0] * 4}, "are of two shapes"
     ),
 }  # fmt: skip
+
+
+def test_the_lines_that_messages_give_do_what_they_say(tmp_path):
+    """Of arrays that cannot be, in numpy: what is behind the colon runs, and its result is taken."""
+    for wrong in (images(4)[:, None], images(4)[:, :8], images(4, channels=(3,))[:, :, 1:6], images(4).reshape(4, -1)):
+        np.savez(tmp_path / "a.npz", images=wrong, labels=range(4))
+        with pytest.raises(BadInput) as caught:
+            data.build("arrays", str(tmp_path / "a.npz"), 12)
+        last = str(caught.value).splitlines()[-1]
+        for line in re.findall(r"(?:numpy\.pad\(.*?ndim\]\)|IMAGES(?:\[:, |\.)[^\]\)]*[\]\)])", last):
+            mended = eval(line, {"numpy": np, "IMAGES": wrong})
+            np.savez(tmp_path / "b.npz", images=mended, labels=range(4))
+            assert len(data.build("arrays", str(tmp_path / "b.npz"), mended.shape[1]).train) == 4
+    np.savez(tmp_path / "a.npz", images=images(8, 27), labels=np.arange(8) % 2)
+    config = small(**{"data.name": "arrays", "data.dir": str(tmp_path / "a.npz"), "data.image_size": 27})
+    with pytest.raises(BadInput) as caught:
+        build.model(config, build.source(config))
+    line, size = re.search(r"\npad them: (.*), and set config.data.image_size=(\d+)$", str(caught.value)).groups()
+    mended = eval(line, {"numpy": np, "IMAGES": images(8, 27)})
+    assert mended.shape == (8, int(size), int(size))
+
+
+def test_a_file_of_arrays_that_is_none_is_told_what_it_is(tmp_path):
+    file, whole = tmp_path / "a.npz", tmp_path / "whole.npz"
+    np.savez(whole, images=images(40), labels=range(40))
+    data_ = whole.read_bytes()
+    flipped = bytes([*data_[:3000], data_[3000] ^ 1, *data_[3001:]])
+    np.save(tmp_path / "one.npy", images(4))
+    for content, says in (
+        (data_[:-100], "it is cut off, or damaged: "), (flipped, "it is damaged: images.npy in it"),
+        ((tmp_path / "one.npy").read_bytes(), "it is an .npy file of one array"), (b"a,b", "it is a text file"),
+    ):  # fmt: skip
+        file.write_bytes(content)
+        with pytest.raises(BadInput, match=f"a.npz is not a file of images: {says}.*\nwrite it so: "):
+            data.build("arrays", str(file), 12)
+
+
+def test_a_close_name_is_one_of_what_can_be_meant(tmp_path):
+    for name in ("missing.pt", "mising"):
+        (tmp_path / name).mkdir() if name == "mising" else (tmp_path / name).touch()
+    with pytest.raises(BadInput) as caught:
+        data.build("arrays", str(tmp_path / "missing.npz"), 12)
+    assert "did you mean" not in str(caught.value)
+    (tmp_path / "mising.npz").touch()
+    with pytest.raises(BadInput, match=r"did you mean .*mising.npz\?"):
+        data.build("arrays", str(tmp_path / "missing.npz"), 12)
+    with pytest.raises(BadInput, match=r"did you mean .*mising\?"):
+        data.build("folder", str(tmp_path / "missing"), 12)
 
 
 @pytest.mark.parametrize("pair", (*arrays.TRAIN, *arrays.TEST))

@@ -45,7 +45,7 @@ def build(directory: str, image_size: int, resize: int) -> Source:
       BadInput: no such file, or other arrays in it.
     """
     if not Path(directory).is_file():
-        raise BadInput(f"no file at {places.missing(directory)}\n{HOW}")
+        raise BadInput(f"no file at {places.missing(directory, suffixes=('.npz',))}\n{HOW}")
     arrays, names = read(directory)
     try:
         labels = [arrays[name] for name in ("y_train", "y_test") if name in arrays]
@@ -143,14 +143,13 @@ def read(
                 images = stored.read(x)
                 arrays |= {
                     f"x_{split}": images[..., None] if images.ndim == 3 else images,
-                    f"y_{split}": stored.read(y),
+                    f"y_{split}": _from_0(stored.read(y), y),
                 }
             names = _names(stored.read("label_names")) if "label_names" in stored.claims else ()
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
     except Exception as error:  # files hold anything, and zipfile, zlib and numpy raise anything for it
-        kind = kinds.of_file(path)
-        reason = f"it is {kind.what}" if kinds.is_no_file_of_arrays(kind) else first_line(error)
+        reason = kinds.other_bytes(path) or first_line(error)
         raise BadInput(f"{path} is not {what}: {reason}\n{HOW}") from None
     return arrays, names
 
@@ -165,6 +164,17 @@ def _pair(known, there):
         if not lacking:
             return pair
     return ()
+
+
+def _from_0(labels, name):
+    """Labels as they are. Raises BadInput where one is below 0."""
+    if labels.min() < 0:
+        raise BadInput(
+            f"{name} has labels from {labels.min()} to {labels.max()}, and the first class is 0\n"
+            f"numpy.unique({name}, return_inverse=True)[1] numbers them from 0; if {labels.min()} stands for no class, "
+            "leave those images out"
+        )
+    return labels
 
 
 def _names(stored):
@@ -191,13 +201,35 @@ def check(x: str, images: Any, y: str, labels: Any, wanted: tuple[int, ...] = ()
     )
     if images.dtype != np.uint8 or not fits or not count or 0 in shape:
         sizes = ", ".join(map(str, wanted)) or "size, size, channels"
-        way_out = PIXELS.get(images.dtype.kind, "") if images.dtype != np.uint8 else ""
-        raise BadInput(f"{x} is {images.dtype} {shape}, wanted uint8 ({number}, {sizes})\n{way_out}".strip())
+        pixels = PIXELS.get(images.dtype.kind, "") if images.dtype != np.uint8 else ""
+        lines = [f"{x} is {images.dtype} {shape}, wanted uint8 ({number}, {sizes})", pixels, _reshaped(shape, wanted)]
+        raise BadInput("\n".join(filter(None, lines)))
     if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "iu":  # Keras stores (n, 1)
         way_out = LABELS.get(labels.dtype.kind if len(labels.shape) == 1 else "one hot", "")
         raise BadInput(f"{y} is {labels.dtype} {tuple(labels.shape)}, wanted integers ({count},)\n{way_out}".strip())
     if count > (most := MOST // math.prod(shape[1:])):
         raise BadInput(f"{x} has {count:,} images, at most {most:,} are read; store them as a folder")
+
+
+def padding(height: int, width: int, side: int) -> str:
+    """The line that makes squares of `side` pixels of images, with black around them."""
+    around = [((side - size) // 2, side - size - (side - size) // 2) for size in (height, width)]
+    return f"numpy.pad(IMAGES, [(0, 0), {around[0]}, {around[1]}, (0, 0)][: IMAGES.ndim])"
+
+
+def _reshaped(shape, wanted):
+    """The line that makes of images of another shape those that are wanted; "" where none is known."""
+    _, *rest = shape or (0,)
+    if len(rest) == 1 and not wanted and rest[0] and math.isqrt(rest[0]) ** 2 == rest[0]:
+        return f"where a row is an image: IMAGES.reshape(-1, {math.isqrt(rest[0])}, {math.isqrt(rest[0])})"
+    if len(rest) == 3 and 0 < rest[0] <= 4 < min(rest[1:]) and wanted in ((), (*rest[1:], rest[0])):
+        return "channels are last: IMAGES.transpose(0, 2, 3, 1)"
+    if len(rest) not in (2, 3) or wanted or rest[0] == rest[1] or 0 in rest:
+        return ""
+    height, width = rest[:2]
+    top, left = ((size - min(height, width)) // 2 for size in (height, width))
+    cut = f"IMAGES[:, {top}:{top + min(height, width)}, {left}:{left + min(height, width)}]"
+    return f"images must be square: pad them, {padding(height, width, max(height, width))}, or crop them, {cut}"
 
 
 def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -56,7 +56,7 @@ def build(directory: str, image_size: int, resize: int, name: str = "cifar10") -
     if image_size != 32:
         raise BadInput(f"config.data.image_size is {image_size}; {title} images are 32 pixels wide")
     if not directory or not Path(directory).exists():
-        raise BadInput(f"no {title} at {places.missing(directory)}: {HOW}")
+        raise BadInput(f"no {title} at {places.missing(directory, suffixes=('', '.npz', '.gz'))}: {HOW}")
     if place := official.find(directory, name):
         found = official.read(place, name)
     elif Path(directory).is_file():

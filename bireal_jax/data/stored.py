@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bireal_jax import kinds
 from bireal_jax.errors import BadInput
 
 
@@ -43,7 +44,9 @@ def claim(file: Any, length: int) -> Claim:
         raise ValueError(f"an .npy file of version {version}, which plain arrays do not need")
     found = Claim(shape, dtype)
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are never unpickled")
+        raise ValueError(
+            "it holds Python objects, which are never unpickled; of elements of one shape: numpy.stack(ARRAY)"
+        )
     if any(side < 0 for side in shape):
         raise ValueError(f"a shape of {shape}")
     if found.size * dtype.itemsize != (there := length - file.tell()):
@@ -62,10 +65,12 @@ def read_npy(data: bytes) -> np.ndarray:
 class Npz:
     """An .npz file: `claims` by name, and the arrays one by one.
 
-    Raises BadInput for a name twice, and what zipfile, zlib and `claim` raise.
+    Raises BadInput for a name twice, ValueError for what is no such file, and what zipfile, zlib and `claim` raise.
     """
 
     def __init__(self, path: str | Path):
+        if instead := kinds.no_zip(path):
+            raise ValueError(instead)
         self._archive = zipfile.ZipFile(path)
         self.claims: dict[str, Claim] = {}
         for info in self._archive.infolist():
@@ -73,7 +78,10 @@ class Npz:
             if name in self.claims:
                 raise BadInput(f"holds {name} twice; write it anew: numpy.savez(FILE, **arrays)")
             with self._archive.open(info) as member:
-                self.claims[name] = claim(member, info.file_size)
+                try:
+                    self.claims[name] = claim(member, info.file_size)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
 
     def __enter__(self):
         return self

@@ -126,8 +126,7 @@ def _file(net, place) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     except StopIteration:
         raise BadInput(f"{place} has neither x_test and y_test nor images and labels") from None
     except Exception as error:  # files hold anything, and zipfile, zlib and numpy raise anything for it
-        kind = kinds.of_file(place)
-        reason = first_line(error) if kind == kinds.UNKNOWN or kind.use == "weights" else f"it is {kind.what}"
+        reason = kinds.no_zip(place) or first_line(error)
         raise BadInput(f"{place} is no folder, and no .npz file that can be read: {reason}") from None
     labels = labels.reshape(-1)
     if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(labels) or labels.dtype.kind not in "iu":
