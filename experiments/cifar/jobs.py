@@ -74,7 +74,8 @@ def _three(name, first, second, third, small):
     ]  # fmt: skip
 
 
-# What of r20 is worth what, by 60 epochs each: rates of the binary weights and their decay, Adam, nonlinearities, ...
+# What a ResNet-20 is worth with what, by 60 epochs each, beside Hardtanh and the rate of binary weights threefold
+BASE = ("model.name=clip20", "optim.binary_lr=3.0")
 SHORT = {
     "": (),
     "rate1": ("optim.binary_lr=1.0",),
@@ -95,12 +96,13 @@ STEPS = ("configs/digits_two_step.py", ONE_EPOCH)
 JOBS = [
     _sgd("r20"), _sgd("r18"), _sgd("vgg"),
     *(_sgd(name, seed) for seed in (1, 2) for name in ("r20", "r18", "vgg")),
-    # What the recipe's rate of binary weights and Hardtanh are worth, one at a time
-    *(Job(f"r20_rate{rate}", f"{SGD}:r20", (*CARD, f"optim.binary_lr={rate}.0")) for rate in (1, 10)),
-    Job("r20_prelu", f"{SGD}:r20", (*CARD, "model.name=prelu20")),
+    # What the recipe's rate of binary weights and RPReLU are worth, one at a time
+    *(Job(f"r20_rate{rate}", f"{SGD}:r20", (*CARD, f"optim.binary_lr={rate}.0")) for rate in (3, 10)),
+    *(Job(f"r20_{name}", f"{SGD}:r20", (*CARD, f"model.name={name}20")) for name in ("clip", "prelu", "maxout")),
     *(
         Job("_".join(filter(None, ("short", name))), f"{SGD}:r20",
-            (*CARD, "total_epochs=60.0", "optim.warmup_epochs=2.0", "eval_epochs=60.0", "save_epochs=60.0", *fields))
+            (*CARD, "total_epochs=60.0", "optim.warmup_epochs=2.0", "eval_epochs=60.0", "save_epochs=60.0", *BASE,
+             *fields))
         for name, fields in SHORT.items()
     ),
     *(_sgd(f"{name}_quick") for name in ("r20", "r18", "vgg")),
