@@ -67,7 +67,7 @@ def test_variants_of_the_cifar_recipe():
         )}  # fmt: skip
         assert changes == {
             "": set(), "quick": {"total_epochs"}, "distilled": {"loss", "teacher.name", "teacher.weights"},
-            "teacher": {"model.name", "model.act", "model.weight", "optim.binary_lr", "total_epochs"},
+            "teacher": {"model.name", "model.act", "model.weight", "total_epochs"},
         }[way]  # fmt: skip
         if way == "distilled":
             _, workdir, _ = parse(["", f"--config={path}:{c.teacher.weights.removeprefix('runs/cifar10_sgd_')}"])
