@@ -111,7 +111,10 @@ def load_recipe(path: Path, variant: str = "") -> ConfigDict:
             lookup({name: row for name, row in names["VARIANTS"].items() if name}, variant, f"variant of {path}")
         config = names["get_config"](*filter(None, [variant]))
         if not isinstance(config, ConfigDict) or set(config) != set(default()):
-            raise BadInput(f"{path}: get_config() must return the config that it got from config.default()")
+            raise BadInput(
+                f"{path}: get_config() must return the config that it got from config.default() or from another recipe"
+                + ("; it returns nothing: end it with `return c`" if config is None else "")
+            )
         return config
     except BadInput:
         raise
@@ -119,7 +122,26 @@ def load_recipe(path: Path, variant: str = "") -> ConfigDict:
         raise BadInput(f"{error.filename}, line {error.lineno}: {error.msg}") from None
     except Exception as error:  # a recipe is the user's code: it can raise anything
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-        raise BadInput(f"{path}, line {lines[-1] if lines else '?'}: {' '.join(str(error).split())}") from error
+        where = f"{path}, line {lines[-1] if lines else '?'}: "
+        if field := _mistyped(error):
+            check_field(field, default(), where)
+        raise BadInput(where + " ".join(str(error).split())) from error
+
+
+def _mistyped(error):
+    """The field, as "optim.rl", that a recipe means where there is none and ml_collections raises this, or ""."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    section, name = frame.f_locals.get("self"), frame.f_locals.get("attribute", frame.f_locals.get("key"))
+    if not isinstance(section, ConfigDict) or not isinstance(name, str) or name in section:
+        return ""
+    return next((prefix + name for prefix, fields in _sections(default()) if set(fields) == set(section)), "")
+
+
+def _sections(config, prefix=""):
+    yield prefix, config
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _sections(value, f"{prefix}{name}.")
 
 
 def repeating(config: ConfigDict, file: str = "") -> list[str]:

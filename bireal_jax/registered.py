@@ -66,5 +66,5 @@ def check(run: known.Known, config: ConfigDict | None = None) -> None:
                 f"{run.title} has config.{field}={value!r}, which is registered by {file or 'the recipe of the run'}\n"
                 f"run that first: add --config={file or 'RECIPE'}\n"
                 f"in Python build.trained(RUN, recipe={file or 'RECIPE'!r}), in another recipe "
-                f"main.load_recipe(Path({file or 'RECIPE'!r}))"
+                f"recipe.load_recipe(recipe.find({file or 'RECIPE'!r}))"
             )

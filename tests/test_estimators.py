@@ -116,7 +116,9 @@ def test_matched_and_slowed_bring_all_rules_to_one_step(tmp_path, fake_training)
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--act", "aprox"], r"unknown activation derivative 'aprox'(?s:.*)registered by the recipe: --config FILE.py"),
+        (["--act", "mine"], r"unknown activation derivative 'mine'(?s:.*)registered by the recipe: --config FILE.py"),
+        (["--act", "aprox"], r"'aprox'; did you mean approx_sign\? known: .*, triangle$"),
+        (["--weight", "mine", "--config", "configs/cifar10_sgd.py"], r"unknown weight binarizer 'mine'; known: .*$"),
         (["--act", "relu"], "real-valued networks come with --init relu or clip"),
         (["--weight", "relesed"], "did you mean released"),
         (["--epochs", "-1"], "--epochs and --pretrain-epochs must be above 0"),

@@ -251,6 +251,7 @@ def test_the_recipe_that_registers_an_estimator_is_named(changed, tmp_path, monk
             use()
         assert f"\nrun that first: add --config={recipe}\n" in str(caught.value)
         assert f"build.trained(RUN, recipe='{recipe}')" in str(caught.value)
+        assert str(caught.value).endswith(f"recipe.load_recipe(recipe.find('{recipe}'))")
     with pytest.raises(BadInput, match="no recipe"):
         build.trained(place, recipe="nowhere.py")
     recipe.write_text(f"from configs import digits\n{recipe.read_text()}")

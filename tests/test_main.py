@@ -98,8 +98,20 @@ def test_a_recipe_that_fails_is_named_with_its_line(tmp_path):
         "from bireal_jax import config\n\ndef get_config():\n"
         "    c = config.default()\n    c.optim.rl = 0.1\n    return c\n"
     )
-    with pytest.raises(BadInput, match=r"mine.py, line 5: .*lr"):
+    with pytest.raises(BadInput, match=r"mine.py, line 5: no field config.optim.rl; did you mean config.optim.lr\?$"):
         main.main(["main", f"--config={recipe}"])
+    for line, said in (
+        ("c.totl_epochs = 3.0", r"no field config.totl_epochs; did you mean config.total_epochs\?"),
+        (
+            "c.update_from_flattened_dict({'data.size': 3})",
+            r"no field config.data.size; did you mean config.data.image_",
+        ),
+        ("print(c.optim.bop.gama)", r"no field config.optim.bop.gama; did you mean config.optim.bop.gamma\?"),
+        ("{}['optim']", "'optim'"),
+    ):
+        recipe.write_text(f"from bireal_jax import config\n\ndef get_config():\n    c = config.default()\n    {line}\n")
+        with pytest.raises(BadInput, match=f"mine.py, line 5: .*{said}"):
+            main.main(["main", f"--config={recipe}"])
     recipe.write_text("def get_config(:\n")
     with pytest.raises(BadInput, match=r"mine.py, line 1: "):
         main.main(["main", f"--config={recipe}"])
@@ -107,7 +119,9 @@ def test_a_recipe_that_fails_is_named_with_its_line(tmp_path):
     with pytest.raises(BadInput, match=r"mine.py has no get_config"):
         main.main(["main", f"--config={recipe}"])
     recipe.write_text("def get_config():\n    return None\n")
-    with pytest.raises(BadInput, match=r"mine.py: get_config\(\) must return the config"):
+    with pytest.raises(
+        BadInput, match=r"mine.py: get_config\(\) must return the config .*another recipe; it returns nothing"
+    ):
         main.main(["main", f"--config={recipe}"])
 
 

@@ -1,10 +1,14 @@
 """Networks, estimators and data sets of one's own: fields, rows, modules, as docs/your-network.md has them."""
 
 import json
+import math
 import re
 import runpy
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,6 +144,70 @@ def test_a_run_with_an_overwritten_row_is_refused_before_it_begins(rows, tmp_pat
     assert not run.exists()
 
 
+@pytest.mark.slow
+def test_an_own_network_that_was_changed_since_is_said_to_be(rows, tmp_path):
+    recipe, run = tmp_path / "mine.py", tmp_path / "run"
+    recipe.write_text(RECIPES["soft.py"])
+    common = ["main", f"--config={recipe}", f"--workdir={run}", *(f"--config.{f}={v}" for f, v in SHORT.items())]
+    main.main(common)
+    recipe.write_text(RECIPES["soft.py"].replace("(32, 64)", "(16, 64)"))
+    (run / "result.json").unlink()  # goes on
+    said = rf"differ\nthe network is a row that {recipe} registers: it is another now than when the run was .*\nbring"
+    for mode in ("eval", "train", "export"):
+        with pytest.raises(BadInput, match=said):
+            main.main([*common, f"--mode={mode}"])
+
+
+class Bent(nn.Module):
+    slope: float = 0.5
+
+    @nn.compact
+    def __call__(self, x):
+        return jnp.where(x > 0, x, self.slope * x)
+
+
+class Other:
+    def __call__(self, x):
+        return x
+
+
+class Precise(Bent):
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+
+def test_a_layer_of_ones_own_behind_every_sum(rows):
+    source = build.source(small())
+    for kind in (Precise, partial(Precise, slope=0.1), lambda x: jnp.where(x > 0, x, 0.5 * x)):
+        models.MODELS["bent"] = partial(models.MODELS["bireal_tiny"], nonlinearity=kind)
+        build.model(small(**{"model.name": "bent"}), source)
+    for kind, said in (
+        (Bent, "Bent has no dtype and no param_dtype\n"),
+        (Other, "Other has no dtype and no param_dtype and no name\n"),
+    ):
+        models.MODELS["bent"] = partial(models.MODELS["bireal_tiny"], nonlinearity=kind)
+        with pytest.raises(BadInput, match=f"the nonlinearity {said}") as caught:
+            build.model(small(**{"model.name": "bent"}), source)
+        assert len(str(caught.value).splitlines()) <= 3
+
+
+def plain_jax(w):
+    return w + jax.lax.stop_gradient(binarize.sign(w) - w), jnp.ones(w.shape[-1])
+
+
+def test_the_weight_rule_of_the_page_is_one(rows, tmp_path):
+    recipe = tmp_path / "slowly.py"
+    page = (ROOT / "docs" / "estimators.md").read_text()
+    recipe.write_text(next(b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def slowly" in b))
+    config = main.parse(["main", f"--config={recipe}"])[0]
+    module = build.model(config, build.source(config))[0]
+    w = jnp.array([0.5, -1.5]).reshape(1, 1, 1, 2)
+    b, alpha = module.weight(w)
+    assert b.ravel().tolist() == [1.0, -1.0] and alpha.tolist() == [0.5, 1.5]
+    straight = models.build("bireal_tiny", 10, weight=plain_jax).weight(w)[0]
+    assert straight.tolist() == b.tolist()
+
+
 def test_nor_a_loss(monkeypatch):
     monkeypatch.setitem(losses.LOSSES, "cross_entropy", lambda outputs, labels: 0.0)
     with pytest.raises(BadInput, match="config.loss='cross_entropy' is a row of the package"):
@@ -164,21 +232,40 @@ def undecided(x):
     return x if x > 0 else 0 * x
 
 
+def mistaken(x):
+    return x / (0 // 0)
+
+
 RULES = {
     "a sum": (
         {"act": summed},
-        r"the result of summed is float32 \(2, 3, 4\); it must be real and of the shape \(2, 3, 4, 5",
+        r"the result of summed is an array, float32 \(2, 3, 4\); it must be real and of the shape \(2, 3, 4, 5",
     ),
-    "a number": ({"act": lambda x: 1.0}, r"is float32 \(\); .*\na constant is jnp.ones_like"),
+    "a number": ({"act": lambda x: 1.0}, r"is an array, float32 \(\); .*\na constant is jnp.ones_like"),
     "two arguments": (
         {"act": of_two},
         r"the derivative of_two takes \(x, slope\); it must take \(x\), or \(x, progress\)",
     ),
     "none": ({"act": lambda: 1.0}, r"takes \(\); it must take"),
-    "a branch": ({"act": undecided}, r"the derivative undecided fails on an array of \(2, 3, 4, 5\): "),
+    "a branch": (
+        {"act": undecided},
+        r"test_own_network.py, line \d+: the derivative undecided fails on an array of \(2, 3, 4, 5\): .*\n.*jnp.where",
+    ),
+    "numpy": ({"act": lambda x: np.asarray(x) * 2.0}, "line .*\nJAX traces it: .*; jnp computes, not numpy"),
+    "math": ({"act": lambda x: math.exp(-x)}, "line .*\nJAX traces it: .*; jnp computes, not numpy or math"),
+    "a mistake": (
+        {"act": mistaken},
+        rf"^{re.escape(__file__)}, line {mistaken.__code__.co_firstlineno + 1}: .* by zero$",
+    ),
+    "no return": ({"act": lambda x: None}, "returns nothing; did you forget `return`"),
+    "no return of a weight rule": ({"weight": lambda w: None}, "returns nothing; did you forget `return`"),
+    "three": ({"weight": lambda w: (w, None, w)}, "gives 3 values; it must give two"),
     "an array": ({"act": np.ones(3)}, "no function"),
-    "b alone": ({"weight": binarize.sign}, "gives ShapeDtypeStruct; it must give"),
-    "alpha of inputs": ({"weight": lambda w: (w, jnp.mean(w, (0, 1, 3)))}, r"alpha of .* is float32 \(4,\); .* \(5,\)"),
+    "b alone": ({"weight": binarize.sign}, r"gives an array, float32 \(3, 3, 4, 5\); it must give two: \(b, alpha\)"),
+    "alpha of inputs": (
+        {"weight": lambda w: (w, jnp.mean(w, (0, 1, 3)))},
+        r"alpha of .* is an array, float32 \(4,\); .* \(5,\)",
+    ),
     "two of w": ({"weight": of_two}, "the weight rule of_two takes"),
 }
 

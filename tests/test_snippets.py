@@ -76,7 +76,7 @@ def _authors_file(place):
 
 @pytest.mark.parametrize("page", [pytest.param(p, marks=[pytest.mark.slow] if p in SLOW else []) for p in PAGES])
 def test_snippets_run(page, beside, capsys):
-    names, before = {"__name__": page}, dict(binarize.DERIVATIVES)
+    names, before = {"__name__": page}, [dict(table) for table in (binarize.DERIVATIVES, binarize.WEIGHTS)]
     if page == "docs/pytorch.md":
         names["model"] = _authors_file(beside)
     try:
@@ -85,8 +85,9 @@ def test_snippets_run(page, beside, capsys):
             if "get_config" in names:
                 build.stages(names.pop("get_config")())
     finally:
-        binarize.DERIVATIVES.clear()
-        binarize.DERIVATIVES.update(before)
+        for table, old in zip((binarize.DERIVATIVES, binarize.WEIGHTS), before, strict=True):
+            table.clear()
+            table.update(old)
     assert "logits" not in names or np.isfinite(np.asarray(names["logits"])).all()
     if "theirs" in names:
         np.testing.assert_allclose(names["logits"], names["theirs"], rtol=1e-3)

@@ -309,7 +309,11 @@ def weight(rule: str | WeightBinarizer) -> WeightBinarizer:
     found = rules.tried(rule, "the weight rule", shape)
     if not isinstance(found, tuple) or len(found) != 2:
         name = getattr(rule, "__name__", rule)
-        raise BadInput(f"the weight rule {name} gives {type(found).__name__}; it must give (b, alpha), or (w, None)")
+        raise BadInput(
+            f"the weight rule {name} gives {rules.shown(found)}; it must give two: (b, alpha), or (w, None)\n"
+            "b: the weights as ±1, of the shape of w; alpha: their scale in each output channel, jnp.ones(w.shape[-1]) "
+            "for none"
+        )
     for what, part, wanted in (("b", found[0], shape), ("alpha", found[1], shape[-1:])):
         if part is not None or what == "b":
             rules.check_shape(part, wanted, what, rule)

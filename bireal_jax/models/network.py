@@ -1,5 +1,6 @@
 """What networks have, said once: outputs, precision, batch norm; what 1-bit ones, and those in stages, have beside."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from bireal_jax.binary.layers import BatchNorm, BinaryConv, Conv, Dense
 from bireal_jax.binary.norm import Over
+from bireal_jax.errors import BadInput
 
 
 class Network(nn.Module, kw_only=True):
@@ -61,8 +63,8 @@ class Varied(BinaryNetwork, kw_only=True):
     """A 1-bit network with what the codes of the CIFAR-10 literature do in different ways.
 
     Attributes, beside those of `BinaryNetwork`:
-      nonlinearity: what stands behind every sum or batch norm, the stem's too: a function, or the class of a layer;
-        None for nothing.
+      nonlinearity: what stands behind every sum or batch norm, the stem's too: a function, or the class of a layer
+        with fields dtype and param_dtype, of which `functools.partial` may set others; None for nothing.
       head_norm: batch norm before the linear head. An export folds it into the head.
       rescale: what the input of every sign goes through in training, as of `layers.BinaryConv`; None for nothing.
     """
@@ -73,9 +75,18 @@ class Varied(BinaryNetwork, kw_only=True):
 
     @property
     def behind(self) -> Callable[[str], Callable]:
-        """Makes the layer behind a sum, of a name."""
-        layer, precision = self.nonlinearity or (lambda x: x), self.precision
-        return lambda name: layer(**precision, name=name) if isinstance(layer, type) else layer
+        """Makes the layer behind a sum, of a name. Raises BadInput for a class that takes no precision."""
+        layer: Any = self.nonlinearity or (lambda x: x)
+        kind, precision = layer.func if isinstance(layer, partial) else layer, self.precision
+        if not isinstance(kind, type):
+            return lambda name: layer
+        if lacking := [field for field in (*precision, "name") if field not in inspect.signature(kind).parameters]:
+            raise BadInput(
+                f"the nonlinearity {kind.__name__} has no {' and no '.join(lacking)}\n"
+                "as the class of a layer it is a Flax module with the fields `dtype: Any = jnp.float32` and "
+                "`param_dtype: Any = jnp.float32`\nwhat has no parameters may be a plain function of x instead"
+            )
+        return lambda name: layer(**precision, name=name)
 
     def head(self, x, train: bool):
         """Logits of features [n, c], behind their batch norm if there is one."""

@@ -25,6 +25,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from bireal_jax.errors import BadInput, first_line
+from bireal_jax.running import settings
 from bireal_jax.running.metrics import score
 
 log = logging.getLogger("bireal_jax")
@@ -186,7 +187,8 @@ class Checkpoints:
         record = self._record(step)
         stored, bits = record["leaves"], record.get("bits", {})
         for name, tree in templates.items():
-            check_same(stored[name], shapes(tree), f"checkpoint {self.directory / str(step)}")
+            changed = settings.changed_network(self.directory.parents[1])
+            check_same(stored[name], shapes(tree), f"checkpoint {self.directory / str(step)}", changed)
         numpy = {name: jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), tree) for name, tree in templates.items()}
         packed = {name: _at(bits.get(name, ()), pack_bits, tree) for name, tree in numpy.items()}
         read = self._read(step, {name: ocp.args.StandardRestore(tree) for name, tree in packed.items()})
@@ -314,15 +316,18 @@ def _at(paths, function, tree, *rest):
     return jax.tree_util.tree_map_with_path(apply, tree, *rest)
 
 
-def check_same(stored: dict[str, str], wanted: dict[str, str], what: str) -> None:
-    """Raises BadInput, with both sides, unless two results of `shapes` (or `digest`, whose CRC is ignored) agree."""
+def check_same(stored: dict[str, str], wanted: dict[str, str], what: str, way_out: str = "") -> None:
+    """Raises BadInput, with both sides, unless two results of `shapes` (or `digest`, whose CRC is ignored) agree.
+
+    `way_out` is said instead of the sides, where there is one.
+    """
     stored = {path: text.split("]")[0] + "]" for path, text in stored.items()}
     odd = sorted(path for path in stored | wanted if stored.get(path) != wanted.get(path))
     if odd:
         first = odd[0]
         raise BadInput(
             f"{what} is of another model: {len(odd)} of {len(stored | wanted)} variables differ\n"
-            f"{first}: stored {stored.get(first, 'nothing')}, wanted {wanted.get(first, 'nothing')}"
+            + (way_out or f"{first}: stored {stored.get(first, 'nothing')}, wanted {wanted.get(first, 'nothing')}")
         )
 
 

@@ -1,12 +1,15 @@
 """A config as a workdir keeps it: as text, read again when fields are new, compared."""
 
+import contextlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from bireal_jax import config as config_lib
+from bireal_jax import places
 from bireal_jax.data import short_side
 from bireal_jax.errors import BadInput, first_line
 
@@ -73,3 +76,14 @@ def _with_resize(fields):
     if len(sizes) != 1:
         return fields
     return fields | {"data.resize": short_side(sizes.pop(), fields.get("data.resize", 0))}
+
+
+def changed_network(workdir: Path) -> str:
+    """What to do where weights of a run do not fit the network, if that is a row which a recipe registers, or ""."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if file := places.read_json(workdir / "registered.json").get("model.name"):
+            return (
+                f"the network is a row that {file} registers: it is another now than when the run was trained\n"
+                "bring the recipe back to what it was, or train what it says now in another --workdir"
+            )
+    return ""

@@ -31,6 +31,7 @@ from bireal_jax.main import parse as parse_recipe
 from bireal_jax.running import settings
 from experiments.estimators import rows as rows_lib
 
+BASE = "configs/digits.py"
 PRETRAINED = ("relu", "clip")
 INITS = (*PRETRAINED, "uniform_001", "glorot", "he")
 
@@ -63,7 +64,7 @@ def parse(argv=None):
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("--config", default="configs/digits.py", help="base recipe: data, batch size, schedule; own estimators")
+    add("--config", default=BASE, help="base recipe: data, batch size, schedule; own estimators")
     add("--arch", nargs="+", default=["bireal_tiny", "res_tiny", "plain_tiny"], help="keys of models.MODELS")
     what = "relu, clip: a pretrained real-valued network"
     add("--init", nargs="+", default=["relu", "clip"], choices=INITS, help=what)
@@ -152,6 +153,9 @@ class Grid:
             try:
                 rows_lib.rules_digest(act, rule)
             except BadInput as error:
+                unknown = act not in binarize.DERIVATIVES or rule not in binarize.WEIGHTS
+                if self.args.config != BASE or not unknown or "did you mean" in str(error):
+                    raise
                 raise BadInput(
                     f"{error}\nan estimator of your own is registered by the recipe: --config FILE.py"
                 ) from None
