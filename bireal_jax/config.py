@@ -261,7 +261,7 @@ def unheard(config: ConfigDict, given: Collection[str]) -> list[str]:
         if own and len(own) == len(named):
             raise BadInput(
                 f"{said} would do nothing: every stage of the recipe has its own ({', '.join(own)})\n"
-                "change config.stages in a recipe of yours, which starts from this one: docs/your-images.md has one"
+                "change config.stages in a recipe of yours, which starts from this one (the docs, page 'Your images')"
             )
         if own:
             notes.append(f"{said} leaves out the stages that have their own ({', '.join(own)})")

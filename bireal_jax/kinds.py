@@ -137,7 +137,7 @@ def promised(data: bytes) -> int:
     Args:
       data: the file, or its beginning with the whole header. A header that ends too early promises its own end.
     """
-    header_end = 8 + int.from_bytes(data[:8], "little")
+    header_end = _header_end(data)
     if len(data) < header_end:
         return header_end if data[7:9] == b"\0{" else 0
     try:
@@ -153,4 +153,9 @@ def cut_off(data: bytes) -> str:
     wanted = promised(data)
     if not len(data) < wanted < 1 << 53:
         return ""
-    return f"is cut off, or damaged: it has {len(data):,} of the {wanted:,} bytes that its header promises"
+    least = "at least " if wanted == _header_end(data) else ""  # of a header that ends too early
+    return f"is cut off, or damaged: it has {len(data):,} of the {least}{wanted:,} bytes that its header promises"
+
+
+def _header_end(data):
+    return 8 + int.from_bytes(data[:8], "little")

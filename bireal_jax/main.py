@@ -149,7 +149,7 @@ def main(argv: list[str]) -> None:
         if mode == "verify":
             return
         sys.exit(count > 0)
-    with preempt.Signals() if mode in ("train", "search") else contextlib.nullcontext() as signals:
+    with preempt.Signals(preempt.BEGIN[mode]) if mode in preempt.BEGIN else contextlib.nullcontext() as signals:
         if mode == "search":  # what it has scored is on the disk
             from bireal_jax.search import run as search
 
@@ -227,14 +227,13 @@ def parse(argv: list[str], values: flags.FlagValues | None = None) -> tuple[Conf
     said = default()
     try:
         if not file:  # a --config that is missing may be mistyped
-            values([arg for arg in rest if not arg.lstrip("-").removeprefix("no").startswith("config.")])
+            words = values([arg for arg in rest if not arg.lstrip("-").removeprefix("no").startswith("config.")])
+            recipe.check_rest([word for word in words if Path(word).is_dir()])
         said = load_recipe(Path(file), variant) if file else _of_workdir(rest)
         for field in overridden(rest):
             check_field(field, said)
         config = config_flags.DEFINE_config_dict("config", said, "", lock_config=True, sys_argv=rest, **options)
-        left = values(rest)
-        if left[1:]:
-            raise BadInput(f"unexpected argument {left[1]!r}; write --FLAG=VALUE")
+        recipe.check_rest(values(rest)[1:])
         if config.value.arch:
             from bireal_jax.models import arch  # with Flax
 
@@ -278,7 +277,8 @@ def _of_workdir(argv):
 
     run = known.read(places.workdir(workdir.value))
     if run is None:
-        raise BadInput(f"--config is missing, and there is no run in --workdir={workdir.value}; name either")
+        place = places.missing(workdir.value, "--workdir")
+        raise BadInput(f"--config is missing, and there is no run in {place}\nname the folder of a run, or a recipe")
     registered.check(run)
     return run.config
 

@@ -73,11 +73,23 @@ def missing(named: str | Path, what: str = "config.data.dir", suffixes: tuple[st
         return said
     if not path.is_absolute():
         said += f", from here {path.absolute()}"
-    with contextlib.suppress(OSError):
-        there = [place for place in path.absolute().parent.iterdir() if _can_be_meant(place, suffixes)]
+    return said + near(path, suffixes)
+
+
+def near(named: str | Path, suffixes: tuple[str, ...] | None = None) -> str:
+    """What is said of a path that is not there, where something beside it has a close name; or "".
+
+    Args:
+      named: the path.
+      suffixes: as of `missing`; None: whatever is there.
+    """
+    path = Path(named)
+    with contextlib.suppress(OSError, ValueError):
+        beside = path.absolute().parent.iterdir()
+        there = [place for place in beside if suffixes is None or _can_be_meant(place, suffixes)]
         if not path.exists() and (close := difflib.get_close_matches(path.name, [place.name for place in there], 1)):
-            said += f" (did you mean {path.parent / close[0]}?)"
-    return said
+            return f" (did you mean {path.parent / close[0]}?)"
+    return ""
 
 
 def _can_be_meant(place, suffixes):

@@ -62,10 +62,17 @@ def missing(fields: Sequence[str], workdir: str = "") -> BadInput:
         except BadInput as error:
             lines.append(str(error))
     changed = f", the recipe that --config.{fields[0]} changes" if fields else ""
-    how = "for images of your own: --config=configs/finetune.py (docs/your-images.md has more)" if own else HOW
+    how = "for images of your own: --config=configs/finetune.py (more: the docs, page 'Your images')" if own else HOW
     if workdir and (Path(workdir) / "config.json").exists():
         how = f"the run in {workdir} goes on by the command that it was started with"
     return BadInput("\n".join([*lines[:1], f"--config is missing{changed}; {how}"]))
+
+
+def check_rest(words: Sequence[str]) -> None:
+    """Raises BadInput for words of a command line that are no flags; a folder is that of the images."""
+    for word in words:
+        meant = f"--config.data.dir={shlex.quote(word)}" if Path(word).is_dir() else "--FLAG=VALUE"
+        raise BadInput(f"unexpected argument {word!r}; write {meant}")
 
 
 def find(name: str) -> Path:

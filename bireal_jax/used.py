@@ -113,21 +113,22 @@ def _examples(config, run, pack):
         progress.say(f"note: the data set here has other classes: {apart}\nthe file gets those of {run.title}")
     elif apart:
         run.check_classes(found, run.title)
-    if found.split in ("held-out", "evaluation") and (said := _other_images(run, found, digest, c.dir)):
+    elsewhere = os.path.abspath(c.dir) != os.path.abspath(run.last.data.dir)
+    if found.split in ("held-out", "evaluation") and (said := _other_images(run, found, digest, elsewhere and c.dir)):
         progress.say(said)
-        found = dataclasses.replace(found, split="evaluation")  # not held out of the training of this run
+        found = dataclasses.replace(found, split="evaluation") if elsewhere else found  # held out of no training
     return run.meant(found), True
 
 
-def _other_images(run, found, digest, directory):
+def _other_images(run, found, digest, elsewhere):
     """That images which are split here, not by their owner, are others than those that a run had, or ""."""
     then, now = ((len(s.train), len(s.eval)) for s in (run.source, found))
     known_by = run.digests[run.index] if run.digests else ""
     if now == then and not (known_by and digest and known_by != digest):
         return ""
-    if os.path.abspath(directory) != os.path.abspath(run.last.data.dir):
+    if elsewhere:
         return (
-            f"note: {directory} has other images than {run.title} had, {then[0]:,} to train on, {then[1]:,} held out\n"
+            f"note: {elsewhere} has other images than {run.title} had, {then[0]:,} to train on, {then[1]:,} held out\n"
             f"some of the {now[1]:,} that are evaluated here may have been trained on"
         )
     if now == then:

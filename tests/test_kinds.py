@@ -75,8 +75,8 @@ def test_files_of_other_packages(tmp_path):
 def test_a_packed_file_that_is_cut_off_says_how_much_of_it_is_there(left):
     data, header = network(), 8 + int.from_bytes(network()[:8], "little")
     assert kinds.promised(data) == len(data) and not kinds.cut_off(data)
-    wanted = header if 0 < left < header else len(data)
-    said = f"net is cut off, or damaged: it has {len(data[:left]):,} of the {wanted:,} bytes that its header promises\n"
+    wanted = f"at least {header:,}" if 0 < left < header else f"{len(data):,}"
+    said = f"net is cut off, or damaged: it has {len(data[:left]):,} of the {wanted} bytes that its header promises\n"
     with pytest.raises(BadInput, match=re.escape(said) + "copy or download it again"):
         container.parse(data[:left], "net")
 
@@ -86,7 +86,7 @@ def test_a_packed_file_that_is_cut_off_says_how_much_of_it_is_there(left):
 def test_the_engine_says_the_same(left):
     """Its own check, for C and the browser."""
     header, wanted = 8 + int.from_bytes(network()[:8], "little"), len(network())
-    part, wanted = network()[:left], header if 0 < left < header else wanted
+    part, wanted = network()[:left], f"at least {header}" if 0 < left < header else wanted
     said = f"the file is cut off, or damaged: it has {len(part)} of the {wanted} bytes that its header promises"
     for data, words in ((part, said), (PAGE, "no packed network: it does not begin like one"), (b"", "is too short")):
         with pytest.raises(BadInput, match=words):
@@ -212,6 +212,30 @@ def test_arguments_in_the_other_order_are_put_right_in_the_users_words(place, ca
 
 
 def test_words_without_their_dashes_and_no_words(place, capsys):
+    for words, message in (
+        (
+            ["mine", "cat.jpg", "--format=json"],
+            "argument --format: unknown value 'json'; did you mean jsonl? known: csv",
+        ),
+        (["mine", "cat.jpg", "--tops=1"], "unrecognized arguments: --tops=1; did you mean --top?\n"),
+        (["mine", "cat.jpg", "--kernels=fast"], "argument --kernels: unknown value 'fast'; known: "),
+        (["mine", "cat.jpg", "--out=a.xlsx"], "--out=a.xlsx ends in .xlsx, and what is written is one of .csv, .jsonl"),
+        (["min", "cat.jpg"], "unknown file or network 'min' (did you mean mine?)"),
+        (
+            ["mine/net.safetensor"],
+            "mine/net.safetensor cannot be read: No such file or directory (did you mean mine/net.",
+        ),
+        (
+            ["gone.jpg", "cat.jpg", "mine"],
+            "gone.jpg is not there, and the network comes first:\nbireal-run mine gone.jpg",
+        ),
+        (["gone", "mine"], "gone is not there, and the network comes first:\nbireal-run mine gone\n"),
+    ):
+        said = run(capsys, *words, status=2).err
+        assert f"error: {message}" in said and "usage" not in said
+    run(capsys, "mine", "cat.jpg", "--out=a.xlsx", "--format=CSV")
+    run(capsys, "mine", "cat.jpg", "--out=a.txt")
+    assert (place / "a.xlsx").read_text().startswith("file,") and (place / "a.txt").read_text().startswith("cat.jpg\n")
     for word in ("list", "help", "version", "time"):
         assert f"; the option has dashes: bireal-run --{word}\n" in run(capsys, word, status=2).err
     assert "unknown file or network 'lis'" in run(capsys, "lis", status=2).err

@@ -17,12 +17,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from small import small
 
-from bireal_jax import build, main, recipe
+from bireal_jax import build, main, recipe, used
 from bireal_jax.checks import compare, figures, intervals, layers, page, report
 from bireal_jax.data import folder, held_out
 from bireal_jax.errors import BadInput
 from bireal_jax.running import checkpoint, known, metrics, settings
 from bireal_jax.runtime import container
+from bireal_jax.shipping import export
 from bireal_jax.training import train
 
 
@@ -98,6 +99,32 @@ def test_the_command_on_the_page_repeats_the_run():
         assert (str(place), mode) == ("runs/it's_again", "train")
     (said,) = report._again(dataclasses.replace(run, registered={"model.act": "gone.py"}), run.directory)
     assert "needs its recipe: no recipe gone.py" in said
+
+
+def test_nothing_flipped_is_said_and_long_names_break_at_their_marks(trained, monkeypatch):
+    use = used.weights(small(), trained)
+    packed_net = container.dump(export.packed(use))
+    for flipped, panels in ((0.0, 2), (0.1, 3)):
+        monkeypatch.setattr(report, "flips", lambda *_, share=flipped: ({"a": share, "b": 0.0}, "8 to 12"))
+        said = "".join(report._layers(use, trained, packed_net))
+        assert said.count("<svg") == panels
+        assert ("None of the 1-bit weights flipped from step 8 to step 12." in said) == (panels == 2)
+    assert report._broken("n02085620_10131.JPEG.jpg") == "n02085620_<wbr>10131.<wbr>JPEG.<wbr>jpg"
+    assert report._broken("one_photo.png") == "one_photo.png"
+    cells = page.table(("a", "b"), [("lr=9.2e-07, x", "3")])
+    assert '<td class="text">lr=<span class="one">9.2e-07</span>, x</td><td>3</td>' in cells
+
+
+def test_two_seeds_are_curves_without_a_band_and_what_is_logged_makes_no_group(trained, tmp_path):
+    runs = [other(trained, tmp_path / str(s), seed=s, save_epochs=1.0 + s, new_head=s == 1) for s in range(3)]
+    two, three = (compare.run([*map(str, runs[:n])], tmp_path / "c.html").read_text() for n in (2, 3))
+    for said, bands in ((two, 0), (three, 2)):
+        assert said.count("FillBetweenPolyCollection") == bands, "groups of seeds alone"
+        assert said.count("nothing but the seed") == 1, "it is said once"
+    assert "(mean of 2, each of them thin)" in two and "thin" not in three[three.index("</p>") : three.index("<table")]
+    staged = other(trained, tmp_path / "staged", stages=[{"name": "one"}])
+    said = compare.run([str(trained), str(staged)], tmp_path / "c.html").read_text()
+    assert "no stages" in said and "stages=[]" not in said
 
 
 def test_layers_are_counted_as_by_hand():

@@ -149,8 +149,26 @@ def test_a_relative_path_is_of_the_folder_that_the_run_began_in(here, tmp_path, 
 def test_one_class_alone_says_what_was_left_out(here):
     shutil.move("photos/b", "b")
     picture(here / "photos" / "a" / "more" / "0.png", 0)
-    with pytest.raises(BadInput, match="are of one class, .*\nput .*own\nleft out: 1 images .*photos/a/more/0.png"):
+    with pytest.raises(
+        BadInput,
+        match="are of one class, .*: config.data.dir=photos\nput .*own\nleft out: 1 images .*photos/a/more/0.png",
+    ):
         Plan(photos()).check(1)
+
+
+def test_a_size_that_is_asked_for_brings_its_resize(here, tmp_path):
+    run = known.read(begin(tmp_path / "w", photos()))
+    found, said = run.again(photos(**{"data.image_size": 64}), ["data.image_size"])
+    assert "asked, data.image_size 16 -> 64, data.resize 18 -> 73" in said and "with" not in said.split(",")[0]
+    assert (found.data.image_size, found.data.resize) == (64, 0)
+    assert run.again(photos(**{"optim.lr": 1.0}), ["optim.lr"])[1] == "", "nothing that an evaluation depends on"
+
+
+def test_a_broken_photo_says_what_names_the_others(here):
+    (here / "photos" / "a" / "0.png").write_bytes(b"no")
+    source = build.source(photos(**{"data.val_share": 1.0}))
+    with pytest.raises(BadInput, match="0.png cannot be decoded: .*\n.*; --mode=data names all that are broken"):
+        source.prepare(source.eval[0])
 
 
 def test_a_run_without_its_recipe_goes_on_by_its_command(here, tmp_path):
@@ -215,6 +233,13 @@ def test_stages_with_data_sets_of_their_own_find_them_again(here, monkeypatch):
     monkeypatch.chdir(here.parent)
     found = described.located(config, str(here)).stages
     assert [stage.get("data.dir") for stage in found] == [None, str(here / "photos" / "a")]
+
+
+def test_what_is_no_kind_of_weights_file_is_told_what_else_weights_are():
+    with pytest.raises(
+        BadInput, match="README.md ends in '.md'; known: .*\nweights are also the workdir of a run, and the "
+    ):
+        importers.load("bireal_tiny", "README.md")
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.pth", "a.safetensors"])

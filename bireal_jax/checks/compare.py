@@ -58,13 +58,21 @@ def run(named: Sequence[str], out: Path | None = None) -> Path:
         f"<h1>{len(runs)} runs</h1>", _lengths(runs), _curves(groups, task),
         section("After the last evaluation", table(head, rows)),
         '<p class="soft">Bands and intervals are of the mean over seeds, Student\'s t, 95 %; a single run has none. '
+        f"Of fewer than {BAND} seeds no band is drawn, but the curve of each. "
         "Where some runs of a line have ended, the others are left out of it. "
         "The best evaluation was picked on the images that it was measured on.</p>",
-        section("Runs", table((*COLUMNS,), [[_cell(run, c) for c in COLUMNS] for run in runs])),
+        section("Runs", table(("run", "line", *COLUMNS[2:]), _listed(groups))),
     ]  # fmt: skip
     workdir.write(out, PAGE.format(title=f"{len(runs)} runs", body="\n".join(body)))
     progress.say(f"{out} and {out.with_suffix('.csv')}: {len(groups)} groups of {len(runs)} runs")
     return out
+
+
+def _listed(groups):
+    """Every run, with the number of its line in the table above, which says in what it differs."""
+    for number, group in enumerate(groups.values(), 1):
+        for run in group:
+            yield [run["run"], number, *(_cell(run, c) for c in COLUMNS[2:])]
 
 
 def _cell(run, column):
@@ -76,6 +84,8 @@ def _cell(run, column):
     return {True: "yes", False: "no"}[value] if column == "finished" else value
 
 
+BAND = 3  # seeds; the interval of two is 12.7 standard errors, and its band hides the curves
+QUIET = ("seed", *(f"{what}_{unit}" for what in ("log", "eval", "save") for unit in ("steps", "epochs")))
 COLUMNS = ("run", "differs in", "seed", "finished", "steps", "last", "best")
 
 
@@ -116,7 +126,7 @@ def _lengths(runs):
 
 def _groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs by what distinguishes their configs, the seed left out."""
-    texts = [json.loads(settings.to_json(run["config"])) | {"seed": 0} for run in runs]
+    texts = [_matters(json.loads(settings.to_json(run["config"]))) for run in runs]
     fields: dict[str, None] = {}
     for text in texts[1:]:
         fields.update((line.split(" ")[0], None) for line in settings.apart(texts[0], text))
@@ -127,6 +137,12 @@ def _groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
         run["differs in"] = _named(run["fields"]) or "nothing but the seed"
         found.setdefault(run["differs in"], []).append(run)
     return found
+
+
+def _matters(config):
+    """A config without what does not touch the weights that come out, or the seed."""
+    quiet = dict.fromkeys(QUIET, 0)
+    return config | quiet | {"new_head": config["new_head"] and bool(config["init_from"])}
 
 
 def _brief(groups: Sequence[dict[str, Any]]) -> list[str]:
@@ -144,7 +160,8 @@ def _brief(groups: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _named(fields):
-    return ", ".join(f"{name.removeprefix('model.')}={value}" for name, value in fields.items())
+    shown = {name.removeprefix("model."): value for name, value in fields.items()}
+    return ", ".join(f"no {name}" if value in ("", []) else f"{name}={value}" for name, value in shown.items())
 
 
 def _counted(group):
@@ -208,13 +225,17 @@ def _curves(groups, task):
             look = {"color": figures.COLOURS[colour], "ls": LINES[line % len(LINES)], "lw": 1.4, "ms": 3}
             look["label"] = f"{number + 1}  {brief[number]}".strip()
             counted = _counted(group)
+            if 1 < len(counted) < BAND:
+                look["label"] += f"  (mean of {len(counted)}, each of them thin)"
             for axis, split, metric in ((axes[0], "train", "loss"), (axes[1], "eval", task.metric)):
                 steps, values = _shared(counted, split, metric)
                 if not steps:
                     continue
                 x = np.array(steps) * (100 / counted[0]["length"] if shares else 1)
                 axis.plot(x, values.mean(0), marker="o" if len(steps) < 30 else None, **look)
-                if _apart(counted):
+                if 1 < len(counted) < BAND:
+                    axis.plot(x, values.T, color=look["color"], lw=0.7, alpha=0.5)
+                elif _apart(counted):
                     half = np.array([interval(column)[1] for column in values.T])
                     low, high = values.mean(0) - half, values.mean(0) + half
                     if metric != "loss" and _percent(task):

@@ -20,6 +20,7 @@ p {{ max-width: 75ch; margin: .4rem 0 }} .soft {{ color: var(--soft) }}
           overflow-x: auto }}
 table {{ border-collapse: collapse; font-size: 13px }} .wide {{ overflow-x: auto }}
 td, th {{ padding: .15rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }}
+.one {{ white-space: nowrap }}
 .text {{ text-align: left }} .long {{ text-align: left; white-space: normal; min-width: 36ch }}
 td:first-child, th:first-child {{ padding-left: 0 }} th {{ font-weight: 600 }}
 pre {{ background: var(--card); padding: .8rem 1rem; white-space: pre-wrap; overflow-wrap: anywhere; border-radius: 6px;
@@ -39,6 +40,7 @@ figure img {{ width: 128px; height: 128px; object-fit: contain; image-rendering:
 
 LONG = 60  # characters of a cell that is broken into lines
 NUMBER = re.compile(r"[-+±\d]|$")  # how a cell of a column of numbers begins
+SMALL = re.compile(r"\d[\d.]*e-\d+")
 
 
 def section(title: str, *parts: str) -> str:
@@ -54,13 +56,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     def line(cells, tag):
         kinds = ["long" if len(c) > LONG else "text" if left else "" for c, left in zip(cells, words, strict=True)]
         parts = [
-            f'<{tag} class="{kind}">{html.escape(cell)}</{tag}>' if kind else f"<{tag}>{html.escape(cell)}</{tag}>"
+            f'<{tag} class="{kind}">{_whole(cell)}</{tag}>' if kind else f"<{tag}>{_whole(cell)}</{tag}>"
             for cell, kind in zip(cells, kinds, strict=True)
         ]
         return "<tr>" + "".join(parts) + "</tr>"
 
     body = "\n".join(line(row, "td") for row in rows)
     return f'<div class="wide"><table>{line(head, "th")}\n{body}</table></div>'
+
+
+def _whole(text):
+    """Escaped; 9.2e-07 stays on one line, which browsers break behind the hyphen."""
+    return SMALL.sub(r'<span class="one">\g<0></span>', html.escape(text))
 
 
 def details(title: str, body: str) -> str:

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import os
+import re
 import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ PROBED = 64  # images whose maps are looked at in every layer
 JUDGED = 10_000  # images of the confusion matrix, at most
 MISTAKES = 12
 NAME = 24  # letters of a class beside it
+FITS = 18  # letters of a file's name below its picture
 LARGEST = 30  # classes of a confusion matrix that is drawn whole
 
 
@@ -102,9 +104,10 @@ def _head(use, before, directory, rows, task, share):
     ]
     shown = "".join(f"<div><b>{html.escape(str(value))}</b>{html.escape(name)}</div>" for value, name in numbers)
     c = use.config
-    data = f"{c.data.name}, {len(use.source.train):,} training and {len(use.source.eval):,} {use.source.split} images"
+    place = f"{c.data.name} {c.data.dir}".strip()
+    data = f"{place}, {len(use.source.train):,} training and {len(use.source.eval):,} {use.source.split} images"
     return (
-        f"<h1>{html.escape(c.model.name)} on {html.escape(c.data.name)}</h1>\n"
+        f"<h1>{html.escape(c.model.name)} on {html.escape(Path(c.data.dir).name or c.data.name)}</h1>\n"
         f'<p class="soft">{html.escape(str(directory))}: '
         f"{html.escape(data)}; "
         f"weights of {html.escape(use.origin)}</p>\n"
@@ -120,6 +123,8 @@ def _layers(use, directory, packed):
         return ["<p>The network has no binary layers.</p>"]
     epoch_steps = len(use.source.train) / use.config.batch_size
     flipped, between = flips(directory, jax.eval_shape(lambda v: v, use.variables), epoch_steps)
+    none = bool(flipped) and not any(flipped.values())
+    shown = not none and flipped
 
     def draw(axes):
         for values, label, colour in (
@@ -128,11 +133,11 @@ def _layers(use, directory, packed):
         ):
             figures.dots(axes[0], 100 * np.asarray(values), colour, label)
         axes[0].set(title="sign's inputs, %", xlabel="sign, from the image on", ylim=(-3, 103))
-        axes[0].legend()
+        axes[0].figure.legend(loc="outside lower center", ncols=2)  # points lie anywhere in the panel
         figures.dots(axes[1], [x.deviation for x in found], figures.GREEN)
         axes[1].set(title="their standard deviation", xlabel="sign, from the image on")
         axes[1].set_ylim(0, axes[1].get_ylim()[1])
-        if flipped:
+        if shown:
             figures.dots(axes[2], 100 * np.asarray([*flipped.values()]), figures.BLUE)
             axes[2].set(title=f"weights flipped, %, steps {between}", xlabel="binary layer, from the image on")
             axes[2].set_ylim(0, axes[2].get_ylim()[1])
@@ -144,7 +149,8 @@ def _layers(use, directory, packed):
     )
     rows = [(x.path, f"{100 * x.inside:.1f} %", f"{x.deviation:.2f}", f"{100 * x.dead:.1f} %") for x in found]
     return [
-        f"<p>{text}</p>", figures.svg(draw, 3 if flipped else 2, "inputs of the signs, layer by layer"),
+        f"<p>{text}</p>", figures.svg(draw, 3 if shown else 2, "inputs of the signs, layer by layer"),
+        f"<p>None of the 1-bit weights flipped from step {between.replace(' to ', ' to step ')}.</p>" if none else "",
         details("each of them", table(("sign", "inside ±1", "deviation", "dead channels"), rows)),
     ]  # fmt: skip
 
@@ -224,8 +230,14 @@ def _mistake(source, index, truth, said):
     return (
         f'<figure><img alt="" src="{_png(source.prepare(example)["image"])}">'
         f'<figcaption>{html.escape(truth)}, taken for {html.escape(said)}<br><span class="soft" '
-        f'title="{html.escape(path)}">{html.escape(name)}</span></figcaption></figure>'
+        f'title="{html.escape(path)}">{_broken(name)}</span></figcaption></figure>'
     )
+
+
+def _broken(name):
+    """The name of a file, which may be broken into lines behind its marks, where it is long."""
+    text = html.escape(name)
+    return re.sub(r"[_.-]", r"\g<0><wbr>", text) if len(name) > FITS else text
 
 
 def _confusion(truth, said, names):

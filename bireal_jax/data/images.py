@@ -8,7 +8,7 @@ from PIL import Image
 
 from bireal_jax.data import jpeg
 from bireal_jax.data.jpeg import Box
-from bireal_jax.errors import first_line
+from bireal_jax.errors import BadInput, first_line
 from bireal_jax.pixels import centre_crop, decode
 
 
@@ -57,20 +57,28 @@ def short_side(size: int, resize: int) -> int:
 # The two transformations of data sets whose examples are {"bytes", "label", "name"}.
 
 
+def _decode(data, name):
+    """As `decode`; a data set stops at the first file that is broken, and may have more."""
+    try:
+        return decode(data, name)
+    except BadInput as error:
+        raise BadInput(f"{error}; --mode=data names all that are broken") from None
+
+
 def augment_file(example: dict, rng: np.random.Generator, *, size: int) -> dict:
     """Decode, random resized crop, random flip; of a JPEG file no more is decoded than that needs, if possible."""
     data, name = example["bytes"], example["name"]
     image, whole = None, jpeg.size(data)
     if whole is None:
-        image = decode(data, name)
+        image = _decode(data, name)
         whole = image.size
     box, mirror = random_box(*whole, rng), rng.random() < 0.5
     pixels = None if image else jpeg.crop(data, whole, box, size, mirror)
     if pixels is None:
-        pixels = crop(image or decode(data, name), size, box, mirror)
+        pixels = crop(image or _decode(data, name), size, box, mirror)
     return {"image": pixels, "label": example["label"]}
 
 
 def prepare_file(example: dict, *, size: int, resize: int) -> dict:
     """Decode, resize, centre crop."""
-    return {"image": centre_crop(decode(example["bytes"], example["name"]), resize, size), "label": example["label"]}
+    return {"image": centre_crop(_decode(example["bytes"], example["name"]), resize, size), "label": example["label"]}

@@ -51,7 +51,11 @@ def read(
         is no number or not finite.
     """
     path = Path(path)
-    row = lookup(FORMATS, path.suffix.lower(), f"kind of weights file: {path} ends in")
+    try:
+        row = lookup(FORMATS, path.suffix.lower(), f"kind of weights file: {path} ends in")
+    except BadInput as error:
+        others = "weights are also the workdir of a run, and the name of a network that came with the package"
+        raise BadInput(f"{error}\n{others}: bireal-run --list") from None
     if not path.is_file():
         raise BadInput(f"no such file: {path}")
     if key and row is not _TORCH:

@@ -161,12 +161,10 @@ class Known:
         there = [Path(c.data.dir) for c in (last, config) if c.data.dir]
         if "data.dir" not in given and len(there) == 2 and not there[0].exists() and there[1].exists():
             given.append("data.dir")  # it moved
-        apart = settings.differences(settings.to_json(last), settings.to_json(config))
-        if last.data.dir != config.data.dir and config.data.dir:
-            apart.append(f"data.dir {last.data.dir} -> {config.data.dir}")
-        asked = [text for text in apart if text.split(" ")[0] in given]
-        kept = [text for text in apart if text not in asked and text.startswith(SEEN)]
+        before = ConfigDict(last.to_dict())
         last.update_from_flattened_dict({field: config_lib.get(config, field) for field in given})
+        asked = _apart(before, last)  # with what follows from it, as the resize from the size
+        kept = [text for text in _apart(last, config) if text.startswith(SEEN)]
         said = [f"with {shown(kept)}".replace(" -> ", ", not ")] if kept else []
         said += [f"but for what is asked, {shown(asked)}"] if asked else []
         return last, f"note: used as {self.title} was trained, {', '.join(said)}" if said else ""
@@ -203,6 +201,13 @@ class Known:
         then, now = pairs.get("data.image_size", (0, 0))
         size = f"\n--config.data.image_size={then} trains on images as large as there" if then != now else ""
         return f"note: from {self.title}; here it is {shown(apart)}{size}" if apart else ""
+
+
+def _apart(before, after):
+    """Fields in which two configs differ, the place of the data set included."""
+    apart = settings.differences(settings.to_json(before), settings.to_json(after))
+    moved = before.data.dir != after.data.dir and after.data.dir
+    return apart + ([f"data.dir {before.data.dir} -> {after.data.dir}"] if moved else [])
 
 
 def check_order(before: Source, after: Source, what: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from bireal_jax.errors import BadInput
 
+BEGIN = {"train": "before the first step", "search": "in the search"}  # where a mode stands before it says more
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -33,10 +34,11 @@ class Signals:
     Attributes:
       asked: whether a signal has come.
       disposable: whether the process holds nothing that is not on the disk.
+      where: it stands then, in words.
     """
 
-    def __init__(self):
-        self.asked, self.disposable = False, False
+    def __init__(self, where: str = BEGIN["train"]):
+        self.asked, self.disposable, self.where = False, False, where
         self._noted = False  # by the handler itself, which comes after the thread or before it
 
     def __enter__(self):
@@ -64,7 +66,7 @@ class Signals:
             if received[0] in SIGNALS:
                 self.asked = True
                 if self.disposable:
-                    leave(0, "stopped; nothing is lost, and the same command continues")
+                    leave(0, f"stopped {self.where}; nothing is lost, and the same command continues")
         self._woken.close()
 
 

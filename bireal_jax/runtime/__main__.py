@@ -4,6 +4,7 @@ In place of a file there can be the name of a network that came with the package
 """
 
 import argparse
+import difflib
 import os
 import re
 import shlex
@@ -15,7 +16,7 @@ import numpy as np
 
 from bireal_jax import kinds, output, places, runtime
 from bireal_jax._version import __version__
-from bireal_jax.errors import BadInput, first_line
+from bireal_jax.errors import BadInput, first_line, lookup
 from bireal_jax.runtime import answers, catalogue, container, measure, named, photos
 
 USAGE = """bireal-run NET [PHOTO ...] [--OPTION ...]
@@ -23,7 +24,7 @@ examples:
   bireal-run digits --evaluate          a network that came with the package, tried without any files
   bireal-run runs/mine cat.jpg photos   your run's packed network, on a photo and on all in a folder
 all options: bireal-run --help; networks that came with the package: bireal-run --list"""
-BY_SUFFIX = {".csv": "csv", ".jsonl": "jsonl"}  # of --out, where --format is not given
+BY_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".txt": "text"}  # of --out, where --format is not given
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="bireal-run", allow_abbrev=False, usage=USAGE,
         description="Without photos: what a packed file holds. With photos: the likeliest classes of each, or the "
         "range of its map. A photo that is broken stops nothing; the status is then 1, or 2 where none could be read.",
@@ -65,9 +66,7 @@ def _parser():
         default=[],  # or the usage would call them required
         help="of any size: made smaller, the middle cut out; folders, with all below; patterns",
     )
-    parser.add_argument(
-        "--format", type=str.lower, choices=answers.FORMATS, help="default: as --out ends, .csv or .jsonl, or else text"
-    )
+    parser.add_argument("--format", **_one_of(answers.FORMATS), help="default: as --out ends, or else text")
     parser.add_argument("--out", metavar="FILE", help="write there, in place of printing, once all is done")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="so many classes of each; default: 5")
     parser.add_argument("--upright", action="store_true", help="turn photos as EXIF says; training ignores that")
@@ -79,23 +78,49 @@ def _parser():
     )  # fmt: skip
     parser.add_argument("--list", action=_List, nargs=0, help="the networks that came with the package, and exit")
     parser.add_argument("--threads", type=int, default=1, help="no more than there are cores are used")
-    parser.add_argument("--precision", default="float32", choices=runtime.PRECISIONS, help="of real-valued layers")
-    parser.add_argument("--kernels", choices=runtime.KERNELS, help="default: the best that this CPU has")
+    parser.add_argument("--precision", default="float32", **_one_of(runtime.PRECISIONS), help="of real-valued layers")
+    parser.add_argument("--kernels", **_one_of(runtime.KERNELS), help="default: the best that this CPU has")
     parser.add_argument("--version", action="version", version=f"bireal_jax {__version__}")
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says mistakes as the rest of the package does."""
+
+    def error(self, message):
+        if "are required" in message:  # no words at all: how it is used
+            super().error(message)
+        word = message.partition("unrecognized arguments: ")[2].partition("=")[0]
+        close = difflib.get_close_matches(word, re.findall(r"--\w+", self.format_help()), 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        self.exit(2, f"error: {message}{hint}\nall options: bireal-run --help\n")
+
+
+def _one_of(names):
+    """What an option with these values has; what is no value is told which one is close."""
+
+    def chosen(text):
+        try:
+            lookup(dict.fromkeys(names), text.lower(), "value")
+        except BadInput as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text.lower()
+
+    return {"type": chosen, "metavar": f"{{{','.join(names)}}}"}
 
 
 def _network(arguments, parser):
     """What is to be loaded. Raises BadInput where photos come first, or an option is written without its dashes."""
     net, photographs = arguments.net, arguments.photos
-    if named.is_name(net):
+    behind = next((word for word in photographs if container.is_network(word)), "")
+    if named.is_name(net) and (net in named.rows() or not behind):
         if net not in named.rows() and re.search(rf"--{net}\b", parser.format_help()):
             raise BadInput(f"{net} is no file or network; the option has dashes: bireal-run --{net}")
         return net
     path = places.local(net, "NET")
     kind = "a folder" if os.path.isdir(path) and not named.is_run(path) else kinds.of_file(path).what
-    behind = next((word for word in photographs if container.is_network(word)), "")
-    if behind and (kind == "a folder" or kinds.of_file(path).use == "photo"):
+    kind = kind if os.path.lexists(path) else "not there"
+    if behind and (kind in ("a folder", "not there") or kinds.of_file(path).use == "photo"):
         words = ["bireal-run", behind, net, *(word for word in photographs if word != behind)]
         raise BadInput(f"{net} is {kind}, and the network comes first:\n{shlex.join(words)}")
     return path
@@ -109,7 +134,13 @@ def _out(arguments):
     kind = kinds.of_file(out)
     if out.exists() and kind.use != "text" and kind != kinds.EMPTY:
         raise BadInput(f"--out={out} is {kind.what}, which would be overwritten; name another file")
-    return arguments.format or BY_SUFFIX.get(out.suffix.lower(), "text"), out
+    ends = out.suffix.lower()
+    if not arguments.format and ends and ends not in BY_SUFFIX:
+        raise BadInput(
+            f"--out={out} ends in {ends}, and what is written is one of {', '.join(BY_SUFFIX)}\n"
+            "name the file so, or say what goes into it: --format=csv"
+        )
+    return arguments.format or BY_SUFFIX.get(ends, "text"), out
 
 
 class _List(argparse.Action):

@@ -202,7 +202,8 @@ def contents(path: Any) -> tuple[bytes, str]:
     except BadInput:
         raise
     except OSError as error:
-        raise BadInput(f"{os.fsdecode(path)} cannot be read: {error.strerror}") from None
+        name = os.fsdecode(path)
+        raise BadInput(f"{name} cannot be read: {error.strerror}{places.near(name)}") from None
     except (TypeError, ValueError) as error:  # no path; a path with a zero byte
         raise BadInput(f"{path!r:.100} is no path of a file: {error}") from None
     return named.packed(name), name

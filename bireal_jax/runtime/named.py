@@ -93,6 +93,8 @@ def packed(name: str) -> bytes:
     Raises:
       BadInput: no network of that name, or its file is missing or damaged.
     """
+    if name not in rows() and (beside := places.near(name)):
+        raise BadInput(f"unknown file or network {name!r}{beside}")
     return contents(name, lookup(rows(), name, "file or network").packed)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bireal_jax import places
 from bireal_jax.errors import BadInput
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # taken from folders
@@ -61,7 +62,7 @@ def _opened(source, pixels, upright):
         path = Path(source)
         return pixels.decode(path.read_bytes(), str(path), upright)
     except OSError as error:
-        raise BadInput(f"{source} cannot be read: {error.strerror}") from None
+        raise BadInput(f"{source} cannot be read: {error.strerror}{places.near(source)}") from None
     except (TypeError, ValueError) as error:
         if isinstance(error, BadInput):
             raise

@@ -69,7 +69,8 @@ def chance(top1: float, source: Source) -> str:
         always = f"the answer {source.classes([int(counts.argmax())])} for every image"
     if top1 > share + 1e-6:
         return ""
-    return f"note: that is no better than {always}, {share:.2f} %; what to look at: docs/your-images.md"
+    where = "the docs, page 'Your images', 'No better than chance'"
+    return f"note: that is no better than {always}, {share:.2f} %; what to look at: {where}"
 
 
 def _not_finite(totals, variables):

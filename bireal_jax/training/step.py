@@ -259,9 +259,11 @@ class Plan:
         size, count = self.config.batch_size, len(self.source.train)
         taught = self.source.num_classes - len(self.source.lacking(self.source.train))
         if taught < 2 and not self.source.depth_range:
+            place = self.config.data.dir and f": config.data.dir={self.config.data.dir}"
             left_out = f"\n{listing.note(self.source.left_out)}" if self.source.left_out else ""
             raise BadInput(
-                f"the training images of {self.config.data.name} are of one class, and so there is nothing to learn\n"
+                f"the training images of {self.config.data.name} are of one class, and so there is nothing to learn"
+                f"{place}\n"
                 f"put images of another class beside them, each class in a folder of its own{left_out}"
             )
         if size > count:

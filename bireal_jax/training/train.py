@@ -185,6 +185,7 @@ class Stage(Plan):
             found = self.checkpoints.restore_latest(jax.eval_shape(self._fresh, self.shapes).trees())
             state = State.from_trees(found[1]) if found else jax.jit(self._fresh)(self._initial(variables))
             start = int(state.step)
+            self.signals.where = f"before step {start + 1:,} of {self.name}"
             if start < self.total or self._owes_evaluation(start):
                 progress.say(self._headline(start))
                 self._place(frozen)

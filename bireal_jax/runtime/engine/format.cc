@@ -274,9 +274,9 @@ static double promised(const Json& header, size_t header_end) {
   return header_end + end;
 }
 
-static void check_whole(size_t size, double wanted) {
+static void check_whole(size_t size, double wanted, const char* least = "") {
   if (size < wanted && wanted < 9e15)
-    throw Error("the file is cut off, or damaged: it has " + std::to_string(size) + " of the " +
+    throw Error("the file is cut off, or damaged: it has " + std::to_string(size) + " of the " + least +
                 std::to_string(uint64_t(wanted)) + " bytes that its header promises");
 }
 
@@ -286,7 +286,7 @@ Network parse(const uint8_t* data, size_t size) {
   if (data[8] != '{') throw Error("no packed network: it does not begin like one");
   std::memcpy(&header_size, data, 8);
   if (header_size > max_header) throw Error("no packed network: its header is longer than 4 MB");
-  check_whole(size, 8 + double(header_size));
+  check_whole(size, 8 + double(header_size), "at least ");
   const char* text = reinterpret_cast<const char*>(data) + 8;
   const Document outer(std::string_view(text, header_size));
   const Json& header = outer.root();
