@@ -228,7 +228,12 @@ def variables(
     elif ours:
         found = zoo.network(str(path))[1]
     elif path.is_file() or (path.suffix in readers.FORMATS and not path.is_dir()):
-        found = importers.load(config.model.name, path)
+        try:
+            found = importers.load(config.model.name, path)
+        except importers.Choice as error:
+            out = path.with_name(f"{path.name.split('.')[0]}_chosen.npz")
+            made = error.command(config.model.name, path, out)
+            raise BadInput(f"{made}; then name {out} in its place") from None
         if before is None:
             progress.say(f"note: {path} has arrays alone; normalization, classes and config.model are those given here")
     elif (config.model.decoder and not (before and before.last.model.decoder)) or (

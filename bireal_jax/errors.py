@@ -56,8 +56,9 @@ def some(names: Sequence[Any], most: int = 10) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, cut to one line that fits a message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """What an error says, cut behind a word to one line that fits a message."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 300 else f"{line[:300].rsplit(' ', 1)[0]} ..."
 
 
 def check_compiled(library: Any, path: Any, names: Iterable[str]) -> None:

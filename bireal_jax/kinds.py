@@ -20,6 +20,8 @@ UNKNOWN = Kind("a file of no known kind")
 PACKED = Kind("a packed network", "network")
 ARRAYS = Kind("a .safetensors file of arrays, such as weights", "weights")
 PYTORCH = Kind("a PyTorch file, such as a checkpoint", "weights")
+NUMPY = Kind("an .npz file of arrays", "weights")
+ZIP = Kind("a zip archive")
 
 # first bytes -> kind
 STARTS = {
@@ -30,7 +32,7 @@ STARTS = {
     b"MM\0*": Kind("a photo (TIFF)", "photo"),
     b"\x93NUMPY": Kind("an .npy file of one array", "weights"),
     b"\x89HDF\r\n": Kind("an HDF5 file, such as weights of Keras", "weights"),
-    b"PK\3\4": Kind("a zip archive"),
+    b"PK\3\4": ZIP,
     b"\x1f\x8b": Kind("a gzip archive"),
     b"%PDF": Kind("a PDF document"),
     b"version https://git-lfs": Kind("a pointer of Git LFS in place of the file (git lfs pull fetches it)", "text"),
@@ -55,7 +57,7 @@ def of(data: bytes) -> Kind:
     if head.startswith(b"PK") and b"data.pkl" in head:
         return PYTORCH
     if head.startswith(b"PK") and b".npy" in head:
-        return Kind("an .npz file of arrays", "weights")
+        return NUMPY
     for start, kind in STARTS.items():
         if head.startswith(start):
             return kind

@@ -33,7 +33,7 @@ HOUSE = [
             "adoption known", "workdir",
         ],
     },
-    {"registered": [], "importers": ["unfold values", "readers", "larq pytorch zoo", "__init__", "__main__"]},
+    {"registered": [], "importers": ["choices unfold values", "readers", "larq pytorch zoo", "__init__", "__main__"]},
     {"build": []},
     {"used": []},
     {"training": ["bop division evaluate flat ovsw pictures teacher", "calls optim", "step", "seeds train"]},

@@ -1,6 +1,7 @@
 """PyTorch's usual wrappings of weights, tensors from Python, and the way back."""
 
 import collections
+import shlex
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import safetensors.numpy
 from small import small
 
-from bireal_jax import build, importers, runtime
+from bireal_jax import build, config, importers, runtime
 from bireal_jax.errors import BadInput
 from bireal_jax.importers import readers
 from bireal_jax.training import train
@@ -52,11 +53,11 @@ def test_prefixes_of_wrappers_are_known(prefix, tiny):
 def test_what_is_beside_the_network_is_not_dropped_unsaid(tiny):
     _, state = tiny
     wrapped = {f"model.{name}": array for name, array in state.items()}
-    with pytest.raises(BadInput, match="_tiny:\nunexpected criterion.weight\n.* --drop=criterion$"):
+    with pytest.raises(BadInput, match=r"_tiny:\nunexpected criterion.weight\n.*: drop=\['criterion'\]$"):
         importers.from_torch(NAME, wrapped | {"criterion.weight": np.ones(3, np.float32)})
     average = {f"ema.{name}": array for name, array in state.items()}
     with pytest.raises(
-        BadInput, match=r"holds 2 networks, under ema., model.\nstore the weights of one.*\n.* --drop=ema$"
+        BadInput, match=r"holds 2 networks, under ema., model.\nstore the weights of one.*\n.*: drop=\['ema'\]$"
     ):
         importers.from_torch(NAME, wrapped | average)
     with pytest.raises(BadInput, match="holds 2 networks, under ema. and bare"):
@@ -72,10 +73,10 @@ def test_what_is_to_be_left_out_is_counted(tiny, tmp_path, capsys, caplog):
     options = [f"--model={NAME}", *(f"--drop={name}" for name in ("criterion", "metrics", "ema"))]
     importers.main([*options, str(tmp_path / "a.safetensors"), str(tmp_path / "b.npz")])
     total = 2 * len(state) + 2
-    assert f"{len(state) + 2} of {total} arrays left out: --drop=criterion --drop=metrics --drop=ema" in caplog.text
+    assert f"{len(state) + 2} of {total} arrays left out: criterion, metrics, ema" in caplog.text
     same(importers.load(NAME, tmp_path / "b.npz"), variables)
     same(importers.from_torch(NAME, wrapped | average, drop=["model"]), importers.from_torch(NAME, average))
-    with pytest.raises(BadInput, match="nothing to leave out at --drop=crit; found criterion.weight, "):
+    with pytest.raises(BadInput, match="nothing to leave out is called crit; found criterion.weight, "):
         importers.from_torch(NAME, wrapped | beside, drop=["crit"])
     with pytest.raises(BadInput, match="b.npz: only of PyTorch's weights something can be left out"):
         importers.load(NAME, tmp_path / "b.npz", drop=["params"])
@@ -109,7 +110,7 @@ def test_of_two_networks_in_a_file_one_is_named(pair, tiny, tmp_path):
     found = nested(pair[0], one) | nested(pair[1], other) | {"epoch": 3, "optimizer": moments}
     torch.save(found, tmp_path / "a.pt")
     with pytest.raises(
-        BadInput, match=f"a.pt: holds two sets of weights, {pair[0]} and {pair[1]}\n.* --key={pair[1]}$"
+        BadInput, match=f"a.pt: holds two sets of weights, {pair[0]} and {pair[1]}\n.*: key='{pair[1]}'$"
     ):
         importers.load(NAME, tmp_path / "a.pt")
     same(importers.load(NAME, tmp_path / "a.pt", key=pair[0]), variables)
@@ -125,7 +126,7 @@ def test_weights_under_a_key_that_is_not_known_are_found(tiny, tmp_path):
     torch = pytest.importorskip("torch", reason="needs torch")
     variables, state = tiny
     torch.save({"weights": {k: torch.from_numpy(np.array(a)) for k, a in state.items()}, "epoch": 3}, tmp_path / "a.pt")
-    with pytest.raises(BadInput, match="holds weights under the key weights, .*\n.* --key=weights$"):
+    with pytest.raises(BadInput, match="holds weights under the key weights, .*\n.*: key='weights'$"):
         importers.load(NAME, tmp_path / "a.pt")
     same(importers.load(NAME, tmp_path / "a.pt", key="weights"), variables)
     loop = {}
@@ -135,7 +136,7 @@ def test_weights_under_a_key_that_is_not_known_are_found(tiny, tmp_path):
 
 
 def test_weights_of_another_of_our_networks_are_told_so(tiny):
-    said = f"these are not weights of bireal18; these fit --model={NAME}\nmissing layer3[^\n]*$"
+    said = f"these are not weights of bireal18; they fit {NAME}\nmissing layer3[^\n]*$"
     with pytest.raises(BadInput, match=said):
         importers.from_torch("bireal18", tiny[1])
     with pytest.raises(BadInput) as told:
@@ -260,3 +261,62 @@ def test_each_kind_of_safetensors_is_told_what_it_is(tiny, tmp_path):
         BadInput, match="packed.safetensors: is a packed network, for bireal_jax.runtime: .*\ngive the work"
     ):
         importers.load(NAME, tmp_path / "packed.safetensors")
+
+
+def command(said):
+    """The arguments of the command in a message."""
+    return shlex.split(
+        next(line for line in said.splitlines() if "python -m" in line).partition(": python -m ")[2].split(";")[0]
+    )[1:]
+
+
+def test_an_option_that_lacks_is_said_as_a_whole_command(tiny, tmp_path, capsys):
+    """It runs, and what it writes is started from: for who gave a command, and for who gave a field."""
+    variables, state = tiny
+    average = {f"ema.{name}": array + 1 for name, array in state.items()}
+    wrapped = {f"model.{name}": array for name, array in state.items()} | average
+    weights, out = tmp_path / "my weights.safetensors", tmp_path / "out.npz"
+    safetensors.numpy.save_file(wrapped | {"ema.criterion.weight": np.ones(3, np.float32)}, weights)
+    with pytest.raises(SystemExit):
+        importers.main([f"--model={NAME}", "--drop=model", str(weights), str(out)])
+    arguments = command(capsys.readouterr().err)
+    assert arguments == [f"--model={NAME}", "--drop=model", "--drop=criterion", str(weights), str(out)]
+    importers.main(arguments)
+    same(importers.load(NAME, out), jax.tree.map(lambda leaf: leaf + 1, variables))
+    c = config.default()
+    c.model.name, c.init_from = NAME, str(weights)
+    with pytest.raises(BadInput) as caught:
+        build.variables(c, jax.eval_shape(lambda: variables))
+    importers.main(command(str(caught.value)))
+    c.init_from = str(tmp_path / "my weights_chosen.npz")
+    assert str(caught.value).endswith(f"; then name {c.init_from} in its place") and "holds 2 networks" in str(
+        caught.value
+    )
+    same(build.variables(c, jax.eval_shape(lambda: variables)), variables)
+
+
+def test_a_network_without_a_counterpart_stays_under_our_names(tmp_path, capsys):
+    train.run(small(**{"model.name": "react_tiny", "total_steps": 1}), tmp_path / "w")
+    with pytest.raises(SystemExit):
+        importers.main(["--to-torch", str(tmp_path / "w"), str(tmp_path / "own.pth")])
+    said = capsys.readouterr().err
+    assert "react_tiny has no counterpart in the authors' PyTorch code" in said and "RUN OUT.npz" in said
+    assert len(said.splitlines()) <= 3
+    importers.main([str(tmp_path / "w"), str(tmp_path / "own.npz")])
+    _, variables, _ = build.trained(tmp_path / "w")
+    same(importers.load("react_tiny", tmp_path / "own.npz"), variables)
+    c = config.default()
+    c.model.name, c.init_from = "react_tiny", str(tmp_path / "own.npz")
+    same(build.variables(c, jax.eval_shape(lambda: variables)), variables)
+    with pytest.raises(BadInput, match="react_tiny has no counterpart"):
+        importers.to_torch("react_tiny", variables)
+
+
+def test_a_pytorch_file_that_is_cut_off_is_told_so(tiny, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    torch.save({name: torch.from_numpy(np.array(array)) for name, array in tiny[1].items()}, tmp_path / "a.pt")
+    whole = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "a.pt").write_bytes(whole[:-500])
+    says = f"it is cut off, or damaged: {len(whole) - 500:,} bytes are there, and its end is missing"
+    with pytest.raises(BadInput, match=f"a.pt is not a readable PyTorch file: {says}\ncopy it again"):
+        importers.load(NAME, tmp_path / "a.pt")

@@ -23,23 +23,38 @@ import safetensors.numpy
 from flax import traverse_util
 
 from bireal_jax import models, output, places
-from bireal_jax.errors import BadInput, first_line, lookup
+from bireal_jax.errors import BadInput, first_line
 from bireal_jax.importers import larq, pytorch, readers, values
-from bireal_jax.importers.pytorch import FAMILIES, check_names, from_torch, leaves, some, target_shapes, to_torch
+from bireal_jax.importers.choices import Choice
+from bireal_jax.importers.pytorch import (
+    FAMILIES,
+    check_names,
+    family,
+    from_torch,
+    leaves,
+    no_counterpart,
+    some,
+    target_shapes,
+    to_torch,
+)  # fmt: skip
 from bireal_jax.running import known
 
-__all__ = ["FAMILIES", "convert", "from_flat", "from_torch", "load", "main", "save", "summary", "to_torch"]
+__all__ = ["FAMILIES", "Choice", "convert", "from_flat", "from_torch", "load", "main", "save", "summary", "to_torch"]
 log = logging.getLogger("bireal_jax")
 WRITTEN = (".pt", ".pth", ".safetensors", ".npz")  # suffixes of the files that PyTorch's weights go into
 
 
 def from_flat(model_name: str, flat: dict[str, np.ndarray]) -> dict:
-    """Our variables from arrays under our names, such as "params/stem_conv/kernel", of a model in FAMILIES.
+    """Our variables from arrays under our names, such as "params/stem_conv/kernel".
 
     Raises:
-      BadInput: the names or shapes are not those of that model, or a number cannot be.
+      BadInput: a number cannot be; of a model in FAMILIES, the names or shapes are not its own. Those of others are
+        compared where they are used.
     """
-    lookup(FAMILIES, model_name, "model with an importer")
+    if model_name not in FAMILIES:
+        for name, array in flat.items():
+            values.check(name, array, name.rpartition("/")[2])
+        return traverse_util.unflatten_dict({tuple(name.split("/")): array for name, array in flat.items()})
     target = target_shapes(model_name, flat, *pytorch.KERNELS, channels=-2, classes=-1)
     wanted = {"/".join(path): leaf.shape for path, leaf in leaves(target)}
     check_names(model_name, set(wanted), flat)
@@ -54,7 +69,7 @@ def load(model_name: str, path: str | Path, turn: bool = False, key: str = "", d
     """Our variables from a file of the authors' weights, of larq's (see `larq`), or of what `save` wrote.
 
     Args:
-      model_name: a key of FAMILIES.
+      model_name: a key of FAMILIES; of what `save` wrote any model.
       path: of a format that `readers` knows.
       turn: larq's only: kernels turned by 180 degrees, for images turned likewise.
       key: PyTorch's only: below which the weights lie in the file, such as "model_ema"; see `readers.read`.
@@ -67,7 +82,7 @@ def load(model_name: str, path: str | Path, turn: bool = False, key: str = "", d
     try:
         keras = larq.is_keras(state)
         if turn and not keras:
-            raise BadInput("only larq's weights can be turned; leave --turn out")
+            raise BadInput("only larq's weights can be turned; leave turn out")
         if keras and model_name != larq.MODEL:
             raise BadInput(f"weights of larq, of which only {larq.MODEL} is known; found {some(state)}")
         if keras:
@@ -77,16 +92,20 @@ def load(model_name: str, path: str | Path, turn: bool = False, key: str = "", d
         if not any(name.startswith(("params/", "batch_stats/")) for name in state):
             return from_torch(model_name, state, drop)
         return from_flat(model_name, state)
+    except Choice as error:
+        raise error.of(path) from None
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
 
 
 def _look(model_name, path, drop, claims):
     """Raises BadInput, before an array is read, for names of no such model, and for far more numbers than it has."""
-    names = lookup(FAMILIES, model_name, "model with an importer")()
     ours = any(name.startswith(("params/", "batch_stats/")) for name in claims)
     if drop and (ours or larq.is_keras(claims)):
-        raise BadInput("only of PyTorch's weights something can be left out; leave --drop out")
+        raise BadInput("only of PyTorch's weights something can be left out; leave drop out")
+    if ours and model_name in models.TABLES["name"]() and model_name not in FAMILIES:
+        return
+    names = family(model_name)()
     if larq.is_keras(claims):
         return
     bare = pytorch.bare_names(model_name, claims, drop)
@@ -138,9 +157,10 @@ def summary(variables: dict) -> str:
     params = dict(leaves(variables["params"]))
     latents = [leaf for path, leaf in params.items() if path[-1] == "latent"]
     binary, positive = sum(w.size for w in latents), sum(int(np.sum(w >= 0)) for w in latents)
-    total, classes = sum(leaf.size for leaf in params.values()), len(params["head", "linear", "bias"])
+    total = sum(leaf.size for leaf in params.values())
     share = f"{binary:,} of them binary, {positive / binary:.1%} of those +1" if binary else "all real-valued"
-    return f"{total:,} parameters, {share}; {classes} classes"
+    head = params.get(("head", "linear", "bias"))
+    return f"{total:,} parameters, {share}" + ("" if head is None else f"; {len(head)} classes")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -155,7 +175,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", default="", help="the network that these are weights of; --list shows all")
     rows = (f"{name:16s}{', '.join(pytorch.first_modules(name))}" for name in FAMILIES)
     parser.add_argument(
-        "--list", action="version", version="\n".join(rows), help="shows the models, with names of modules, and exits"
+        "--list",
+        action="version",
+        version="\n".join([f"{'--model':16s}names of its modules in PyTorch", *rows]),
+        help="shows the models, with names of modules, and exits",
     )
     parser.add_argument(
         "--to-torch", action="store_true", help="write them under the names of the authors' PyTorch code"
@@ -204,9 +227,13 @@ def convert(
     if weights.is_dir() and (key or drop):
         raise BadInput(f"{weights} is a run, which holds one network; leave --key and --drop out")
     if weights.is_dir():
-        model_name, variables = _of_run(weights, run, model_name)
+        model_name, variables = _of_run(weights, run, model_name, torch)
     elif model_name := model_name or (run.last.model.name if run else ""):
-        variables = load(model_name, weights, turn, key, drop)
+        flags = [flag for flag, given in (("--to-torch", torch), ("--force", force), ("--turn", turn)) if given]
+        try:
+            variables = load(model_name, weights, turn, key, drop)
+        except Choice as error:
+            raise BadInput(error.command(model_name, weights, out, flags, key, drop)) from None
     else:
         raise BadInput("a file of weights does not say what network it is of: --model=NAME; --list shows all")
     if torch:
@@ -216,14 +243,20 @@ def convert(
     print(f"{out}: {model_name}, {summary(variables)}")
 
 
-def _of_run(directory, run, model_name):
+def _of_run(directory, run, model_name, torch):
     """The name of the network of a run, and its variables."""
     if run is None or not run.source:
         raise BadInput(f"no run in {directory}: there is no {'data' if run else 'config'}.json")
     c = run.last.model
     if model_name not in ("", c.name):
         raise BadInput(f"the run in {directory} is of {c.name}, not of {model_name}; leave --model out")
-    lookup(FAMILIES, c.name, "model with an importer")
+    if torch and c.name not in FAMILIES:
+        raise BadInput(no_counterpart(c.name))
+    if c.name not in models.TABLES["name"]():
+        raise BadInput(
+            f"{c.name}, the network of the run in {directory}, is one of its recipe's\n"
+            "in Python: importers.save(build.trained(RUN, recipe=RECIPE)[1], Path(OUT))"
+        )
     module = models.build(c.name, run.source.num_classes, decoder=c.decoder, blocks=c.blocks, widths=c.widths)
     shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, *run.source.image_shape), np.float32))
     return c.name, known.best_variables(directory, shapes)[0]

@@ -19,6 +19,7 @@ from flax import traverse_util
 from bireal_jax import models
 from bireal_jax.errors import BadInput, lookup
 from bireal_jax.importers import values
+from bireal_jax.importers.choices import Choice
 from bireal_jax.models.bireal import BIREAL
 from bireal_jax.models.reactnet import STEM, WIDTHS
 from bireal_jax.models.resnet import RESNET
@@ -89,6 +90,22 @@ FAMILIES |= {"react_r18": FAMILIES["bireal18"], "react_r34": FAMILIES["bireal34"
 FAMILIES |= {name: partial(_resnet_names, row) for name, row in RESNET.items()}
 
 
+def family(model_name: str) -> Any:
+    """The row of FAMILIES. Raises BadInput, with what is possible, for a network that the authors do not have."""
+    if model_name in models.MODELS and model_name not in FAMILIES:
+        raise BadInput(no_counterpart(model_name))
+    return lookup(FAMILIES, model_name, "model with an importer")
+
+
+def no_counterpart(model_name: str) -> str:
+    """That a network cannot go to PyTorch, which ones can, and where its arrays can go instead."""
+    return (
+        f"{model_name} has no counterpart in the authors' PyTorch code, so that its arrays have no names there\n"
+        f"these have: {', '.join(FAMILIES)}\n"
+        "under names of ours, as .npz: python -m bireal_jax.importers RUN OUT.npz; in Python: build.trained(RUN)[1]"
+    )
+
+
 def first_modules(model_name: str) -> list[str]:
     """The authors' names of the first convolution of a model in FAMILIES, and of the first one of its blocks."""
     names = [*FAMILIES[model_name]().values()]
@@ -124,19 +141,19 @@ def from_torch(model_name: str, state: Any, drop: Sequence[str] = ()) -> dict:
       BadInput: the names or shapes are not those of that model, two names mean the same array, or a number cannot be.
         The message says which of our other models they fit.
     """
-    lookup(FAMILIES, model_name, "model with an importer")
+    family(model_name)
     state = state.state_dict() if hasattr(state, "state_dict") else state
     try:
         found = _from_torch(model_name, state, drop)
     except BadInput as error:
         if fitting := [name for name in FAMILIES if name != model_name and _fits(name, state, drop)]:
             first, *rest = str(error).splitlines()
-            first = f"{first.rstrip(':')}; these fit --model={', '.join(fitting)}"
+            first = f"{first.rstrip(':')}; they fit {', '.join(fitting)}"
             raise BadInput("\n".join([first, *rest])) from None
         raise
     if drop:
-        log.warning("%d of %d arrays left out: --drop=%s", len(state) - len(bare_names(model_name, state, drop)),
-                    len(state), " --drop=".join(drop))  # fmt: skip
+        left_out = len(state) - len(bare_names(model_name, state, drop))
+        log.warning("%d of %d arrays left out: %s", left_out, len(state), ", ".join(drop))
     return found
 
 
@@ -190,7 +207,7 @@ def to_torch(model_name: str, tree: dict, widths_of_its_own: bool = False) -> di
     """
     gradient = not set(tree) <= {"params", "batch_stats"}
     tree = {"params": tree} if gradient else tree
-    names, state = lookup(FAMILIES, model_name, "model with an importer")(), {}
+    names, state = family(model_name)(), {}
     wanted = {} if widths_of_its_own else _sizes(model_name, tree)
     for path, leaf in leaves(tree):
         if wanted.get(path, np.shape(leaf)) != np.shape(leaf):
@@ -221,29 +238,33 @@ def bare_names(model_name: str, names: Iterable[str], drop: Sequence[str] = ()) 
     Raises:
       BadInput: there are two networks of that model, such as one and its moving average; nothing is there to drop.
     """
-    bare = _without(drop, {name: _bare(name) for name in names})
-    stem = lookup(FAMILIES, model_name, "model with an importer")()["stem_conv"][0] + ".weight"
+    bare, deeper = _without(drop, {name: _bare(name) for name in names})
+    stem = family(model_name)()["stem_conv"][0] + ".weight"
     have = set(bare.values())
     prefixes = sorted(n.removesuffix(stem) for n in have if n.endswith(f".{stem}"))
     prefixes = [prefix for prefix in prefixes if prefix + "fc.weight" in have]  # blocks have a conv1.weight, too
     if len(prefixes) > 1 or (prefixes and stem in have):
         also = " and bare" if stem in have else ""
-        raise BadInput(
+        raise Choice(
             f"holds {len(prefixes) + bool(also)} networks, under {', '.join(prefixes)}{also}\n"
-            "store the weights of one: torch.save(model.state_dict(), FILE)\n"
-            f"or leave the other out: python -m bireal_jax.importers --drop={prefixes[0].rstrip('.')}"
+            "store the weights of one: torch.save(model.state_dict(), FILE)\nor leave the other out",
+            drop=[prefixes[0].rstrip(".")],
         )
-    return {name: short.removeprefix(prefixes[0]) if prefixes else short for name, short in bare.items()}
+    within = {name: short.removeprefix(prefixes[0]) if prefixes else short for name, short in bare.items()}
+    within, nothing = _without(deeper, within)
+    if nothing:
+        raise BadInput(f"nothing to leave out is called {nothing[0]}; found {some(bare.values())}")
+    return within
 
 
 def _without(drop, bare):
-    """Names of which none is in a module that is to be dropped."""
+    """Names of which none is in a module that is to be dropped, and the modules of which there is none."""
+    nothing = []
     for prefix in drop:
         kept = {name: short for name, short in bare.items() if not f"{short}.".startswith(f"{prefix}.")}
-        if len(kept) == len(bare):
-            raise BadInput(f"nothing to leave out at --drop={prefix}; found {some(bare.values())}")
+        nothing += [prefix] if len(kept) == len(bare) else []
         bare = kept
-    return bare
+    return bare, nothing
 
 
 def _bare(name):
@@ -308,8 +329,8 @@ def check_names(model_name: str, wanted: set[str], found: Iterable[str]) -> None
     missing, extra = wanted - set(found), set(found) - wanted
     lines = [f"{what} {some(names)}" for what, names in (("missing", missing), ("unexpected", extra)) if names]
     beside = {n.partition(".")[0] for n in extra if "/" not in n} - {n.partition(".")[0] for n in wanted}
+    said = "\n".join([f"these are not weights of {model_name}:", *lines])
     if beside and not missing:
-        options = " ".join(f"--drop={name}" for name in sorted(beside)[:4])
-        lines.append(f"to leave out what is not of the network: python -m bireal_jax.importers {options}")
+        raise Choice(f"{said}\nto leave out what is not of the network", drop=sorted(beside)[:4])
     if lines:
-        raise BadInput("\n".join([f"these are not weights of {model_name}:", *lines]))
+        raise BadInput(said)

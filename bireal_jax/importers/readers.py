@@ -23,6 +23,7 @@ from bireal_jax import kinds
 from bireal_jax.data.stored import Claim, Npz
 from bireal_jax.errors import BadInput, first_line, lookup
 from bireal_jax.importers import values
+from bireal_jax.importers.choices import Choice
 from bireal_jax.importers.values import named_once
 from bireal_jax.running import known
 
@@ -59,7 +60,7 @@ def read(
     if not path.is_file():
         raise BadInput(f"no such file: {path}")
     if key and row is not _TORCH:
-        raise BadInput(f"{path}: only PyTorch's files have keys above the names of arrays; leave --key={key} out")
+        raise BadInput(f"{path}: only PyTorch's files have keys above the names of arrays; leave {key=} out")
     reader = partial(_read_torch, key=key) if key else row.read
 
     instead = ""
@@ -76,10 +77,12 @@ def read(
             raise ValueError(instead)
         found = reader(path, claimed).items()
         arrays = named_once((str(name), repr(name), np.asarray(array)) for name, array in found)
+    except Choice as error:
+        raise error.of(path) from None
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
     except Exception as error:  # of a damaged file, four libraries raise what they like
-        reason = instead or f"{first_line(error)} ({type(error).__name__})"
+        reason = instead or kinds.other_bytes(path) or f"{first_line(error)} ({type(error).__name__})"
         raise BadInput(f"{path} is not a readable {row.what}: {reason}\n{_anew(row)}") from None
     return {name: _numbers(array, f"{path}: {name}") for name, array in arrays.items()}
 
@@ -89,6 +92,8 @@ def _instead(path):
     kind = kinds.of_file(path)
     if kinds.is_no_file_of_arrays(kind):
         return f"it is {kind.what}"
+    if kind in (kinds.PYTORCH, kinds.NUMPY, kinds.ZIP):
+        return kinds.no_zip(path)
     cut = kinds.cut_off(path.read_bytes()) if kind in (kinds.ARRAYS, kinds.PACKED) else ""
     return cut and f"it {cut}"
 
@@ -179,12 +184,11 @@ def _chosen(found, key):
     below = [at for at in sets if not key or f"{at}.".startswith(f"{key}.")]
     if key and not below:
         raise BadInput(f"holds no weights under the key {key}; keys of weights: {', '.join(sets) or 'none'}")
-    option = f"python -m bireal_jax.importers --key={below[-1] if below else ''}"
     if len(below) > 1:
         count = {2: "two"}.get(len(below), len(below))
-        raise BadInput(f"holds {count} sets of weights, {' and '.join(below)}\nsay which one is meant: {option}")
+        raise Choice(f"holds {count} sets of weights, {' and '.join(below)}\nsay which one is meant", key=below[-1])
     if below and not key and not {*below[0].split(".")} <= {"", *NESTS}:
-        raise BadInput(f"holds weights under the key {below[0]}, which may be anything\nif they are meant: {option}")
+        raise Choice(f"holds weights under the key {below[0]}, which may be anything\nif they are meant", key=below[0])
     return sets[below[0]] if below else found
 
 
