@@ -96,7 +96,7 @@ def test_the_runtime_runs_with_numpy_and_safetensors_only(alone, tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
     assert "runs with" in done.stdout
     for arguments, status, message in (
-        (["digits", "a.jpg"], 1, "error: photos are read with Pillow, which is not installed: pip install pillow\n"),
+        (["digits", "a.jpg"], 2, "error: photos are read with Pillow, which is not installed: pip install pillow\n"),
         (["digits", "--evaluate"], 2, "error: the data set digits is read by the whole package, bireal_jax, "),
         (["digits", "--time"], 0, ""), (["--list"], 0, ""),
     ):  # fmt: skip
