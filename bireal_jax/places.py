@@ -87,9 +87,15 @@ def near(named: str | Path, suffixes: tuple[str, ...] | None = None) -> str:
     with contextlib.suppress(OSError, ValueError):
         beside = path.absolute().parent.iterdir()
         there = [place for place in beside if suffixes is None or _can_be_meant(place, suffixes)]
-        if not path.exists() and (close := difflib.get_close_matches(path.name, [place.name for place in there], 1)):
-            return f" (did you mean {path.parent / close[0]}?)"
+        stems = {_stem(place.name, suffixes): place.name for place in there}
+        if not path.exists() and (close := difflib.get_close_matches(_stem(path.name, suffixes), stems, 1)):
+            return f" (did you mean {path.parent / stems[close[0]]}?)"
     return ""
+
+
+def _stem(name, suffixes):
+    """A name without a suffix that all have that can be meant, which is no likeness."""
+    return name.removesuffix(next((end for end in suffixes or () if end and name.endswith(end)), ""))
 
 
 def _can_be_meant(place, suffixes):

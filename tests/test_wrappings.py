@@ -2,6 +2,7 @@
 
 import collections
 import shlex
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from small import small
 from bireal_jax import build, config, importers, runtime
 from bireal_jax.errors import BadInput
 from bireal_jax.importers import readers
+from bireal_jax.runtime import named
 from bireal_jax.training import train
 
 NAME = "bireal_tiny"
@@ -310,6 +312,9 @@ def test_a_network_without_a_counterpart_stays_under_our_names(tmp_path, capsys)
     same(build.variables(c, jax.eval_shape(lambda: variables)), variables)
     with pytest.raises(BadInput, match="react_tiny has no counterpart"):
         importers.to_torch("react_tiny", variables)
+    page = (Path(__file__).parents[1] / "docs" / "pytorch.md").read_text().partition("come\nwith the package")[2]
+    those = {name for name, row in named.rows().items() if row.model not in importers.FAMILIES}
+    assert {name for name in named.rows() if f"`{name}`" in page} == those
 
 
 def test_a_pytorch_file_that_is_cut_off_is_told_so(tiny, tmp_path):

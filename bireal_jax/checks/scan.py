@@ -115,6 +115,8 @@ def check(source: Source, threads: int = 4, faults: Sequence[str] = ()) -> int:
         alone = [name for label, name in enumerate(names) if label not in untaught]
         way_out = "put images of another class beside it"
         checks += (("one class", alone, "class alone, of which no network learns anything", way_out),)
+    if in_memory and untaught:
+        checks = tuple(check for check in checks if check[0] != "classes")  # of which the note is
     if found.both:
         checks += (
             ("two classes", found.both, f"of {total:,} images lie in two classes", "leave each in its right one"),

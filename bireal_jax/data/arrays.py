@@ -170,7 +170,7 @@ def _from_0(labels, name):
     """Labels as they are. Raises BadInput where one is below 0."""
     if labels.min() < 0:
         raise BadInput(
-            f"{name} has labels from {labels.min()} to {labels.max()}, and the first class is 0\n"
+            f"{name} goes from {labels.min()} to {labels.max()}, and the first class is 0\n"
             f"numpy.unique({name}, return_inverse=True)[1] numbers them from 0; if {labels.min()} stands for no class, "
             "leave those images out"
         )
