@@ -337,7 +337,10 @@ def test_command_exports_and_describes(tmp_path, capsys):
     assert "note" not in capsys.readouterr().out
     for arguments, message in (
         ([f"--workdir={tmp_path}", "--mode=eval"], "--config is missing, and there is no run in --workdir"),
-        ([f"--workdir={tmp_path / 'w'}"], "--config is missing; for a first run"),  # training needs it: it may register
+        (
+            [f"--workdir={tmp_path / 'w'}"],
+            "--config is missing; the run in .*/w goes on by the command",
+        ),  # training needs it: it may register
         ([f"--workdir={tmp_path / 'w'}", "--mode=eval", "--config.optim.l=1"], "optim.l"),
     ):
         with pytest.raises(BadInput, match=message):
