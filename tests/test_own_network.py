@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
 import re
 import runpy
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -218,6 +221,22 @@ def test_what_has_no_code_of_its_own_is_registered_too(rows):
     binarize.DERIVATIVES["ones"] = jnp.ones_like
     c = small(**{"model.act": "ones"})
     assert registered.fields([c], "/a/mine.py") == {"model.act": "/a/mine.py"} and registered.fields([small()]) == {}
+
+
+def test_an_estimator_is_a_recipes_also_where_it_was_added_before_networks_were_loaded():
+    """As by `python -m bireal_jax.main`, which loads them after the recipe."""
+    code = (
+        "import sys; from bireal_jax.binary import binarize; assert 'bireal_jax.models' not in sys.modules\n"
+        "binarize.DERIVATIVES['mine'] = lambda x: 0 * x + 1\n"
+        "binarize.WEIGHTS['sign'] = lambda w: (w, None)\n"
+        "from bireal_jax import config, models, registered\n"
+        "c = config.default(); c.model.act = 'mine'\n"
+        "assert registered.fields([c], '/mine.py') == {'model.act': '/mine.py'}\n"
+        "try: models.build('bireal_tiny', 10, weight='sign')\n"
+        "except Exception as error: assert 'is a row of the package' in str(error), error\n"
+        "else: raise AssertionError('overwritten')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
 
 
 def summed(x):

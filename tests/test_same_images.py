@@ -237,7 +237,7 @@ def test_stages_with_data_sets_of_their_own_find_them_again(here, monkeypatch):
 
 def test_what_is_no_kind_of_weights_file_is_told_what_else_weights_are():
     with pytest.raises(
-        BadInput, match="README.md ends in '.md'; known: .*\nweights are also the workdir of a run, and the "
+        BadInput, match="README.md ends in '.md'; known: .*\nconfig.init_from also takes the workdir of a run, and the "
     ):
         importers.load("bireal_tiny", "README.md")
 

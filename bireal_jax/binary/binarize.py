@@ -293,6 +293,7 @@ WEIGHTS: dict[str, WeightBinarizer] = {
     "sign": plain, "magnitude_aware": magnitude_aware, "released": released, "identity": identity,
     "through_scale": through_scale, "standardized": standardized, "clamped": clamped, "direct": direct, "real": real,
 }  # fmt: skip
+OURS = {"act": DERIVATIVES | REAL, "weight": dict(WEIGHTS)}  # before a recipe adds any
 
 
 def weight(rule: str | WeightBinarizer) -> WeightBinarizer:

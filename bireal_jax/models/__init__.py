@@ -54,7 +54,8 @@ TABLES = {
     "name": lambda: MODELS | SUPERNETS, "act": lambda: binarize.DERIVATIVES | binarize.REAL,
     "weight": lambda: binarize.WEIGHTS, "latent_init": lambda: LATENT_INITS, "decoder": lambda: {"": None, **DECODERS},
 }  # fmt: skip
-OURS = {argument: dict(rows()) for argument, rows in TABLES.items()}  # before a recipe adds any
+# Before a recipe adds any: one may add estimators before this module is loaded.
+OURS = {argument: dict(rows()) for argument, rows in TABLES.items()} | binarize.OURS
 
 
 def sizes(name: str) -> tuple[int, ...]:
