@@ -86,7 +86,8 @@ def near(named: str | Path, suffixes: tuple[str, ...] | None = None) -> str:
     path = Path(named)
     with contextlib.suppress(OSError, ValueError):
         beside = path.absolute().parent.iterdir()
-        there = [place for place in beside if suffixes is None or _can_be_meant(place, suffixes)]
+        shown = (place for place in beside if not place.name.startswith("."))
+        there = [place for place in shown if suffixes is None or _can_be_meant(place, suffixes)]
         stems = {_stem(place.name, suffixes): place.name for place in there}
         if not path.exists() and (close := difflib.get_close_matches(_stem(path.name, suffixes), stems, 1)):
             return f" (did you mean {path.parent / stems[close[0]]}?)"

@@ -287,7 +287,7 @@ def test_paths_of_every_kind():
     for kind in (path, str(path), bytes(path)):
         assert runtime.load(kind, **SLOW).num_classes == 10
     for wrong in (None, 3, "a\0b", b"a\0b", [path], "", b"\xff", path.parent):
-        with pytest.raises(BadInput, match="is no path|cannot be read"):
+        with pytest.raises(BadInput, match="is no path|cannot be read|is a folder, and none of a run"):
             runtime.load(wrong, **SLOW)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from small import small
 
 from bireal_jax import build
-from bireal_jax.running import known, settings
+from bireal_jax.running import described, settings
 from bireal_jax.runtime import container
 from bireal_jax.shipping import __main__ as command
 from bireal_jax.shipping import formats, to_c, to_onnx
@@ -135,7 +135,7 @@ def test_a_run_is_checked_on_its_own_images(tmp_path, capsys, monkeypatch):
     config = small(**{"data.name": "folder", "data.dir": str(photographs), "data.image_size": 8})
     (tmp_path / "run").mkdir()
     Path("run/config.json").write_text(settings.to_json(config))
-    Path("run/data.json").write_text(json.dumps({"stages": [known.row(build.source(config))]}))
+    Path("run/data.json").write_text(json.dumps({"stages": [described.row(build.source(config))]}))
     Path("run/net.safetensors").write_bytes(container.dump(SEEDS["bireal"]()))
     for net in ("run", "run/net.safetensors"):
         said = run(capsys, net, "net.c")

@@ -6,6 +6,7 @@ does the folder of a run.
 """
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import os
@@ -93,7 +94,7 @@ def packed(name: str) -> bytes:
     Raises:
       BadInput: no network of that name, or its file is missing or damaged.
     """
-    if name not in rows() and (beside := places.near(name)):
+    if not difflib.get_close_matches(name, rows(), 1) and (beside := places.near(name)):
         raise BadInput(f"unknown file or network {name!r}{beside}")
     return contents(name, lookup(rows(), name, "file or network").packed)
 
