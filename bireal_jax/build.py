@@ -61,7 +61,7 @@ def _find_again(stages, directory):
         return
     meant = {stage.data.dir for stage in config_lib.stages(run.config)}
     for place in sorted(absent):
-        if own := next((Path(dir) for dir in meant if Path(dir).match(place) and Path(dir).exists()), None):
+        if own := next((Path(dir) for dir in meant if dir.endswith(f"/{Path(place)}") and Path(dir).exists()), None):
             progress.say(f"note: there is no {Path(place).absolute()}; the data set of {run.title} is {own}")
             for stage in stages:
                 stage.data.dir = str(own) if stage.data.dir == place else stage.data.dir

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 
+import bireal_run
 import numpy as np
 import packed
 import pytest
@@ -140,14 +141,7 @@ def place(tmp_path, monkeypatch):
 
 
 def run(capsys, *arguments, status=0):
-    try:
-        command.main([*arguments, *KERNELS])
-        found = 0
-    except SystemExit as left:
-        found = left.code
-    out = capsys.readouterr()
-    assert found == status, out.err
-    return out
+    return bireal_run.run(capsys, *arguments, *KERNELS, status=status)
 
 
 def test_a_run_stands_for_its_packed_network(place, capsys):

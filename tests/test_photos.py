@@ -5,6 +5,7 @@ import io
 import json
 import os
 
+import bireal_run
 import numpy as np
 import packed
 import pytest
@@ -138,14 +139,7 @@ def test_logits_that_are_not_finite_are_no_answer(monkeypatch):
 
 
 def run(capsys, *arguments, status=0):
-    try:
-        command.main([*map(str, arguments), *KERNELS])
-        found = 0
-    except SystemExit as left:
-        found = left.code
-    out = capsys.readouterr()
-    assert found == status, out.err
-    return out
+    return bireal_run.run(capsys, *arguments, *KERNELS, status=status)
 
 
 def test_folders_patterns_and_files_that_are_broken(album, capsys, monkeypatch):

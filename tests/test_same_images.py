@@ -177,6 +177,15 @@ def test_a_run_without_its_recipe_goes_on_by_its_command(here, tmp_path):
         main.parse(["main", f"--workdir={tmp_path / 'w'}"])
 
 
+def test_the_name_of_a_folder_is_no_pattern(here, tmp_path, monkeypatch):
+    os.rename("photos", "photos [1]")
+    run = begin(tmp_path / "w", photos(**{"data.dir": "photos [1]"}))
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    (resumed,) = build.stages(photos(**{"data.dir": "photos [1]"}), run)
+    assert resumed.data.dir == str(here / "photos [1]")
+
+
 def test_a_folder_of_one_class_with_a_folder_in_it_is_told_to_be_one(here):
     picture(here / "photos" / "a" / "more" / "0.png", 0)
     with pytest.raises(BadInput, match="photos/a has images, and one folder, more, beside them\nif it is a class, "):
@@ -237,7 +246,8 @@ def test_stages_with_data_sets_of_their_own_find_them_again(here, monkeypatch):
 
 def test_what_is_no_kind_of_weights_file_is_told_what_else_weights_are():
     with pytest.raises(
-        BadInput, match="README.md ends in '.md'; known: .*\nconfig.init_from also takes the workdir of a run, and the "
+        BadInput,
+        match="README.md ends in '.md'; known: .*\nconfig.init_from also takes the workdir of a run, and a network",
     ):
         importers.load("bireal_tiny", "README.md")
 

@@ -25,10 +25,7 @@ STYLE = {
 }  # fmt: skip
 SPLITS = {"train": BLUE, "eval": ORANGE}
 SIZES = {1: (4.8, 2.7), 2: (4.8, 2.7), 3: (3.6, 2.7)}  # panels beside each other -> width and height of each in inches
-LARGER, SMALLER = (
-    1.25,
-    0.7,
-)  # how many times its size a panel has at most and at least; below that nobody reads its text
+LARGER, SMALLER = 1.25, 0.7  # times its size that a panel has at most and at least; smaller, nobody reads its text
 SHORT = 20  # values of a curve whose worst tenth is less than two of them
 NEAR, FAR = 8, 300  # times from the lowest to the highest value of an axis that has equal steps, or powers of ten alone
 NAME, LETTERS = 20, 50  # letters of a stage's name, and of those that have room above a panel

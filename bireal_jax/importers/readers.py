@@ -55,9 +55,7 @@ def read(
     try:
         row = lookup(FORMATS, path.suffix.lower(), f"kind of weights file: {path} ends in")
     except BadInput as error:
-        others = (
-            "config.init_from also takes the workdir of a run, and the name of a network that came with the package"
-        )
+        others = "config.init_from also takes the workdir of a run, and a network that came with the package"
         raise BadInput(f"{error}\n{others}: bireal-run --list") from None
     if not path.is_file():
         raise BadInput(f"no such file: {path}")

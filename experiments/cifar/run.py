@@ -89,11 +89,13 @@ class Campaign:
             packed.result()  # raises what it raised
 
     def _train(self, packer):
+        self._report(packer)
         while True:
             for job, (process, begin) in list(self.running.items()):
                 if process.poll() is not None:
                     del self.running[job]
                     self._ended(job, process.returncode, time.monotonic() - begin)
+                    self._report(packer)
             over = self.asked or time.monotonic() > self.end
             if over:
                 for process, _ in self.running.values():
@@ -103,7 +105,6 @@ class Campaign:
             late = self.end - time.monotonic() < LEAST
             while not over and not late and len(self.running) < self.args.together and (job := self.ready()):
                 self._start(job)
-            self._report(packer)
             if not self.running:
                 return
             time.sleep(0.1)
